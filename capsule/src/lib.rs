@@ -1,0 +1,1 @@
+//! The kernel-level envelope of an app: namespaces, ids, root, terminal, init.

@@ -1,0 +1,1 @@
+//! Saves a capsule, checks a saved one, restores it, and hands it over between two nodes.

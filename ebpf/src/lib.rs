@@ -1,0 +1,1 @@
+//! Kernel programs that watch capsules, and their loader.

@@ -1,0 +1,1 @@
+//! A home's files served to where the app is.

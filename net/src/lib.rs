@@ -1,0 +1,1 @@
+//! Node identity, membership and authenticated connections.

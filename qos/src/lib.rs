@@ -1,0 +1,1 @@
+//! Samples and limits in, verdicts out.
