@@ -1,1 +1,3 @@
 //! Scenarios, benchmarks and fuzz targets.
+
+pub mod lab;

@@ -1,0 +1,5 @@
+//! The local API: HTTP and JSON on a Unix socket, authorised by peer credentials.
+
+pub mod client;
+pub mod server;
+pub mod types;

@@ -1,0 +1,164 @@
+//! Accepts local connections, learns who calls, and answers.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Path as UrlPath, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::types::*;
+use crate::daemon::{Caller, Daemon, Refusal};
+
+/// Requests larger than this are refused; an environment may be large.
+const MAX_REQUEST_BYTES: usize = 8 << 20;
+
+/// Who is at the other end of a local connection, as the kernel says.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        peer_of(stream.io())
+    }
+}
+
+fn peer_of(stream: &UnixStream) -> Peer {
+    let credentials = stream.peer_cred().ok();
+    Peer { uid: credentials.map(|c| c.uid()), gid: credentials.map(|c| c.gid()) }
+}
+
+impl Peer {
+    fn caller(self) -> Result<Caller, Refusal> {
+        match (self.uid, self.gid) {
+            (Some(uid), Some(gid)) => Ok(Caller { uid, gid }),
+            _ => Err(Refusal::failed("the kernel does not say who is calling")),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = if self.usage { StatusCode::BAD_REQUEST } else { StatusCode::CONFLICT };
+        (status, Json(ErrorReply { error: self.line, usage: self.usage })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+type Node = State<Arc<Daemon>>;
+type From = ConnectInfo<Peer>;
+
+/// Binds the socket. Everybody may connect; what a caller may do depends on who it is.
+pub fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
+    let _ = std::fs::remove_file(socket);
+    let listener = UnixListener::bind(socket)
+        .with_context(|| format!("cannot listen at {}", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Answers until the daemon stops.
+pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Result<()> {
+    let stop = daemon.stopping();
+    let router = Router::new()
+        .route("/v1/up", post(up))
+        .route("/v1/down", post(down))
+        .route("/v1/invite", post(invite))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/qos", get(qos_state).post(qos_switch))
+        .route("/v1/apps", get(apps).post(run))
+        .route("/v1/apps/{app}", get(app))
+        .route("/v1/apps/{app}/explain", get(explain))
+        .route("/v1/apps/{app}/log", get(log))
+        .route("/v1/apps/{app}/migrate", post(migrate))
+        .route("/v1/apps/{app}/kill", post(kill))
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        .with_state(daemon);
+    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(stop)
+        .await
+        .context("the local API ended")
+}
+
+async fn up(node: Node, from: From, body: Json<UpRequest>) -> Answer<UpReply> {
+    from.caller()?.must_be_admin("change what this node is a member of")?;
+    Ok(Json(node.up(body.0).await?))
+}
+
+async fn down(node: Node, from: From) -> Answer<()> {
+    from.caller()?.must_be_admin("stop the daemon")?;
+    node.stop();
+    Ok(Json(()))
+}
+
+async fn invite(node: Node, from: From, body: Json<InviteRequest>) -> Answer<InviteReply> {
+    from.caller()?.must_be_admin("invite")?;
+    Ok(Json(node.invite(body.0).await?))
+}
+
+async fn nodes(node: Node) -> Answer<Vec<NodeRow>> {
+    Ok(Json(node.nodes().await))
+}
+
+async fn qos_state(node: Node) -> Answer<QosState> {
+    Ok(Json(node.qos_state()))
+}
+
+async fn qos_switch(node: Node, from: From, body: Json<bool>) -> Answer<QosState> {
+    from.caller()?.must_be_admin("switch the monitor")?;
+    Ok(Json(node.qos_switch(body.0)?))
+}
+
+async fn apps(node: Node, from: From) -> Answer<Vec<AppRow>> {
+    Ok(Json(node.app_rows(from.caller()?)))
+}
+
+async fn run(node: Node, from: From, body: Json<RunRequest>) -> Answer<RunReply> {
+    Ok(Json(node.0.run(from.caller()?, body.0).await?))
+}
+
+async fn app(node: Node, from: From, app: UrlPath<String>) -> Answer<AppRow> {
+    let caller = from.caller()?;
+    let id = node.find_app(caller, &app)?;
+    Ok(Json(node.app_row(id)?))
+}
+
+async fn explain(node: Node, from: From, app: UrlPath<String>) -> Answer<ExplainReply> {
+    let id = node.find_app(from.caller()?, &app)?;
+    Ok(Json(node.explain(id).await?))
+}
+
+async fn log(node: Node, from: From, app: UrlPath<String>) -> Answer<Vec<TimelineRow>> {
+    let id = node.find_app(from.caller()?, &app)?;
+    Ok(Json(node.timeline(id)?))
+}
+
+async fn migrate(
+    node: Node,
+    from: From,
+    app: UrlPath<String>,
+    body: Json<MigrateRequest>,
+) -> Answer<MigrateReply> {
+    let id = node.find_app(from.caller()?, &app)?;
+    Ok(Json(node.0.migrate(id, body.0).await?))
+}
+
+async fn kill(
+    node: Node,
+    from: From,
+    app: UrlPath<String>,
+    body: Json<KillRequest>,
+) -> Answer<()> {
+    let id = node.find_app(from.caller()?, &app)?;
+    Ok(Json(node.kill(id, body.0.signal.unwrap_or(libc::SIGTERM)).await?))
+}

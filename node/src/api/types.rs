@@ -1,0 +1,233 @@
+//! What travels over the local API, as JSON.
+
+use std::path::PathBuf;
+
+use phantom_model::app::OsText;
+use phantom_model::{AppId, Epoch, Limits, NodeId, TermSize};
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/apps`: start a command.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// What to call it; made from the command when absent.
+    pub name: Option<String>,
+    /// The command and its arguments.
+    pub argv: Vec<OsText>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<OsText>,
+    /// Working directory.
+    pub cwd: OsText,
+    /// When it shall move.
+    pub limits: Limits,
+    /// Size of the terminal it starts with.
+    pub term_size: TermSize,
+}
+
+/// Answer to [`RunRequest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunReply {
+    /// The new app.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// Where terminals attach.
+    pub attach: PathBuf,
+    /// What could not be given, each a line for the user.
+    pub notes: Vec<String>,
+}
+
+/// Where an app stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppState {
+    /// It runs.
+    Running,
+    /// It is on its way to another node.
+    Moving,
+    /// The node it runs on, or its home, cannot be reached.
+    Unreachable,
+}
+
+/// One app in a listing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AppRow {
+    /// Which app.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// Its user's login name.
+    pub user: String,
+    /// The command line, shortened to what fits.
+    pub command: String,
+    /// Where it stands.
+    pub state: AppState,
+    /// Name of the node it runs on.
+    pub host: String,
+    /// Name of the node it was started on.
+    pub home: String,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its limits as the user wrote them.
+    pub limits: String,
+    /// Percent of a core over the last sample, where the monitor is on.
+    pub cpu_percent: Option<u32>,
+    /// Resident bytes, where the monitor is on.
+    pub resident_bytes: Option<u64>,
+    /// Seconds since 1970 when it was started.
+    pub started_unix_s: u64,
+    /// Where terminals attach, when its home is this node.
+    pub attach: Option<PathBuf>,
+}
+
+/// One node in a listing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeRow {
+    /// Which node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is this one.
+    pub this: bool,
+    /// Whether it answers.
+    pub reachable: bool,
+    /// Cores, when known.
+    pub cores: Option<u32>,
+    /// Idle hundredths of a core, when known.
+    pub idle_centicores: Option<u32>,
+    /// Free memory, when known.
+    pub memory_free: Option<u64>,
+    /// Round trip in microseconds, when connected.
+    pub rtt_us: Option<u64>,
+    /// How it is reached, in words.
+    pub path: String,
+    /// What it cannot do, in words.
+    pub lacks: Vec<String>,
+}
+
+/// `POST /v1/up`: take part.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UpRequest {
+    /// Join with this token; without one, found a sub-grid unless already a member.
+    pub join: Option<String>,
+}
+
+/// Answer to [`UpRequest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UpReply {
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What happened, one line.
+    pub line: String,
+    /// Members, this one included.
+    pub members: usize,
+}
+
+/// `POST /v1/invite`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// How long the token is good for, in seconds.
+    pub ttl_s: u64,
+}
+
+/// Answer to [`InviteRequest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InviteReply {
+    /// What to give to `phantom up --join`.
+    pub token: String,
+}
+
+/// `POST /v1/apps/APP/migrate`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MigrateRequest {
+    /// Name or id of the target; the best one when absent.
+    pub node: Option<String>,
+}
+
+/// One line of an app's life.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TimelineRow {
+    /// Microseconds since 1970.
+    pub at_unix_us: u64,
+    /// What happened: `crossing`, `verdict`, `choice`, a step of the hand-off, …
+    pub event: String,
+    /// In words.
+    pub detail: String,
+}
+
+/// Answer to [`MigrateRequest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MigrateReply {
+    /// The app.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// Name of the node it left.
+    pub from: String,
+    /// Name of the node it runs on now.
+    pub to: String,
+    /// From the freeze to the resume, milliseconds.
+    pub frozen_ms: f64,
+    /// Size of the image, bytes.
+    pub image_bytes: u64,
+}
+
+/// One node an app could move to, or why not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CandidateRow {
+    /// Its name.
+    pub name: String,
+    /// Idle hundredths of a core.
+    pub idle_centicores: u32,
+    /// Why it cannot host the app; `None` when it can.
+    pub refused: Option<String>,
+}
+
+/// Answer to `GET /v1/apps/APP/explain`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainReply {
+    /// The app.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// Where it runs.
+    pub host: String,
+    /// Whether it could move now.
+    pub movable: bool,
+    /// Where it would go.
+    pub target: Option<String>,
+    /// What prevents a move, each a line.
+    pub obstacles: Vec<String>,
+    /// What the user should know about a move, each a line.
+    pub notes: Vec<String>,
+    /// All other members.
+    pub candidates: Vec<CandidateRow>,
+    /// The latest verdict, in words.
+    pub verdict: Option<String>,
+}
+
+/// `POST /v1/apps/APP/kill`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KillRequest {
+    /// Signal number; SIGTERM when absent.
+    pub signal: Option<i32>,
+}
+
+/// `POST /v1/qos` and its answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct QosState {
+    /// Whether the monitor is attached.
+    pub on: bool,
+    /// Programs it has in the kernel.
+    pub programs: usize,
+}
+
+/// Every refusal.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// One line: what was wrong, with what, what to do.
+    pub error: String,
+    /// Whether the caller used it wrongly (exit code 2) or it failed (1).
+    pub usage: bool,
+}

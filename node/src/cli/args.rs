@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use phantom_model::Limits;
+
+/// Live programs move to better machines while their users keep typing.
+#[derive(Debug, Parser)]
+#[command(name = "phantom", version, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file.
+    #[arg(long, global = true, env = "PHANTOM_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Tell what this machine can do for Phantom, and how to mend what it cannot.
+    Doctor,
+    /// Take part: start the daemon, found a sub-grid or join one.
+    Up(Up),
+    /// Stop the daemon; running apps keep running.
+    Down,
+    /// Make a token with which one more node can join.
+    Invite(Invite),
+    /// List the members of the sub-grid.
+    Nodes,
+    /// Run a command so that it can move.
+    Run(Run),
+    /// Bring a running app to this terminal.
+    Attach(App),
+    /// List running apps.
+    Ps,
+    /// Tell whether an app could move now, where to, and if not, why.
+    Explain(App),
+    /// Show an app's life, one line an event.
+    Log(App),
+    /// Move an app now.
+    Migrate(Migrate),
+    /// Send a signal to an app.
+    Kill(Kill),
+    /// Attach or detach the kernel monitor.
+    Qos(Qos),
+    /// Run the daemon in the foreground (what a service manager starts).
+    Daemon(Daemon),
+    /// Hold one app (started by the daemon).
+    #[command(hide = true)]
+    Shim(Shim),
+    /// Serve one app's files to where it runs (started by a shim).
+    #[command(hide = true)]
+    ServeFiles(ServeFiles),
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Token from `phantom invite` on a member.
+    #[arg(long, value_name = "TOKEN")]
+    pub join: Option<String>,
+}
+
+/// Arguments of `invite`.
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// How long the token is good for.
+    #[arg(long, default_value = "1h", value_name = "TIME")]
+    pub ttl: phantom_model::Window,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Name of the app; made from the command when absent.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// When it shall move, like cpu=150%/10s,memory=2GiB.
+    #[arg(long, default_value = "", value_name = "LIMITS", hide_default_value = true)]
+    pub limit: Limits,
+    /// Start it without a terminal attached; `phantom attach` brings it back.
+    #[arg(long)]
+    pub detach: bool,
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// Which app.
+#[derive(Debug, Args)]
+pub struct App {
+    /// Name of the app, or the beginning of its id.
+    pub app: String,
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Name of the app, or the beginning of its id.
+    pub app: String,
+    /// Where to: name of a node, or the beginning of its id; the best one when absent.
+    pub node: Option<String>,
+}
+
+/// Arguments of `kill`.
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Name of the app, or the beginning of its id.
+    pub app: String,
+    /// Signal, by name or number.
+    #[arg(short, long, default_value = "TERM")]
+    pub signal: String,
+}
+
+/// Arguments of `qos`.
+#[derive(Debug, Args)]
+pub struct Qos {
+    /// Attach or detach; tells the state when absent.
+    #[arg(value_parser = ["on", "off"])]
+    pub state: Option<String>,
+}
+
+/// Arguments of `daemon`.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// File descriptor to write a line to once the API answers.
+    #[arg(long, hide = true)]
+    pub ready_fd: Option<i32>,
+}
+
+/// Arguments of `shim`.
+#[derive(Debug, Args)]
+pub struct Shim {
+    /// Folder of the app.
+    pub dir: PathBuf,
+}
+
+/// Arguments of `serve-files`.
+#[derive(Debug, Args)]
+pub struct ServeFiles {
+    /// The listening socket.
+    #[arg(long)]
+    pub listen_fd: i32,
+    /// The socket over which pins come.
+    #[arg(long)]
+    pub pin_fd: i32,
+}

@@ -1,0 +1,178 @@
+//! Answers as people read them.
+
+use phantom_model::{Bytes, Window};
+
+use super::print_json;
+use crate::api::types::*;
+
+/// Prints rows under their headings, each column as wide as its widest cell.
+fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
+    let mut widths = headings.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: [&str; N]| {
+        let mut text = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            text.push_str(&format!("{cell:width$}  "));
+        }
+        println!("{}", text.trim_end());
+    };
+    line(headings);
+    for row in rows {
+        line(std::array::from_fn(|column| row[column].as_str()));
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// `phantom invite`.
+pub fn invite(reply: &InviteReply, ttl: Window, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(reply);
+    }
+    println!("On the other machine, within {ttl}, once:\n");
+    println!("  sudo phantom up --join {}", reply.token);
+    Ok(())
+}
+
+/// `phantom nodes`.
+pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                format!("{}{}", row.name, if row.this { " *" } else { "" }),
+                row.node.short(),
+                if row.reachable { "up" } else { "away" }.to_owned(),
+                or_dash(row.cores),
+                or_dash(row.idle_centicores.map(|idle| format!("{:.1}", f64::from(idle) / 100.0))),
+                or_dash(row.memory_free.map(Bytes)),
+                or_dash(row.rtt_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
+                row.path.clone(),
+                row.lacks.join(", "),
+            ]
+        })
+        .collect();
+    table(["NODE", "ID", "STATE", "CORES", "IDLE", "FREE", "RTT", "PATH", "CANNOT"], &rows);
+    Ok(())
+}
+
+/// `phantom ps`.
+pub fn apps(rows: &[AppRow], json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.name.clone(),
+                row.app.short(),
+                row.user.clone(),
+                match row.state {
+                    AppState::Running => "running",
+                    AppState::Moving => "moving",
+                    AppState::Unreachable => "unreachable",
+                }
+                .to_owned(),
+                row.host.clone(),
+                or_dash(row.cpu_percent.map(|percent| format!("{percent}%"))),
+                or_dash(row.resident_bytes.map(Bytes)),
+                if row.limits.is_empty() { "-".to_owned() } else { row.limits.clone() },
+                row.command.clone(),
+            ]
+        })
+        .collect();
+    table(["NAME", "ID", "USER", "STATE", "ON", "CPU", "MEMORY", "LIMITS", "COMMAND"], &rows);
+    Ok(())
+}
+
+/// `phantom explain`.
+pub fn explain(reply: &ExplainReply, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(reply);
+    }
+    match (&reply.target, reply.movable) {
+        (Some(target), true) => {
+            println!("{} runs on {} and could move now, to {target}.", reply.name, reply.host);
+        }
+        (None, true) => println!(
+            "{} runs on {} and could be moved, but no other node can take it.",
+            reply.name, reply.host
+        ),
+        (_, false) => println!("{} runs on {} and cannot move now:", reply.name, reply.host),
+    }
+    for obstacle in &reply.obstacles {
+        println!("  - {obstacle}");
+    }
+    if let Some(verdict) = &reply.verdict {
+        println!("Last verdict: it {verdict}.");
+    }
+    if !reply.candidates.is_empty() {
+        println!("Nodes:");
+    }
+    for row in &reply.candidates {
+        let idle = f64::from(row.idle_centicores) / 100.0;
+        match &row.refused {
+            None => println!("  {}: can take it, {idle:.1} cores idle", row.name),
+            Some(reason) => println!("  {}: {reason}", row.name),
+        }
+    }
+    for note in &reply.notes {
+        println!("Note: {note}.");
+    }
+    Ok(())
+}
+
+/// `phantom log`.
+pub fn timeline(rows: &[TimelineRow], json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    let Some(first) = rows.first() else {
+        println!("Nothing has happened to it yet.");
+        return Ok(());
+    };
+    for row in rows {
+        let after_s = row.at_unix_us.saturating_sub(first.at_unix_us) as f64 / 1e6;
+        println!("{after_s:10.3} s  {:10}  {}", row.event, row.detail);
+    }
+    Ok(())
+}
+
+/// `phantom migrate`.
+pub fn migrated(reply: &MigrateReply, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(reply);
+    }
+    println!(
+        "{} moved from {} to {}: {} in {:.0} ms frozen.",
+        reply.name,
+        reply.from,
+        reply.to,
+        Bytes(reply.image_bytes),
+        reply.frozen_ms
+    );
+    Ok(())
+}
+
+/// `phantom qos`.
+pub fn qos(state: &QosState, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(state);
+    }
+    if state.on {
+        println!("The monitor is on: {} programs in the kernel.", state.programs);
+    } else {
+        println!("The monitor is off: no program in the kernel. Moves by hand still work.");
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Where a node keeps its things and what its owner set: `/etc/phantom/phantom.toml`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use phantom_model::{AppId, Bytes};
+use serde::{Deserialize, Deserializer};
+
+/// Where the configuration is read from unless told otherwise.
+pub const DEFAULT_FILE: &str = "/etc/phantom/phantom.toml";
+
+/// The configuration of one node. Every field has a default; an absent file means all of them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What people call this node; its host name when empty.
+    pub name: String,
+    /// UDP (and TCP, for bulk) address other nodes reach it at.
+    pub listen: SocketAddr,
+    /// Own relay for nodes that cannot reach each other directly; none by default.
+    pub relay_url: Option<String>,
+    /// Sockets and the state of running apps; must lie in memory.
+    pub run_dir: PathBuf,
+    /// What outlives a reboot: key, certificate, records.
+    pub state_dir: PathBuf,
+    /// Verified copies of other nodes' system files.
+    pub cache_dir: PathBuf,
+    /// How large that cache may grow.
+    #[serde(deserialize_with = "from_text")]
+    pub cache_max: Bytes,
+    /// One unobtrusive line on the user's terminal when something happens to an app.
+    pub messages: bool,
+    /// Whether the kernel monitor starts with the daemon.
+    pub qos: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            listen: SocketAddr::from(([0, 0, 0, 0], 41_610)),
+            relay_url: None,
+            run_dir: "/run/phantom".into(),
+            state_dir: "/var/lib/phantom".into(),
+            cache_dir: "/var/cache/phantom/files".into(),
+            cache_max: Bytes(4 << 30),
+            messages: true,
+            qos: true,
+        }
+    }
+}
+
+fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+impl Config {
+    /// Reads `file`; an absent default file means the defaults, an absent named one is an error.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let mut config: Config = match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .with_context(|| format!("{} cannot be read; mend the named line", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
+                Config::default()
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
+        };
+        if config.name.is_empty() {
+            config.name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+        }
+        let well_formed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if config.name.len() > 63 || !config.name.bytes().all(well_formed) {
+            bail!(
+                "node name `{}` is not usable: letters, digits, `-`, `_` and `.`, at most 63; \
+                 set `name` in {}",
+                config.name,
+                path.display()
+            );
+        }
+        Ok(config)
+    }
+
+    /// The socket of the local API.
+    pub fn api_socket(&self) -> PathBuf {
+        self.run_dir.join("api.sock")
+    }
+
+    /// The socket where shims ask for a stream to another node.
+    pub fn switch_socket(&self) -> PathBuf {
+        self.run_dir.join("switch.sock")
+    }
+
+    /// Where the daemon writes its process id.
+    pub fn pid_file(&self) -> PathBuf {
+        self.run_dir.join("daemon.pid")
+    }
+
+    /// Where a daemon started by `phantom up` logs.
+    pub fn log_file(&self) -> PathBuf {
+        self.state_dir.join("daemon.log")
+    }
+
+    /// Everything of the apps on this node.
+    pub fn apps_dir(&self) -> PathBuf {
+        self.run_dir.join("apps")
+    }
+
+    /// Everything of one app on this node.
+    pub fn app_dir(&self, app: AppId) -> AppDir {
+        AppDir(self.apps_dir().join(app.to_string()))
+    }
+}
+
+/// The folder of one app on one node.
+#[derive(Debug, Clone)]
+pub struct AppDir(pub PathBuf);
+
+impl AppDir {
+    /// What the shim was started with.
+    pub fn spec(&self) -> PathBuf {
+        self.0.join("spec.json")
+    }
+
+    /// Where the daemon talks to the shim.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
+    /// Where terminals attach; the only socket a user may open.
+    pub fn attach(&self) -> PathBuf {
+        self.0.join("attach.sock")
+    }
+
+    /// Where the daemon brings the terminal of the copy that runs elsewhere.
+    pub fn terminal(&self) -> PathBuf {
+        self.0.join("terminal.sock")
+    }
+
+    /// Where the file server listens while the app is away.
+    pub fn files(&self) -> PathBuf {
+        self.0.join("files.sock")
+    }
+
+    /// Where the image of one move lies.
+    pub fn image(&self, id: phantom_model::MoveId) -> PathBuf {
+        self.0.join(format!("image-{id}"))
+    }
+
+    /// Where the home's tree is shown while the app is a guest here.
+    pub fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("phantom.toml");
+        std::fs::write(&file, "name = \"a\"\nlisten_at = 3\n").unwrap();
+        let error = format!("{:#}", Config::load(Some(&file)).unwrap_err());
+        assert!(error.contains("listen_at") && error.contains("line 2"), "{error}");
+        std::fs::write(&file, "name = \"two words\"").unwrap();
+        assert!(Config::load(Some(&file)).is_err());
+        std::fs::write(&file, "cache_max = \"1GiB\"").unwrap();
+        assert_eq!(Config::load(Some(&file)).unwrap().cache_max, Bytes(1 << 30));
+    }
+}

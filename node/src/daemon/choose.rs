@@ -1,0 +1,177 @@
+//! Which member can take an app, and which of those is best: the one with the most free CPU.
+//! Pure; the broker that weighs bandwidth as well takes this place later.
+
+use std::collections::BTreeSet;
+
+use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
+
+/// What an app asks of a node.
+#[derive(Debug, Clone)]
+pub struct Needs {
+    /// The node it runs on: not a candidate.
+    pub host: NodeId,
+    /// Its home, which needs no FUSE to host it.
+    pub home: NodeId,
+    /// Resident memory of all its processes.
+    pub resident: Bytes,
+    /// Facts of the node it was started on: its CPU features may be in use.
+    pub started_on: NodeFacts,
+}
+
+/// One member, and whether it can take the app.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// What it said of itself; `None` when it does not answer.
+    pub facts: Option<NodeFacts>,
+    /// Which member.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Memory a target must have beyond what the app holds.
+const RESERVE: Bytes = Bytes(64 << 20);
+
+impl Candidate {
+    /// Why this member cannot take the app; `None` when it can.
+    pub fn refusal(&self, needs: &Needs) -> Option<String> {
+        if self.node == needs.host {
+            return Some("it already runs there".to_owned());
+        }
+        let Some(facts) = &self.facts else {
+            return Some("does not answer".to_owned());
+        };
+        if !facts.can(Capability::Checkpoint) {
+            return Some("cannot restore apps; `phantom doctor` there says why".to_owned());
+        }
+        if facts.node != needs.home && !facts.can(Capability::Files) {
+            return Some("cannot show files of other nodes (FUSE); see `phantom doctor`".to_owned());
+        }
+        if facts.arch != needs.started_on.arch {
+            return Some(format!(
+                "is a {} machine, the app needs {}",
+                facts.arch, needs.started_on.arch
+            ));
+        }
+        let missing = missing_flags(&needs.started_on.cpu_flags, &facts.cpu_flags);
+        if let Some(first) = missing.first() {
+            return Some(match missing.len() {
+                1 => format!("its CPU lacks {first}, which the app may use"),
+                n => format!("its CPU lacks {first} and {} more features the app may use", n - 1),
+            });
+        }
+        // The image lies in memory beside the processes restored from it.
+        let wanted = needs.resident.0.saturating_mul(2).saturating_add(RESERVE.0);
+        if facts.memory_free.0 < wanted {
+            return Some(format!(
+                "has {} of memory free, the move needs {}",
+                facts.memory_free,
+                Bytes(wanted)
+            ));
+        }
+        None
+    }
+}
+
+/// Features programs choose code by. Others (`flags` names kernel and hypervisor ones too) may
+/// differ without harm.
+const USED_FEATURES: [&str; 27] = [
+    "adx", "aes", "avx", "avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi1",
+    "bmi2", "erms", "f16c", "fma", "fsrm", "lzcnt", "movbe", "pclmulqdq", "popcnt", "rdrand",
+    "rdseed", "sha_ni", "sse4_1", "sse4_2", "ssse3", "vaes", "xsave",
+];
+
+fn missing_flags(needed: &[String], present: &[String]) -> Vec<String> {
+    let present: BTreeSet<&str> = present.iter().map(String::as_str).collect();
+    needed
+        .iter()
+        .filter(|flag| USED_FEATURES.contains(&flag.as_str()) && !present.contains(flag.as_str()))
+        .cloned()
+        .collect()
+}
+
+/// The member with the most idle CPU among those that can take the app.
+pub fn best<'a>(needs: &Needs, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
+    candidates
+        .iter()
+        .filter(|candidate| candidate.refusal(needs).is_none())
+        .max_by_key(|candidate| {
+            let facts = candidate.facts.as_ref();
+            (facts.map_or(0, |facts| facts.idle_centicores), std::cmp::Reverse(candidate.node))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(id: u8, idle: u32) -> NodeFacts {
+        NodeFacts {
+            node: NodeId([id; 32]),
+            name: format!("n{id}"),
+            version: String::new(),
+            arch: "x86_64".into(),
+            kernel: "6.12".into(),
+            cpu_flags: vec!["avx2".into(), "hypervisor".into()],
+            cores: 4,
+            idle_centicores: idle,
+            memory_total: Bytes(8 << 30),
+            memory_free: Bytes(4 << 30),
+            capabilities: vec![Capability::Checkpoint, Capability::Files],
+            criu_version: Some(40_200),
+            criu_restores_job_control: true,
+        }
+    }
+
+    fn candidate(facts: NodeFacts) -> Candidate {
+        Candidate { node: facts.node, name: facts.name.clone(), facts: Some(facts) }
+    }
+
+    fn needs() -> Needs {
+        Needs {
+            host: NodeId([1; 32]),
+            home: NodeId([1; 32]),
+            resident: Bytes(100 << 20),
+            started_on: facts(1, 0),
+        }
+    }
+
+    #[test]
+    fn the_most_idle_that_can_take_it_wins() {
+        let mut weak = facts(3, 399);
+        weak.cpu_flags.clear();
+        let all = [facts(1, 400), facts(2, 100), weak, facts(4, 250)].map(candidate);
+        assert_eq!(best(&needs(), &all).unwrap().name, "n4");
+        assert_eq!(
+            all[2].refusal(&needs()).unwrap(),
+            "its CPU lacks avx2, which the app may use"
+        );
+    }
+
+    #[test]
+    fn every_refusal_says_why() {
+        let silent = Candidate { facts: None, node: NodeId([9; 32]), name: "n9".into() };
+        assert_eq!(silent.refusal(&needs()).unwrap(), "does not answer");
+        let mut small = facts(2, 0);
+        small.memory_free = Bytes(200 << 20);
+        assert_eq!(
+            candidate(small).refusal(&needs()).unwrap(),
+            "has 200 MiB of memory free, the move needs 264 MiB"
+        );
+        let mut other = facts(2, 0);
+        other.arch = "aarch64".into();
+        assert!(candidate(other).refusal(&needs()).unwrap().contains("aarch64"));
+        let mut bare = facts(2, 0);
+        bare.capabilities = vec![Capability::Checkpoint];
+        assert!(candidate(bare).refusal(&needs()).unwrap().contains("FUSE"));
+        assert!(best(&needs(), &[silent]).is_none());
+    }
+
+    #[test]
+    fn home_needs_no_fuse_to_take_its_own_app_back() {
+        let mut home = facts(1, 0);
+        home.capabilities = vec![Capability::Checkpoint];
+        let needs = Needs { host: NodeId([2; 32]), ..needs() };
+        assert_eq!(candidate(home).refusal(&needs), None);
+    }
+}

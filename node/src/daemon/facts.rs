@@ -1,0 +1,131 @@
+//! What this node tells the others about itself, and the doctor's findings behind it.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::Context;
+use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
+
+use crate::config::Config;
+use crate::doctor;
+
+/// Examines this machine; takes up to a few seconds.
+pub fn doctor(config: &Config) -> doctor::Report {
+    doctor::examine(config)
+}
+
+/// Gives the node's facts, measuring what changes each time.
+pub struct FactBook {
+    fixed: NodeFacts,
+    cpu: Mutex<CpuSample>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct CpuSample {
+    at: Instant,
+    idle_ticks: u64,
+    idle_centicores: u32,
+}
+
+/// Samples closer than this say more about the tick than about the load.
+const MIN_SAMPLE_SECONDS: f64 = 0.5;
+
+impl FactBook {
+    /// Learns what does not change.
+    pub fn new(node: NodeId, name: &str, report: &doctor::Report) -> anyhow::Result<Self> {
+        let system = nix::sys::utsname::uname()?;
+        let cores = std::thread::available_parallelism()?.get() as u32;
+        let criu = report.criu();
+        let fixed = NodeFacts {
+            node,
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            arch: system.machine().to_string_lossy().into_owned(),
+            kernel: system.release().to_string_lossy().into_owned(),
+            cpu_flags: cpu_flags()?,
+            cores,
+            idle_centicores: cores * 100,
+            memory_total: memory("MemTotal:")?,
+            memory_free: memory("MemAvailable:")?,
+            capabilities: report.capabilities(),
+            criu_version: criu.as_ref().map(|criu| criu.version),
+            criu_restores_job_control: criu.is_some_and(|criu| criu.restores_job_control),
+        };
+        let sample = CpuSample {
+            at: Instant::now(),
+            idle_ticks: idle_ticks()?,
+            idle_centicores: cores * 100,
+        };
+        Ok(Self { fixed, cpu: Mutex::new(sample) })
+    }
+
+    /// The facts as of now.
+    pub fn now(&self) -> NodeFacts {
+        let mut facts = self.fixed.clone();
+        facts.idle_centicores = self.idle_centicores();
+        facts.memory_free = memory("MemAvailable:").unwrap_or_default();
+        facts
+    }
+
+    /// Whether this node can do `what`.
+    pub fn can(&self, what: Capability) -> bool {
+        self.fixed.can(what)
+    }
+
+    fn idle_centicores(&self) -> u32 {
+        let mut last = self.cpu.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let seconds = last.at.elapsed().as_secs_f64();
+        if seconds >= MIN_SAMPLE_SECONDS && let Ok(ticks) = idle_ticks() {
+            // /proc/stat counts in USER_HZ, which is 100 on Linux: a tick is a centisecond.
+            let idle = ticks.saturating_sub(last.idle_ticks) as f64 / seconds;
+            let most = f64::from(self.fixed.cores * 100);
+            *last = CpuSample {
+                at: Instant::now(),
+                idle_ticks: ticks,
+                idle_centicores: idle.clamp(0.0, most) as u32,
+            };
+        }
+        last.idle_centicores
+    }
+}
+
+fn read(path: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(Path::new(path)).with_context(|| format!("cannot read {path}"))
+}
+
+fn cpu_flags() -> anyhow::Result<Vec<String>> {
+    let info = read("/proc/cpuinfo")?;
+    let mut flags: Vec<String> = info
+        .lines()
+        .find_map(|line| line.strip_prefix("flags")?.split_once(':'))
+        .map(|(_, flags)| flags.split_whitespace().map(str::to_owned).collect())
+        .unwrap_or_default();
+    flags.sort();
+    Ok(flags)
+}
+
+fn memory(key: &str) -> anyhow::Result<Bytes> {
+    read("/proc/meminfo")?
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .map(|kib: u64| Bytes(kib << 10))
+        .with_context(|| format!("/proc/meminfo has no {key}"))
+}
+
+fn idle_ticks() -> anyhow::Result<u64> {
+    let stat = read("/proc/stat")?;
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    // cpu user nice system idle iowait …
+    match fields[..] {
+        [_, _, _, idle, iowait, ..] => Ok(idle + iowait),
+        _ => anyhow::bail!("/proc/stat has no line for all CPUs"),
+    }
+}

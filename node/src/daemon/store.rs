@@ -1,0 +1,84 @@
+//! What the daemon must not forget: app records and the membership, in one redb file.
+//!
+//! Every write is on disk when the call returns. A commit costs about 2 ms, so this is only for
+//! what decides who may run or join; everything else is soft state.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use phantom_model::{AppId, AppRecord};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("app-records-1");
+const BLOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("blobs-1");
+
+/// The open file.
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens or makes `state.redb` in `dir`.
+    pub fn open(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)
+            .and_then(|()| std::fs::set_permissions(dir, Permissions::from_mode(0o700)))
+            .with_context(|| format!("cannot make the state folder {}", dir.display()))?;
+        let file = dir.join("state.redb");
+        let database = Database::create(&file).with_context(|| {
+            format!("cannot open {}; is another daemon running with this state?", file.display())
+        })?;
+        let write = database.begin_write()?;
+        write.open_table(RECORDS)?;
+        write.open_table(BLOBS)?;
+        write.commit()?;
+        Ok(Self { database })
+    }
+
+    /// All app records. One that cannot be read is reported and left where it is.
+    pub fn records(&self) -> anyhow::Result<Vec<AppRecord>> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(RECORDS)?;
+        let mut records = Vec::new();
+        for row in table.iter()? {
+            let (app, bytes) = row?;
+            match postcard::from_bytes(bytes.value()) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    let app = AppId(app.value());
+                    tracing::error!(%app, %error, "record cannot be read, skipped");
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Writes one app's record.
+    pub fn put_record(&self, record: &AppRecord) -> anyhow::Result<()> {
+        let bytes = postcard::to_stdvec(record)?;
+        let write = self.database.begin_write()?;
+        write.open_table(RECORDS)?.insert(record.app.0, bytes.as_slice())?;
+        write.commit().with_context(|| format!("cannot keep the record of app {}", record.app))
+    }
+
+    /// Forgets one app.
+    pub fn remove_record(&self, app: AppId) -> anyhow::Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(RECORDS)?.remove(app.0)?;
+        write.commit().with_context(|| format!("cannot forget app {app}"))
+    }
+
+    /// Reads a named piece of state.
+    pub fn blob(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let read = self.database.begin_read()?;
+        Ok(read.open_table(BLOBS)?.get(name)?.map(|bytes| bytes.value().to_vec()))
+    }
+
+    /// Writes a named piece of state.
+    pub fn put_blob(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let write = self.database.begin_write()?;
+        write.open_table(BLOBS)?.insert(name, bytes)?;
+        write.commit().with_context(|| format!("cannot keep `{name}`"))
+    }
+}

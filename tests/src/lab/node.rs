@@ -1,0 +1,334 @@
+//! One node: a process that holds its namespaces, and ways to run things inside.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+
+use super::{LabConfig, Terminal};
+
+/// A user of a node.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// Login name.
+    pub name: String,
+    /// User and group id.
+    pub uid: u32,
+    /// Whether the person has a home directory here, with files.
+    pub has_home: bool,
+}
+
+impl Person {
+    /// A user with a home directory.
+    pub fn at_home(name: &str, uid: u32) -> Self {
+        Self { name: name.to_owned(), uid, has_home: true }
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Exit code; 128 + signal when it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// One node of the laboratory.
+pub struct LabNode {
+    name: String,
+    person: Person,
+    folder: PathBuf,
+    phantom: PathBuf,
+    holder: Child,
+    foreign_root: bool,
+}
+
+/// Where `phantom` stands inside a node with another root.
+const PHANTOM_INSIDE: &str = "/usr/bin/phantom";
+
+impl LabNode {
+    pub(super) fn start(
+        config: &LabConfig,
+        name: &str,
+        person: Person,
+        root: Option<&Path>,
+        folder: PathBuf,
+    ) -> anyhow::Result<Self> {
+        for part in ["etc", "home", "upper", "work", "root", "state"] {
+            std::fs::create_dir_all(folder.join(part))?;
+        }
+        let home = folder.join("home").join(&person.name);
+        if person.has_home {
+            std::fs::create_dir_all(&home)?;
+            nix::unistd::chown(&home, Some(person.uid.into()), Some(person.uid.into()))?;
+            std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o750))?;
+        }
+        let system = root.unwrap_or(Path::new("/"));
+        for (file, line) in [
+            ("passwd", format!("{0}:x:{1}:{1}::/home/{0}:/bin/bash\n", person.name, person.uid)),
+            ("group", format!("{0}:x:{1}:\n", person.name, person.uid)),
+        ] {
+            let mut text = std::fs::read_to_string(system.join("etc").join(file))?;
+            text.push_str(&line);
+            std::fs::write(folder.join("etc").join(file), text)?;
+        }
+        let toml = format!("name = \"{name}\"\nlisten = \"0.0.0.0:41610\"\n");
+        std::fs::write(folder.join("etc/phantom.toml"), toml)?;
+        let script = holder_script(config, root, &folder);
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--net", "--uts", "--propagation", "private", "sh", "-euc", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run `unshare`; install util-linux")?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().context("the holder has no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        if line.trim() != "ready" {
+            let _ = holder.kill();
+            let _ = holder.wait();
+            bail!("its namespaces could not be set up; the messages above say why");
+        }
+        let phantom =
+            if root.is_some() { PathBuf::from(PHANTOM_INSIDE) } else { config.phantom.clone() };
+        let foreign_root = root.is_some();
+        Ok(Self { name: name.to_owned(), person, folder, phantom, holder, foreign_root })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its user.
+    pub fn person(&self) -> &Person {
+        &self.person
+    }
+
+    /// The process that holds its namespaces.
+    pub fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// The user's home directory as this machine sees it.
+    pub fn home_dir(&self) -> PathBuf {
+        self.folder.join("home").join(&self.person.name)
+    }
+
+    /// Process id of its daemon.
+    pub fn daemon_pid(&self) -> anyhow::Result<i32> {
+        let text = self.enter(&["cat", "/run/phantom/daemon.pid"])?.stdout;
+        text.trim().parse().context("the daemon's pid file holds no number")
+    }
+
+    /// A command line that runs `args` inside, as root or as its user.
+    pub fn command(&self, as_user: bool, args: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.pid().to_string(), "--mount", "--net", "--uts"]);
+        if self.foreign_root {
+            command.arg("--root");
+        }
+        if as_user {
+            let home = if self.person.has_home {
+                format!("/home/{}", self.person.name)
+            } else {
+                "/".to_owned()
+            };
+            let id = self.person.uid.to_string();
+            command.arg(format!("--wd={home}")).args([
+                "setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", "-i",
+                &format!("HOME={home}"), &format!("USER={}", self.person.name), "TERM=xterm-256color",
+                "LANG=C.UTF-8", "SHELL=/bin/bash", "PATH=/usr/local/bin:/usr/bin:/bin",
+            ]);
+        } else {
+            command.arg("--wd=/");
+        }
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command inside as root; an exit code other than 0 is an error.
+    pub fn enter(&self, args: &[&str]) -> anyhow::Result<Output> {
+        let output = finish(self.command(false, args))?;
+        if output.code != 0 {
+            bail!("on {}: `{}` failed: {}", self.name, args.join(" "), output.stderr.trim());
+        }
+        Ok(output)
+    }
+
+    /// Runs `phantom ARGS` inside, as root or as the user, whatever its exit code.
+    pub fn phantom(&self, as_user: bool, args: &[&str]) -> anyhow::Result<Output> {
+        let mut all = vec![self.phantom_path()];
+        all.extend(args);
+        finish(self.command(as_user, &all))
+    }
+
+    /// Runs `phantom ARGS --json` and reads its answer; a failure is an error with its words.
+    pub fn phantom_json<T: DeserializeOwned>(
+        &self,
+        as_user: bool,
+        args: &[&str],
+    ) -> anyhow::Result<T> {
+        let mut all = args.to_vec();
+        all.push("--json");
+        let output = self.phantom(as_user, &all)?;
+        if output.code != 0 {
+            bail!("on {}: phantom {}: {}", self.name, args.join(" "), output.stderr.trim());
+        }
+        serde_json::from_str(&output.stdout)
+            .with_context(|| format!("`phantom {}` printed no JSON", args.join(" ")))
+    }
+
+    /// Starts `phantom ARGS` as the user in a terminal of its own.
+    pub fn terminal(&self, args: &[&str]) -> anyhow::Result<Terminal> {
+        let mut all = vec![self.phantom_path()];
+        all.extend(args);
+        Terminal::spawn(self.command(true, &all), 24, 80)
+    }
+
+    /// Starts any command as the user in a terminal of its own, not under Phantom.
+    pub fn bare_terminal(&self, args: &[&str]) -> anyhow::Result<Terminal> {
+        Terminal::spawn(self.command(true, args), 24, 80)
+    }
+
+    fn phantom_path(&self) -> &str {
+        self.phantom.to_str().unwrap_or(PHANTOM_INSIDE)
+    }
+
+    /// Kills the daemon with SIGKILL and waits until it is gone.
+    pub fn kill_daemon(&self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.daemon_pid()?);
+        kill(pid, Signal::SIGKILL)?;
+        wait_until("the daemon's end", Duration::from_secs(10), || {
+            Ok(kill(pid, None).is_err() || is_zombie(pid))
+        })
+    }
+
+    /// The daemon's log so far.
+    pub fn daemon_log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("state/daemon.log")).unwrap_or_default()
+    }
+
+    /// Processes whose mount namespace is this node's: daemon, shims, and what they started.
+    fn processes(&self) -> Vec<Pid> {
+        let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
+        let Some(own) = space(&self.pid().to_string()) else {
+            return Vec::new();
+        };
+        let Ok(all) = std::fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        all.flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| *pid != self.pid() as i32 && space(&pid.to_string()).as_ref() == Some(&own))
+            .map(Pid::from_raw)
+            .collect()
+    }
+}
+
+impl Drop for LabNode {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- daemon log of {} ---\n{}", self.name, tail(&self.daemon_log(), 60));
+        }
+        // The uts namespace is the node's own, so these are its processes and no others.
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let processes = self.processes();
+            if processes.is_empty() || Instant::now() > end {
+                break;
+            }
+            for pid in processes {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+/// The script that makes a node's view and holds it until its input closes.
+fn holder_script(config: &LabConfig, root: Option<&Path>, folder: &Path) -> String {
+    let folder = folder.display();
+    let phantom = config.phantom.display();
+    let mut script = String::from("ip link set lo up\n");
+    if let Some(root) = root {
+        let root = root.display();
+        script += &format!(
+            "mount -t overlay overlay -o lowerdir={root},upperdir={folder}/upper,workdir={folder}/work {folder}/root\n\
+             cd {folder}/root\n\
+             mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev\n\
+             mount -t tmpfs tmpfs run; mount -t tmpfs tmpfs tmp; chmod 1777 tmp\n\
+             mkdir -p run/phantom var/lib/phantom etc/phantom home usr/local/lib/phantom\n\
+             mount --bind {folder}/home home; mount --bind {folder}/state var/lib/phantom\n\
+             touch usr/bin/phantom; mount --bind {phantom} usr/bin/phantom\n\
+             cp {folder}/etc/passwd {folder}/etc/group etc/; cp {folder}/etc/phantom.toml etc/phantom/\n"
+        );
+        if let Some(criu) = config.criu.as_deref().and_then(Path::parent) {
+            let criu = criu.display();
+            script += &format!(
+                "mkdir -p usr/local/lib/phantom/criu; mount --bind {criu} usr/local/lib/phantom/criu\n"
+            );
+        }
+        script += "mkdir -p .old; pivot_root . .old; cd /; umount -l /.old\n";
+    } else {
+        script += &format!(
+            "mkdir -p /run/phantom /var/lib/phantom /etc/phantom\n\
+             mount -t tmpfs tmpfs /run/phantom; mount --bind {folder}/state /var/lib/phantom\n\
+             mount -t tmpfs tmpfs /etc/phantom; cp {folder}/etc/phantom.toml /etc/phantom/\n\
+             mount --bind {folder}/etc/passwd /etc/passwd; mount --bind {folder}/etc/group /etc/group\n\
+             mount --bind {folder}/home /home\n"
+        );
+    }
+    script += "hostname phantom-lab || true\necho ready\nexec cat\n";
+    script
+}
+
+fn finish(mut command: Command) -> anyhow::Result<Output> {
+    let output = command.output().context("cannot run `nsenter`; install util-linux")?;
+    use std::os::unix::process::ExitStatusExt;
+    let code = output.status.code().unwrap_or(128 + output.status.signal().unwrap_or(0));
+    Ok(Output {
+        code,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z')))
+}
+
+/// The last lines of a text.
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Asks again and again until the answer is yes; says what it waited for when the time is over.
+pub fn wait_until(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let end = Instant::now() + deadline;
+    while !condition()? {
+        if Instant::now() > end {
+            bail!("{what} did not come within {deadline:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = std::io::stdout().flush();
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! A person at a terminal: types, reads the screen, resizes the window.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::pty::{Winsize, openpty};
+
+/// Keys that are not letters.
+#[derive(Debug, Clone, Copy)]
+pub enum Key {
+    /// Ctrl and a letter.
+    Ctrl(char),
+    /// Escape.
+    Esc,
+    /// Return.
+    Enter,
+}
+
+impl Key {
+    fn bytes(self) -> Vec<u8> {
+        match self {
+            Key::Ctrl(letter) => vec![letter as u8 & 0x1f],
+            Key::Esc => vec![0x1b],
+            Key::Enter => vec![b'\r'],
+        }
+    }
+}
+
+/// A command in a terminal, with the person in front of it.
+pub struct Terminal {
+    child: Child,
+    keyboard: File,
+    output: Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+    mark: usize,
+    screen: vt100::Parser,
+}
+
+impl Terminal {
+    /// Starts `command` with a new terminal as its controlling one.
+    pub fn spawn(mut command: Command, rows: u16, cols: u16) -> anyhow::Result<Self> {
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        let pty = openpty(Some(&size), None).context("cannot make a terminal")?;
+        let slave: OwnedFd = pty.slave;
+        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        // SAFETY: between fork and exec only the async-signal-safe setsid and ioctl are called.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                match libc::ioctl(0, libc::TIOCSCTTY, 0) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        let child = command.spawn().context("cannot start the command in a terminal")?;
+        drop(command);
+        let keyboard = File::from(pty.master);
+        let mut reader = keyboard.try_clone()?;
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count) = reader.read(&mut buffer) {
+                if count == 0 || sender.send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let screen = vt100::Parser::new(rows, cols, 1000);
+        Ok(Self { child, keyboard, output, seen: Vec::new(), mark: 0, screen })
+    }
+
+    /// Types text.
+    pub fn type_text(&mut self, text: &str) -> anyhow::Result<()> {
+        self.keyboard.write_all(text.as_bytes()).context("the terminal takes no more")
+    }
+
+    /// Types text and presses Return.
+    pub fn type_line(&mut self, text: &str) -> anyhow::Result<()> {
+        self.type_text(text)?;
+        self.press(Key::Enter)
+    }
+
+    /// Presses a key.
+    pub fn press(&mut self, key: Key) -> anyhow::Result<()> {
+        self.keyboard.write_all(&key.bytes()).context("the terminal takes no more")
+    }
+
+    /// Everything printed so far.
+    pub fn transcript(&mut self) -> &[u8] {
+        self.take_in(Duration::ZERO);
+        &self.seen
+    }
+
+    /// Waits for `text` in what was printed since the last match; later calls look behind it.
+    pub fn expect(&mut self, text: &str, deadline: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + deadline;
+        loop {
+            let found = find(&self.seen[self.mark..], text.as_bytes());
+            if let Some(at) = found {
+                self.mark += at + text.len();
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.take_in(left) {
+                let rest = String::from_utf8_lossy(&self.seen[self.mark..]).into_owned();
+                bail!("`{text}` was not printed within {deadline:?}; since the last match: {rest:?}");
+            }
+        }
+    }
+
+    /// Waits until the screen shows `text`.
+    pub fn expect_screen(&mut self, text: &str, deadline: Duration) -> anyhow::Result<()> {
+        let end = Instant::now() + deadline;
+        while !self.screen_text().contains(text) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.take_in(left) {
+                bail!("the screen does not show `{text}` after {deadline:?}:\n{}", self.screen_text());
+            }
+        }
+        Ok(())
+    }
+
+    /// What the screen shows now.
+    pub fn screen_text(&mut self) -> String {
+        self.take_in(Duration::ZERO);
+        self.screen.screen().contents()
+    }
+
+    /// Changes the window size.
+    pub fn resize(&mut self, rows: u16, cols: u16) -> anyhow::Result<()> {
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: the descriptor is open and `size` is a winsize for the whole call.
+        let result = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        nix::errno::Errno::result(result).context("cannot resize the terminal")?;
+        self.screen.screen_mut().set_size(rows, cols);
+        Ok(())
+    }
+
+    /// Waits for the command's end and gives its exit code.
+    pub fn wait(&mut self, deadline: Duration) -> anyhow::Result<i32> {
+        let end = Instant::now() + deadline;
+        loop {
+            self.take_in(Duration::from_millis(10));
+            if let Some(status) = self.child.try_wait()? {
+                use std::os::unix::process::ExitStatusExt;
+                return Ok(status.code().unwrap_or(128 + status.signal().unwrap_or(0)));
+            }
+            if Instant::now() > end {
+                bail!("the command did not end within {deadline:?}:\n{}", self.screen_text());
+            }
+        }
+    }
+
+    /// Takes in what was printed; waits up to `wait` for the first of it. False when it has ended.
+    fn take_in(&mut self, wait: Duration) -> bool {
+        let first = match self.output.recv_timeout(wait) {
+            Ok(bytes) => bytes,
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        };
+        let more: Vec<Vec<u8>> = self.output.try_iter().collect();
+        for bytes in std::iter::once(first).chain(more) {
+            self.screen.process(&bytes);
+            self.seen.extend_from_slice(&bytes);
+        }
+        true
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len().max(1)).position(|window| window == needle)
+}
