@@ -1,0 +1,422 @@
+//! Apps whose home is this node: the records, their shims, and what users ask of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+use phantom_model::app::OsText;
+use phantom_model::{AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Verdict};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+
+use super::{Caller, Daemon, Refusal};
+use crate::api::types::*;
+use crate::config::AppDir;
+use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
+
+/// Events kept of one app's life.
+const TIMELINE_ROWS: usize = 512;
+/// How long a shim may take to build a capsule.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a shim may take to answer a simple question.
+pub const SHIM_DEADLINE: Duration = Duration::from_secs(10);
+/// Names longer than this do not fit a listing.
+const MAX_NAME_CHARS: usize = 40;
+
+/// Which copy may act, told to every stream that serves one.
+pub type Authority = (NodeId, Epoch);
+
+/// One app at home here.
+pub struct HomeApp {
+    /// The durable record.
+    pub record: AppRecord,
+    /// Its shim.
+    pub shim: ShimClient,
+    /// The latest verdict, in words.
+    pub verdict: Option<Verdict>,
+    /// What the monitor last read: percent of a core, resident bytes.
+    pub reading: Option<(u32, u64)>,
+    /// Whether its host answers.
+    pub reachable: bool,
+    timeline: VecDeque<TimelineRow>,
+    authority: watch::Sender<Authority>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct HomeApps {
+    table: Mutex<HashMap<AppId, HomeApp>>,
+}
+
+impl HomeApps {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AppId, HomeApp>> {
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes an app into the table.
+    pub fn insert(&self, record: AppRecord, shim: ShimClient) {
+        let authority = watch::Sender::new((record.host, record.epoch));
+        let app = HomeApp {
+            shim,
+            verdict: None,
+            reading: None,
+            reachable: true,
+            timeline: VecDeque::new(),
+            authority,
+            record,
+        };
+        self.lock().insert(app.record.app, app);
+    }
+
+    /// Works on one app.
+    pub fn with<R>(&self, app: AppId, work: impl FnOnce(&mut HomeApp) -> R) -> anyhow::Result<R> {
+        self.lock().get_mut(&app).map(work).with_context(|| format!("no app {app} is at home here"))
+    }
+
+    /// Its record as it stands.
+    pub fn record(&self, app: AppId) -> anyhow::Result<AppRecord> {
+        self.with(app, |app| app.record.clone())
+    }
+
+    /// Its shim.
+    pub fn shim(&self, app: AppId) -> anyhow::Result<ShimClient> {
+        self.with(app, |app| app.shim.clone())
+    }
+
+    /// All records.
+    pub fn records(&self) -> Vec<AppRecord> {
+        self.lock().values().map(|app| app.record.clone()).collect()
+    }
+
+    /// Watches which copy of an app may act.
+    pub fn authority(&self, app: AppId) -> anyhow::Result<watch::Receiver<Authority>> {
+        self.with(app, |app| app.authority.subscribe())
+    }
+
+    /// Replaces the record; streams of copies that may no longer act end.
+    pub fn set_record(&self, record: AppRecord) -> anyhow::Result<()> {
+        self.with(record.app, |app| {
+            app.authority.send_replace((record.host, record.epoch));
+            app.record = record;
+        })
+    }
+
+    /// Adds a line to an app's life.
+    pub fn note(&self, app: AppId, event: &str, detail: impl Into<String>) {
+        self.note_at(app, now_unix_us(), event, detail);
+    }
+
+    /// Adds a line with its own time, in its place.
+    pub fn note_at(&self, app: AppId, at_unix_us: u64, event: &str, detail: impl Into<String>) {
+        let row = TimelineRow { at_unix_us, event: event.to_owned(), detail: detail.into() };
+        tracing::info!(%app, event, detail = row.detail, "app");
+        let _ = self.with(app, |app| {
+            let later = app.timeline.iter().rev().take_while(|known| known.at_unix_us > at_unix_us);
+            let place = app.timeline.len() - later.count();
+            app.timeline.insert(place, row);
+            if app.timeline.len() > TIMELINE_ROWS {
+                app.timeline.pop_front();
+            }
+        });
+    }
+}
+
+impl Daemon {
+    /// Starts a command in a capsule of its own.
+    pub async fn run(self: Arc<Self>, caller: Caller, request: RunRequest) -> Result<RunReply, Refusal> {
+        let user = credentials(caller)?;
+        let name = self.pick_name(&user, &request)?;
+        let app = AppId(rand::random());
+        let record = AppRecord {
+            app,
+            epoch: Epoch::FIRST,
+            host: self.node,
+            home: self.node,
+            pending: None,
+            spec: AppSpec {
+                name: name.clone(),
+                argv: request.argv,
+                env: request.env,
+                cwd: request.cwd,
+                user,
+                limits: request.limits,
+                term_size: request.term_size,
+            },
+            started_unix_s: now_unix_us() / 1_000_000,
+        };
+        let dir = self.config.app_dir(app);
+        let charge = self.charge(app, record.spec.clone(), Role::Home)?;
+        self.store.put_record(&record)?;
+        self.apps.insert(record, ShimClient::new(&dir.control()));
+        match self.start_shim(&dir, &charge).await {
+            Ok(notes) => {
+                self.apps.note(app, "start", format!("{name} on {}", self.config.name));
+                self.clone().follow_home_shim(app);
+                let notes = self.clone().watch_limits(app, &charge, notes);
+                Ok(RunReply { app, name, attach: dir.attach(), notes })
+            }
+            Err(error) => {
+                self.forget(app);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What a shim on this node is started with.
+    pub fn charge(&self, app: AppId, spec: AppSpec, role: Role) -> anyhow::Result<Charge> {
+        Ok(Charge {
+            app,
+            spec,
+            role,
+            id_base: self.guests.reserve_ids(app)?,
+            cgroup: format!("phantom/{}/{}", self.node.short(), app.short()).into(),
+            switch: self.config.switch_socket(),
+            cache_dir: self.config.cache_dir.clone(),
+            cache_max: self.config.cache_max,
+            criu: crate::daemon::facts::criu_path(),
+            network: self.facts.can(Capability::Network),
+        })
+    }
+
+    /// Starts a shim and waits until it has built or refused its capsule; gives its notes.
+    pub async fn start_shim(&self, dir: &AppDir, charge: &Charge) -> anyhow::Result<Vec<String>> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&dir.0)
+            .with_context(|| format!("cannot make {}", dir.0.display()))?;
+        std::fs::write(dir.spec(), serde_json::to_vec(charge)?)?;
+        let log = std::fs::File::create(dir.0.join("shim.log"))?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg("shim")
+            .arg(&dir.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .current_dir("/")
+            .process_group(0)
+            .spawn()
+            .context("cannot start the process that holds the app")?;
+        let stdout = child.stdout.take().context("the shim has no output")?;
+        tokio::spawn(async move { child.wait().await });
+        let mut line = String::new();
+        let mut reader = BufReader::new(stdout);
+        tokio::time::timeout(START_DEADLINE, reader.read_line(&mut line))
+            .await
+            .map_err(|_| anyhow!("the capsule was not ready within {START_DEADLINE:?}"))??;
+        let outcome: Result<Vec<String>, String> = serde_json::from_str(&line)
+            .with_context(|| format!("the shim ended at once; see {}", dir.0.join("shim.log").display()))?;
+        outcome.map_err(|line| anyhow!(line))
+    }
+
+    fn pick_name(&self, user: &Credentials, request: &RunRequest) -> Result<String, Refusal> {
+        let Some(command) = request.argv.first() else {
+            return Err(Refusal::usage("no command given; write it like `phantom run -- python3`"));
+        };
+        let taken = |name: &str| {
+            let records = self.apps.records();
+            records.iter().any(|r| r.spec.name == name && r.spec.user.uid == user.uid)
+        };
+        if let Some(name) = &request.name {
+            let usable = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.chars().all(usable) {
+                return Err(Refusal::usage(format!(
+                    "`{name}` is not usable as a name: letters, digits, `-`, `_` and `.`, \
+                     at most {MAX_NAME_CHARS}"
+                )));
+            }
+            if taken(name) {
+                return Err(Refusal::usage(format!(
+                    "you already run an app named `{name}`; see `phantom ps`"
+                )));
+            }
+            return Ok(name.clone());
+        }
+        let path = command.to_path();
+        let base = path.file_name().map_or_else(|| "app".into(), |name| name.to_string_lossy());
+        let base: String = base
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
+            .take(MAX_NAME_CHARS - 6)
+            .collect();
+        let names = std::iter::once(base.clone()).chain((2..).map(|n| format!("{base}-{n}")));
+        names
+            .take(100_000)
+            .find(|name| !taken(name))
+            .ok_or_else(|| Refusal::failed("all names are taken"))
+    }
+
+    /// Finds an app by name, id or the beginning of its id among those the caller may steer.
+    pub fn find_app(&self, caller: Caller, text: &str) -> Result<AppId, Refusal> {
+        let mine: Vec<AppRecord> = self
+            .apps
+            .records()
+            .into_iter()
+            .filter(|record| caller.may_steer(record.spec.user.uid))
+            .collect();
+        let named: Vec<_> = mine.iter().filter(|record| record.spec.name == text).collect();
+        let found = if named.is_empty() && text.len() >= 4 {
+            mine.iter().filter(|record| record.app.to_string().starts_with(text)).collect()
+        } else {
+            named
+        };
+        match found[..] {
+            [one] => Ok(one.app),
+            [] => Err(Refusal::usage(format!("no app `{text}` of yours runs; see `phantom ps`"))),
+            _ => Err(Refusal::usage(format!(
+                "`{text}` names {} apps; give the id from `phantom ps`",
+                found.len()
+            ))),
+        }
+    }
+
+    /// The rows of `phantom ps` for a caller.
+    pub fn app_rows(&self, caller: Caller) -> Vec<AppRow> {
+        let mut rows: Vec<AppRow> = self
+            .apps
+            .records()
+            .iter()
+            .filter(|record| caller.may_steer(record.spec.user.uid))
+            .filter_map(|record| self.app_row(record.app).ok())
+            .collect();
+        rows.sort_by_key(|row| (row.started_unix_s, row.app));
+        rows
+    }
+
+    /// One row of `phantom ps`.
+    pub fn app_row(&self, app: AppId) -> anyhow::Result<AppRow> {
+        let (record, reading, reachable) =
+            self.apps.with(app, |app| (app.record.clone(), app.reading, app.reachable))?;
+        let command = record.spec.argv.iter().map(OsText::to_string).collect::<Vec<_>>().join(" ");
+        Ok(AppRow {
+            app,
+            name: record.spec.name.clone(),
+            user: record.spec.user.user.clone(),
+            command: command.chars().filter(|c| !c.is_control()).take(60).collect(),
+            state: match () {
+                () if record.pending.is_some() => AppState::Moving,
+                () if !reachable => AppState::Unreachable,
+                () => AppState::Running,
+            },
+            host: self.members.name(record.host),
+            home: self.members.name(record.home),
+            epoch: record.epoch,
+            limits: record.spec.limits.to_string(),
+            cpu_percent: reading.map(|(percent, _)| percent),
+            resident_bytes: reading.map(|(_, bytes)| bytes),
+            started_unix_s: record.started_unix_s,
+            attach: Some(self.config.app_dir(app).attach()),
+        })
+    }
+
+    /// The rows of `phantom log`.
+    pub fn timeline(&self, app: AppId) -> Result<Vec<TimelineRow>, Refusal> {
+        Ok(self.apps.with(app, |app| app.timeline.iter().cloned().collect())?)
+    }
+
+    /// Signals an app wherever it is.
+    pub async fn kill(&self, app: AppId, signal: i32) -> Result<(), Refusal> {
+        let record = self.apps.record(app)?;
+        if record.pending.is_some() {
+            return Err(Refusal::failed(format!(
+                "{} is moving; try again when it has arrived",
+                record.spec.name
+            )));
+        }
+        if record.host == self.node {
+            self.apps.shim(app)?.tell(&Request::Signal(signal), SHIM_DEADLINE).await?;
+        } else {
+            self.signal_guest(&record, signal).await?;
+        }
+        Ok(())
+    }
+
+    /// Shows one line to the app's user, where the configuration allows.
+    pub async fn tell_user(&self, app: AppId, line: String) {
+        if !self.config.messages {
+            return;
+        }
+        if let Ok(shim) = self.apps.shim(app)
+            && let Err(error) = shim.tell(&Request::Tell(line), SHIM_DEADLINE).await
+        {
+            tracing::warn!(%app, %error, "cannot show a message to the user");
+        }
+    }
+
+    /// Follows what a home shim tells, until it ends.
+    pub fn follow_home_shim(self: Arc<Self>, app: AppId) {
+        tokio::spawn(async move {
+            let ended = self.home_shim_events(app).await;
+            if let Err(error) = ended {
+                tracing::warn!(%app, error = format!("{error:#}"), "lost the app's shim");
+            }
+            self.stop_guest_copy(app).await;
+            self.forget(app);
+        });
+    }
+
+    async fn home_shim_events(&self, app: AppId) -> anyhow::Result<()> {
+        let shim = self.apps.shim(app)?;
+        let mut events = shim.watch().await?;
+        while let Some(event) = events.next().await {
+            if let Event::Ended { code } = event {
+                self.apps.note(app, "end", format!("exit code {code}"));
+                return shim.tell(&Request::Finish, SHIM_DEADLINE).await;
+            }
+        }
+        bail!("it ended without a word; see its shim.log")
+    }
+
+    /// Ends the copy of an app that runs elsewhere after its home's shim has gone.
+    async fn stop_guest_copy(&self, app: AppId) {
+        let Ok(record) = self.apps.record(app) else { return };
+        if record.is_away()
+            && let Err(error) = self.signal_guest(&record, libc::SIGKILL).await
+        {
+            tracing::warn!(%app, error = format!("{error:#}"), "cannot end the copy that is away");
+        }
+    }
+
+    /// Forgets an app that has ended.
+    pub fn forget(&self, app: AppId) {
+        self.watcher.unwatch(app);
+        if let Err(error) = self.store.remove_record(app) {
+            tracing::error!(%app, error = format!("{error:#}"), "cannot forget the app");
+        }
+        self.apps.lock().remove(&app);
+        self.guests.free_ids(app);
+        let dir = self.config.app_dir(app);
+        if let Err(error) = std::fs::remove_dir_all(&dir.0) {
+            tracing::debug!(%app, %error, "cannot remove the app's folder");
+        }
+    }
+}
+
+/// The caller's account on this node.
+fn credentials(caller: Caller) -> Result<Credentials, Refusal> {
+    let user = User::from_uid(Uid::from_raw(caller.uid))
+        .map_err(|error| Refusal::failed(format!("cannot look up user {}: {error}", caller.uid)))?
+        .ok_or_else(|| {
+            Refusal::failed(format!("user id {} has no account on this machine", caller.uid))
+        })?;
+    let name = std::ffi::CString::new(user.name.clone()).map_err(Refusal::failed)?;
+    let groups = getgrouplist(&name, Gid::from_raw(caller.gid))
+        .map_err(|error| Refusal::failed(format!("cannot look up the groups of {}: {error}", user.name)))?;
+    Ok(Credentials {
+        user: user.name,
+        uid: caller.uid,
+        gid: caller.gid,
+        groups: groups.iter().map(|group| group.as_raw()).filter(|gid| *gid != caller.gid).collect(),
+        home_dir: user.dir.into(),
+    })
+}
+
+/// Microseconds since 1970.
+pub fn now_unix_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
