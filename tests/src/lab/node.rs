@@ -144,13 +144,13 @@ impl LabNode {
                 "/".to_owned()
             };
             let id = self.person.uid.to_string();
-            command.arg(format!("--wd={home}")).args([
+            command.arg(format!("--wdns={home}")).args([
                 "setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", "-i",
                 &format!("HOME={home}"), &format!("USER={}", self.person.name), "TERM=xterm-256color",
                 "LANG=C.UTF-8", "SHELL=/bin/bash", "PATH=/usr/local/bin:/usr/bin:/bin",
             ]);
         } else {
-            command.arg("--wd=/");
+            command.arg("--wdns=/");
         }
         command.args(args).stdin(Stdio::null());
         command
