@@ -1,0 +1,471 @@
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Once;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::{
+    MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput, RingBuffer,
+    RingBufferBuilder,
+};
+use phantom_model::{AppId, Bytes, Limits, Percent, Resource};
+
+use crate::wire::{self, CrossingRecord, KernelLimit, ReadAnswer, Words};
+use crate::{MonitorError, os};
+
+/// How many apps one monitor watches at most: `MAX_SLOTS` of the kernel programs.
+pub const MAX_APPS: usize = 512;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"));
+const START: &str = "phantom_start";
+const WATCH: &str = "phantom_watch";
+const READ: &str = "phantom_read";
+const REPLAY: &str = "phantom_replay";
+const PINS: &str = "phantom_pins";
+const MACHINE: &str = ".rodata.machine";
+const RING: &str = "phantom_ring";
+
+/// One app began or ceased to exceed a limit. Times are of the monotonic clock, see [`os::now`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossing {
+    /// Which app.
+    pub app: AppId,
+    /// Which of its limits.
+    pub resource: Resource,
+    /// True if the excursion begins, false if it ends.
+    pub over: bool,
+    /// Percent of a core over the window, rounded up; or resident bytes.
+    pub measured: u64,
+    /// When the kernel saw it.
+    pub at: Duration,
+    /// When it happened: the window was full and the level exceeded.
+    pub crossed: Duration,
+    /// Since when the level has been exceeded.
+    pub since: Duration,
+}
+
+/// What one app uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Which app.
+    pub app: AppId,
+    /// When this was read, by the monotonic clock.
+    pub at: Duration,
+    /// CPU time of all its tasks, living and ended, since its cgroup was made.
+    pub cpu: Duration,
+    /// Mean CPU use over `cpu_window`, or since it is watched where that is shorter.
+    pub cpu_use: Percent,
+    /// Highest mean over a full window.
+    pub cpu_peak: Percent,
+    /// The window of its CPU limit; without a limit the default one.
+    pub cpu_window: Duration,
+    /// Resident memory of all its processes.
+    pub resident: Bytes,
+    /// Highest resident memory seen.
+    pub resident_peak: Bytes,
+    /// Its processes (address spaces, to be exact).
+    pub processes: u64,
+    /// Whether its CPU limit is exceeded.
+    pub cpu_over: bool,
+    /// Whether its memory limit is exceeded.
+    pub memory_over: bool,
+}
+
+/// What the timer in the kernel has cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// How often it ran.
+    pub runs: u64,
+    /// For how long.
+    pub busy: Duration,
+}
+
+struct Watched {
+    app: AppId,
+    /// Names this order to the kernel; never used twice.
+    serial: u64,
+    cgroup: OwnedFd,
+    cpu_window: Duration,
+}
+
+/// The kernel programs, loaded. Dropping it unloads all of them.
+///
+/// [`AsFd`] gives a descriptor that is readable while crossings wait; then call
+/// [`Monitor::drain`]. It may be waited for edge-triggered, as every drain empties it.
+pub struct Monitor {
+    // Declared, and so dropped, before the object whose map it reads.
+    ring: RingBuffer<'static>,
+    crossings: Receiver<CrossingRecord>,
+    ring_map: MapHandle,
+    pins: MapHandle,
+    object: Object,
+    slots: Vec<Option<Watched>>,
+    last_serial: u64,
+}
+
+impl Monitor {
+    /// Loads the kernel programs. Nothing is attached and nothing runs until an app is watched.
+    pub fn load() -> Result<Self, MonitorError> {
+        Self::load_with(false)
+    }
+
+    /// With the program that runs the decisions in virtual time; for tests only.
+    #[doc(hidden)]
+    pub fn load_with(replay: bool) -> Result<Self, MonitorError> {
+        if !Path::new(BTF).exists() {
+            return Err(MonitorError::NoBtf { path: BTF });
+        }
+        forward_messages();
+        let failed = |source| MonitorError::Load { source };
+        let mut open = ObjectBuilder::default()
+            .name("phantom")
+            .and_then(|b| b.open_memory(OBJECT))
+            .map_err(failed)?;
+        for mut program in open.progs_mut() {
+            if program.name() == REPLAY {
+                program.set_autoload(replay);
+            }
+        }
+        let missing = MonitorError::Missing { name: MACHINE };
+        let Some(mut machine) = open.maps_mut().find(|map| map.name() == MACHINE) else {
+            return Err(missing);
+        };
+        let constants = wire::machine(os::possible_cpus()?, os::page_bytes()).to_bytes();
+        match machine.initial_value_mut() {
+            Some(data) if data.len() >= constants.len() => {
+                data[..constants.len()].copy_from_slice(&constants);
+            }
+            _ => return Err(missing),
+        }
+        let object = open.load().map_err(failed)?;
+
+        let ring_map = map_handle(&object, RING)?;
+        let pins = map_handle(&object, PINS)?;
+        let (sender, crossings) = channel();
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(&ring_map, move |bytes| {
+                if let Some(record) = CrossingRecord::parse(bytes) {
+                    // The receiver lives as long as the ring.
+                    let _ = sender.send(record);
+                }
+                0
+            })
+            .map_err(|source| MonitorError::Ring { source })?;
+        let ring = builder
+            .build()
+            .map_err(|source| MonitorError::Ring { source })?;
+
+        let monitor = Self {
+            ring,
+            crossings,
+            ring_map,
+            pins,
+            object,
+            slots: Vec::new(),
+            last_serial: 0,
+        };
+        match monitor.run(START, None)? {
+            0 => Ok(monitor),
+            code => Err(MonitorError::Refused { name: START, code }),
+        }
+    }
+
+    /// Watches the tasks of a cgroup v2 directory against `limits`, which may be empty. An app
+    /// that is watched already is watched anew: its windows begin now.
+    ///
+    /// Only the tasks of this very cgroup count, not those of cgroups below it.
+    pub fn watch(
+        &mut self,
+        app: AppId,
+        cgroup: BorrowedFd<'_>,
+        limits: &Limits,
+    ) -> Result<(), MonitorError> {
+        let not_cgroup = |source| MonitorError::NotCgroup { app, source };
+        let cgroup = cgroup
+            .try_clone_to_owned()
+            .map_err(|error| not_cgroup(error.into()))?;
+        let index = self.slot_for(app)?;
+        let key = u32::try_from(index).unwrap_or(u32::MAX).to_ne_bytes();
+        self.free(index)?;
+        self.pins
+            .update(&key, &cgroup.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+            .map_err(not_cgroup)?;
+        self.last_serial += 1;
+        let watched = Watched {
+            app,
+            serial: self.last_serial,
+            cgroup,
+            cpu_window: KernelLimit::cpu(limits).width(),
+        };
+        let ordered = self.order(index, &watched, limits);
+        self.slots[index] = Some(watched);
+        if ordered.is_err() {
+            self.free(index)?;
+        }
+        ordered
+    }
+
+    /// [`Monitor::watch`] by path.
+    pub fn watch_path(
+        &mut self,
+        app: AppId,
+        cgroup: &Path,
+        limits: &Limits,
+    ) -> Result<(), MonitorError> {
+        let dir = File::open(cgroup).map_err(|source| MonitorError::OpenCgroup {
+            app,
+            path: cgroup.to_owned(),
+            source,
+        })?;
+        self.watch(app, dir.as_fd(), limits)
+    }
+
+    /// Other limits for a watched app; its windows begin anew.
+    pub fn set_limits(&mut self, app: AppId, limits: &Limits) -> Result<(), MonitorError> {
+        let index = self.find(app).ok_or(MonitorError::Unknown { app })?;
+        let Some(mut watched) = self.slots[index].take() else {
+            return Err(MonitorError::Unknown { app });
+        };
+        self.last_serial += 1;
+        watched.serial = self.last_serial;
+        watched.cpu_window = KernelLimit::cpu(limits).width();
+        let ordered = self.order(index, &watched, limits);
+        self.slots[index] = Some(watched);
+        ordered
+    }
+
+    /// Stops watching; says whether the app was watched. Crossings that wait are dropped.
+    pub fn unwatch(&mut self, app: AppId) -> Result<bool, MonitorError> {
+        match self.find(app) {
+            Some(index) => self.free(index).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Who is watched.
+    pub fn watched(&self) -> impl Iterator<Item = AppId> {
+        self.slots.iter().flatten().map(|watched| watched.app)
+    }
+
+    /// Takes the crossings that wait, oldest first.
+    pub fn drain(&mut self) -> Result<Vec<Crossing>, MonitorError> {
+        self.ring
+            .consume()
+            .map_err(|source| MonitorError::Ring { source })?;
+        let records: Vec<_> = self.crossings.try_iter().collect();
+        Ok(records
+            .iter()
+            .filter_map(|record| self.crossing(record))
+            .collect())
+    }
+
+    /// What every watched app uses now.
+    pub fn readings(&self) -> Result<Vec<Reading>, MonitorError> {
+        let watched = self.slots.iter().enumerate();
+        watched
+            .filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
+            .filter_map(|(index, watched)| self.read_slot(index, watched).transpose())
+            .collect()
+    }
+
+    /// What one app uses now.
+    pub fn reading(&self, app: AppId) -> Result<Reading, MonitorError> {
+        let unknown = MonitorError::Unknown { app };
+        let Some(index) = self.find(app) else {
+            return Err(unknown);
+        };
+        let Some(watched) = &self.slots[index] else {
+            return Err(unknown);
+        };
+        self.read_slot(index, watched)?.ok_or(unknown)
+    }
+
+    /// What the timer has cost since the programs were loaded.
+    pub fn cost(&self) -> Result<Cost, MonitorError> {
+        let (_, answer) = self.call_read(u32::MAX)?;
+        Ok(Cost {
+            runs: answer.timer_runs,
+            busy: answer.timer_busy,
+        })
+    }
+
+    /// The kernel's ids of the loaded programs.
+    pub fn program_ids(&self) -> Vec<u32> {
+        let loaded = self.object.progs();
+        loaded
+            .filter_map(|program| libbpf_rs::Program::id_from_fd(program.as_fd()).ok())
+            .collect()
+    }
+
+    /// Runs the decisions of the kernel programs in virtual time; for tests only. `words` is the
+    /// context of `phantom_replay`.
+    #[doc(hidden)]
+    pub fn replay(&self, words: &mut [u8]) -> Result<i32, MonitorError> {
+        self.run(REPLAY, Some(words))
+    }
+
+    fn find(&self, app: AppId) -> Option<usize> {
+        self.slots
+            .iter()
+            .position(|slot| slot.as_ref().is_some_and(|found| found.app == app))
+    }
+
+    /// The app's slot, or a free one.
+    fn slot_for(&mut self, app: AppId) -> Result<usize, MonitorError> {
+        let free = || self.slots.iter().position(Option::is_none);
+        match self.find(app).or_else(free) {
+            Some(index) => Ok(index),
+            None if self.slots.len() < MAX_APPS => {
+                self.slots.push(None);
+                Ok(self.slots.len() - 1)
+            }
+            None => Err(MonitorError::Full { app, max: MAX_APPS }),
+        }
+    }
+
+    fn order(&self, index: usize, watched: &Watched, limits: &Limits) -> Result<(), MonitorError> {
+        let slot = u32::try_from(index).unwrap_or(u32::MAX);
+        let fd = watched.cgroup.as_raw_fd();
+        let mut call = wire::watch_call(slot, fd, watched.serial, limits).to_bytes();
+        match self.run(WATCH, Some(&mut call))? {
+            0 => Ok(()),
+            code => Err(MonitorError::Refused { name: WATCH, code }),
+        }
+    }
+
+    fn free(&mut self, index: usize) -> Result<(), MonitorError> {
+        let slot = u32::try_from(index).unwrap_or(u32::MAX);
+        if self.slots[index].take().is_none() {
+            return Ok(());
+        }
+        let mut call = wire::watch_call(slot, -1, 0, &Limits::default()).to_bytes();
+        let code = self.run(WATCH, Some(&mut call))?;
+        // Only now may the kernel let the cgroup go.
+        let _ = self.pins.delete(&slot.to_ne_bytes());
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(MonitorError::Refused { name: WATCH, code })
+        }
+    }
+
+    fn read_slot(&self, index: usize, watched: &Watched) -> Result<Option<Reading>, MonitorError> {
+        let (code, answer) = self.call_read(u32::try_from(index).unwrap_or(u32::MAX))?;
+        if code != 0 {
+            return Err(MonitorError::Refused { name: READ, code });
+        }
+        let window = watched.cpu_window;
+        // Until the timer has had its first look the rest is of nobody.
+        let looked = answer.serial == watched.serial;
+        let share = |used: Duration, time| {
+            if looked {
+                wire::percent(used, time)
+            } else {
+                Percent(0)
+            }
+        };
+        let age = answer.at.saturating_sub(answer.begin);
+        Ok(Some(Reading {
+            app: watched.app,
+            at: answer.at,
+            cpu: answer.cpu,
+            cpu_use: share(answer.used, age.min(window)),
+            cpu_peak: share(answer.peak_used, window),
+            cpu_window: window,
+            resident: Bytes(answer.resident_bytes),
+            resident_peak: Bytes(if looked {
+                answer.peak_bytes
+            } else {
+                answer.resident_bytes
+            }),
+            processes: answer.processes,
+            cpu_over: looked && answer.cpu_over,
+            memory_over: looked && answer.memory_over,
+        }))
+    }
+
+    fn crossing(&self, record: &CrossingRecord) -> Option<Crossing> {
+        let mut watched = self.slots.iter().flatten();
+        let watched = watched.find(|watched| watched.serial == record.serial)?;
+        let measured = match record.resource {
+            Resource::Cpu => {
+                let used = Duration::from_nanos(record.measured);
+                u64::from(wire::percent(used, watched.cpu_window).0)
+            }
+            Resource::Memory => record.measured,
+        };
+        Some(Crossing {
+            app: watched.app,
+            resource: record.resource,
+            over: record.over,
+            measured,
+            at: record.at,
+            crossed: record.crossed,
+            since: record.since,
+        })
+    }
+
+    fn call_read(&self, slot: u32) -> Result<(i32, ReadAnswer), MonitorError> {
+        let mut call = wire::read_call(slot).to_bytes();
+        let code = self.run(READ, Some(&mut call))?;
+        let words = Words::from_bytes(&call).ok_or(MonitorError::Missing { name: READ })?;
+        Ok((code, ReadAnswer::from(words)))
+    }
+
+    /// Runs a program here and now; returns its answer.
+    fn run(&self, name: &'static str, context: Option<&mut [u8]>) -> Result<i32, MonitorError> {
+        let mut programs = self.object.progs_mut();
+        let program = programs
+            .find(|program| program.name() == name)
+            .ok_or(MonitorError::Missing { name })?;
+        let input = ProgramInput {
+            context_in: context,
+            ..ProgramInput::default()
+        };
+        let output = program
+            .test_run(input)
+            .map_err(|source| MonitorError::Run { name, source })?;
+        // The kernel's type for the answer is unsigned; the programs' is int.
+        Ok(output.return_value.cast_signed())
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring_map.as_fd()
+    }
+}
+
+fn map_handle(object: &Object, name: &'static str) -> Result<MapHandle, MonitorError> {
+    let mut maps = object.maps();
+    let map = maps
+        .find(|map| map.name() == name)
+        .ok_or(MonitorError::Missing { name })?;
+    MapHandle::try_from(&map).map_err(|source| MonitorError::Load { source })
+}
+
+/// The names of the monitor's programs that this kernel holds, whoever loaded them.
+pub fn programs_loaded() -> Vec<String> {
+    ProgInfoIter::default()
+        .map(|program| program.name.to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("phantom_"))
+        .collect()
+}
+
+/// What libbpf has to say goes to the log, not to stderr.
+fn forward_messages() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        libbpf_rs::set_print(Some((PrintLevel::Info, |level, message| {
+            let message = message.trim_end();
+            match level {
+                PrintLevel::Warn => tracing::warn!(target: "libbpf", "{message}"),
+                _ => tracing::debug!(target: "libbpf", "{message}"),
+            }
+        })));
+    });
+}

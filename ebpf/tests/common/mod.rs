@@ -1,0 +1,191 @@
+//! Cgroups that vanish with the test, processes in them, and a wait for crossings.
+#![allow(dead_code, missing_docs, reason = "each test file uses a part of it")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use phantom_ebpf::{Crossing, Monitor};
+use phantom_model::Limits;
+
+/// A monitor, or a word why there is none.
+pub fn monitor(test: &str) -> Option<Monitor> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP {test}: needs root");
+        return None;
+    }
+    if cgroup_root().is_none() {
+        println!("SKIP {test}: no cgroup v2 hierarchy is mounted");
+        return None;
+    }
+    Some(Monitor::load().expect("the monitor loads"))
+}
+
+pub fn limits(text: &str) -> Limits {
+    text.parse().expect("a limit")
+}
+
+fn cgroup_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}
+
+/// A cgroup of the test's own; its processes are killed with it.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("phantom-ebpf-test-{}-{number}", std::process::id());
+        let path = cgroup_root().expect("cgroup v2").join(name);
+        fs::create_dir(&path).expect("a cgroup");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Starts a command of the shell in it.
+    pub fn shell(&self, script: &str) -> Child {
+        self.command("sh")
+            .arg("-c")
+            .arg(script)
+            .spawn()
+            .expect("sh")
+    }
+
+    /// Starts `child` of this test program in it, in `role`.
+    pub fn role(&self, role: &str) -> Role {
+        let program = std::env::current_exe().expect("own path");
+        let mut child = self
+            .command(program.to_str().expect("UTF-8"))
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env("PHANTOM_EBPF_ROLE", role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("own program");
+        let input = child.stdin.take().expect("piped");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut role = Role {
+            child,
+            input,
+            output,
+        };
+        role.await_word("ready");
+        role
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
+            .arg(&self.0)
+            .arg(program)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// CPU time as the kernel tells it to users.
+    pub fn usage(&self) -> Duration {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).expect("cpu.stat");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "));
+        Duration::from_micros(
+            line.and_then(|number| number.parse().ok())
+                .expect("usage_usec"),
+        )
+    }
+
+    pub fn freeze(&self, frozen: bool) {
+        let word = if frozen { "1" } else { "0" };
+        fs::write(self.0.join("cgroup.freeze"), word).expect("cgroup.freeze");
+        let want = format!("frozen {word}");
+        wait_until("the freezer", || {
+            let events = fs::read_to_string(self.0.join("cgroup.events")).unwrap_or_default();
+            events.lines().any(|line| line == want)
+        });
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        let end = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// A process of this test program that does as it is told, line by line.
+pub struct Role {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Role {
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("the child listens");
+        self.await_word("done");
+    }
+
+    fn await_word(&mut self, word: &str) {
+        let mut line = String::new();
+        while !line.trim_end().ends_with(word) {
+            line.clear();
+            let read = self.output.read_line(&mut line).expect("the child answers");
+            assert_ne!(read, 0, "the child ended before it said `{word}`");
+        }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The next crossings, or none if `time` passes.
+pub fn crossings(monitor: &mut Monitor, time: Duration) -> Vec<Crossing> {
+    let end = Instant::now() + time;
+    loop {
+        let found = monitor.drain().expect("the ring buffer");
+        let left = end.saturating_duration_since(Instant::now());
+        if !found.is_empty() || left.is_zero() {
+            return found;
+        }
+        let timeout = PollTimeout::try_from(left).expect("a short time");
+        let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, timeout).expect("poll");
+    }
+}
+
+/// The one crossing that comes within `time`.
+pub fn crossing(monitor: &mut Monitor, time: Duration) -> Crossing {
+    let found = crossings(monitor, time);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < end, "waited ten seconds for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

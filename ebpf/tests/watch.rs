@@ -1,0 +1,363 @@
+//! The monitor against the real kernel: what is accounted, what is reported, how late.
+
+mod common;
+
+use std::hint::black_box;
+use std::io::BufRead;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::{Cgroup, crossing, crossings, limits, monitor, wait_until};
+use phantom_ebpf::{Crossing, programs_loaded};
+use phantom_model::{AppId, Resource};
+
+const APP: AppId = AppId(7);
+const OTHER: AppId = AppId(8);
+const LATE: Duration = Duration::from_secs(10);
+const MIB: usize = 1 << 20;
+
+/// Not a test of its own: what the processes of the other tests do.
+#[test]
+fn child() {
+    let Ok(role) = std::env::var("PHANTOM_EBPF_ROLE") else {
+        return;
+    };
+    if let Some(generation) = role.strip_prefix("generation ") {
+        return next_generation(generation.parse().unwrap());
+    }
+    println!("ready");
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let (word, number) = line.split_once(' ').unwrap_or((&line, "0"));
+        match word {
+            "hold" => held.push(black_box(vec![1; number.parse::<usize>().unwrap() * MIB])),
+            "release" => held.clear(),
+            "threads" => {
+                for _ in 0..number.parse::<usize>().unwrap() {
+                    std::thread::spawn(|| std::thread::park());
+                }
+            }
+            "spin" => spin(Duration::from_millis(number.parse().unwrap())),
+            _ => panic!("unknown word {word}"),
+        }
+        println!("done");
+    }
+}
+
+fn spin(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        black_box(0);
+    }
+}
+
+/// Spins a little, then goes on as another process (forked) or another program (exec).
+fn next_generation(left: u32) {
+    spin(Duration::from_millis(20));
+    if left == 0 {
+        return;
+    }
+    let mut next = Command::new(std::env::current_exe().unwrap());
+    next.args(["--exact", "child", "--nocapture"])
+        .env("PHANTOM_EBPF_ROLE", format!("generation {}", left - 1));
+    if left % 2 == 0 {
+        panic!("{}", next.exec());
+    }
+    // Nobody waits for it: its parent exits at once.
+    drop(next.spawn().unwrap());
+}
+
+fn delay(crossing: &Crossing) -> Duration {
+    crossing.at - crossing.crossed
+}
+
+#[test]
+fn a_lone_spinning_thread_is_seen() {
+    let Some(mut monitor) = monitor("a_lone_spinning_thread_is_seen") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut spinner = group.shell("while :; do :; done");
+    monitor
+        .watch_path(APP, group.path(), &limits("cpu=30%/500ms"))
+        .unwrap();
+    let begin = phantom_ebpf::now();
+
+    let found = crossing(&mut monitor, LATE);
+    assert_eq!(
+        (found.app, found.resource, found.over),
+        (APP, Resource::Cpu, true)
+    );
+    assert!((31..=103).contains(&found.measured), "{found:?}");
+    assert!(
+        found.crossed - begin >= Duration::from_millis(450),
+        "{found:?} {begin:?}"
+    );
+    assert!(delay(&found) <= Duration::from_millis(50), "{found:?}");
+
+    spinner.kill().unwrap();
+    spinner.wait().unwrap();
+    let end = crossing(&mut monitor, LATE);
+    assert!(!end.over && end.measured <= 27, "{end:?}");
+    assert!(crossings(&mut monitor, Duration::from_millis(300)).is_empty());
+}
+
+#[test]
+fn a_thousand_short_lived_children_are_accounted() {
+    let Some(mut monitor) = monitor("a_thousand_short_lived_children_are_accounted") else {
+        return;
+    };
+    let group = Cgroup::new();
+    monitor
+        .watch_path(APP, group.path(), &limits("cpu=5%/200ms"))
+        .unwrap();
+    let mut parent = group.shell("i=0; while [ $i -lt 1000 ]; do /bin/true; i=$((i+1)); done");
+    assert!(crossing(&mut monitor, LATE).over);
+    parent.wait().unwrap();
+    let told = group.usage();
+    let accounted = monitor.reading(APP).unwrap().cpu;
+    let ratio = accounted.as_secs_f64() / told.as_secs_f64();
+    assert!(
+        (0.99..=1.01).contains(&ratio),
+        "accounted {accounted:?}, cpu.stat says {told:?}"
+    );
+}
+
+#[test]
+fn fork_exec_and_exit_do_not_hide_it() {
+    let Some(mut monitor) = monitor("fork_exec_and_exit_do_not_hide_it") else {
+        return;
+    };
+    let group = Cgroup::new();
+    monitor
+        .watch_path(APP, group.path(), &limits("cpu=20%/400ms"))
+        .unwrap();
+    let program = std::env::current_exe().unwrap();
+    let mut first = group.shell(&format!(
+        "PHANTOM_EBPF_ROLE='generation 60' exec '{}' --exact child --nocapture >/dev/null",
+        program.display()
+    ));
+    let found = crossing(&mut monitor, LATE);
+    assert!(
+        found.over && delay(&found) <= Duration::from_millis(50),
+        "{found:?}"
+    );
+    let _ = first.wait();
+}
+
+#[test]
+fn below_the_limit_nothing_is_said() {
+    let Some(mut monitor) = monitor("below_the_limit_nothing_is_said") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut role = group.role("steps");
+    monitor
+        .watch_path(
+            APP,
+            group.path(),
+            &limits("cpu=60%/300ms,memory=256MiB/100ms"),
+        )
+        .unwrap();
+    role.tell("hold 64");
+    for _ in 0..12 {
+        role.tell("spin 30");
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    assert_eq!(monitor.drain().unwrap(), []);
+    let reading = monitor.reading(APP).unwrap();
+    assert!((1..=60).contains(&reading.cpu_peak.0), "{reading:?}");
+    assert!(!reading.cpu_over && !reading.memory_over, "{reading:?}");
+}
+
+#[test]
+fn memory_growth_is_seen_and_its_end() {
+    let Some(mut monitor) = monitor("memory_growth_is_seen_and_its_end") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut role = group.role("steps");
+    role.tell("threads 8");
+    monitor
+        .watch_path(APP, group.path(), &limits("memory=128MiB/300ms"))
+        .unwrap();
+    role.tell("hold 64");
+    assert!(crossings(&mut monitor, Duration::from_millis(500)).is_empty());
+
+    role.tell("hold 100");
+    let held = phantom_ebpf::now();
+    let found = crossing(&mut monitor, LATE);
+    assert_eq!((found.resource, found.over), (Resource::Memory, true));
+    assert!(
+        (164 * MIB..190 * MIB).contains(&(found.measured as usize)),
+        "{found:?}"
+    );
+    assert!(delay(&found) <= Duration::from_millis(50), "{found:?}");
+    // Seen in good time, and not before the window was full.
+    assert!(
+        found.at - found.since >= Duration::from_millis(300),
+        "{found:?}"
+    );
+    let full = held + Duration::from_millis(300);
+    assert!(
+        found.at.saturating_sub(full) <= Duration::from_millis(50),
+        "{found:?} {full:?}"
+    );
+
+    role.tell("release");
+    assert!(!crossing(&mut monitor, LATE).over);
+    let reading = monitor.reading(APP).unwrap();
+    assert!(reading.resident.0 < 100 * MIB as u64, "{reading:?}");
+    assert!(reading.resident_peak.0 >= 164 * MIB as u64, "{reading:?}");
+    assert_eq!(reading.processes, 1);
+}
+
+#[test]
+fn a_short_burst_of_memory_is_no_excursion() {
+    let Some(mut monitor) = monitor("a_short_burst_of_memory_is_no_excursion") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut role = group.role("steps");
+    monitor
+        .watch_path(APP, group.path(), &limits("memory=64MiB/2s"))
+        .unwrap();
+    for _ in 0..3 {
+        role.tell("hold 100");
+        std::thread::sleep(Duration::from_millis(100));
+        role.tell("release");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(crossings(&mut monitor, Duration::from_millis(1800)), []);
+}
+
+#[test]
+fn resident_memory_agrees_with_proc() {
+    let Some(mut monitor) = monitor("resident_memory_agrees_with_proc") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut role = group.role("steps");
+    role.tell("hold 50");
+    monitor.watch_path(APP, group.path(), &limits("")).unwrap();
+    group.freeze(true);
+    let procs = std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap();
+    let rollup: u64 = procs
+        .lines()
+        .map(|pid| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Rss:"))
+                .unwrap();
+            line.trim()
+                .strip_suffix(" kB")
+                .unwrap()
+                .trim()
+                .parse::<u64>()
+                .unwrap()
+                << 10
+        })
+        .sum();
+    let resident = monitor.reading(APP).unwrap().resident.0;
+    let apart = resident.abs_diff(rollup);
+    assert!(
+        apart <= rollup / 100,
+        "counted {resident}, smaps says {rollup}"
+    );
+    group.freeze(false);
+}
+
+#[test]
+fn two_monitors_do_not_disturb_each_other() {
+    let Some(mut one) = monitor("two_monitors_do_not_disturb_each_other") else {
+        return;
+    };
+    let Some(mut two) = monitor("two_monitors_do_not_disturb_each_other") else {
+        return;
+    };
+    let (busy, idle) = (Cgroup::new(), Cgroup::new());
+    let mut spinner = busy.shell("while :; do :; done");
+    let mut sleeper = idle.shell("sleep 60");
+    one.watch_path(APP, busy.path(), &limits("cpu=20%/200ms"))
+        .unwrap();
+    two.watch_path(APP, idle.path(), &limits("cpu=20%/200ms"))
+        .unwrap();
+    two.watch_path(OTHER, busy.path(), &limits("cpu=20%/400ms"))
+        .unwrap();
+    assert_eq!(crossing(&mut one, LATE).app, APP);
+    drop(one);
+    assert_eq!(crossing(&mut two, LATE).app, OTHER);
+    for process in [&mut spinner, &mut sleeper] {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+}
+
+#[test]
+fn limits_change_and_watches_end_while_it_runs() {
+    let Some(mut monitor) = monitor("limits_change_and_watches_end_while_it_runs") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut spinner = group.shell("while :; do :; done");
+    monitor
+        .watch_path(APP, group.path(), &limits("cpu=5000%/200ms"))
+        .unwrap();
+    assert!(crossings(&mut monitor, Duration::from_millis(400)).is_empty());
+    monitor.set_limits(APP, &limits("cpu=20%/200ms")).unwrap();
+    assert!(crossing(&mut monitor, LATE).over);
+
+    assert!(monitor.unwatch(APP).unwrap());
+    assert!(!monitor.unwatch(APP).unwrap());
+    assert!(monitor.reading(APP).is_err() && monitor.set_limits(APP, &limits("")).is_err());
+    spinner.kill().unwrap();
+    spinner.wait().unwrap();
+    assert!(crossings(&mut monitor, Duration::from_millis(100)).is_empty());
+
+    // The timer rests when there is nothing to watch.
+    let before = monitor.cost().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(monitor.cost().unwrap(), before);
+}
+
+#[test]
+fn only_a_cgroup_can_be_watched() {
+    let Some(mut monitor) = monitor("only_a_cgroup_can_be_watched") else {
+        return;
+    };
+    let error = monitor
+        .watch_path(APP, "/tmp".as_ref(), &limits(""))
+        .unwrap_err();
+    assert!(error.to_string().contains("v2 hierarchy"), "{error}");
+    let error = monitor
+        .watch_path(APP, "/nowhere".as_ref(), &limits(""))
+        .unwrap_err();
+    assert!(error.to_string().contains("/nowhere"), "{error}");
+    assert_eq!(monitor.watched().count(), 0);
+}
+
+#[test]
+fn dropped_it_leaves_nothing_in_the_kernel() {
+    let Some(mut monitor) = monitor("dropped_it_leaves_nothing_in_the_kernel") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut spinner = group.shell("while :; do :; done");
+    monitor
+        .watch_path(APP, group.path(), &limits("cpu=20%/1s"))
+        .unwrap();
+    let ids = monitor.program_ids();
+    assert!(ids.len() >= 3, "{ids:?}");
+    assert!(programs_loaded().iter().any(|name| name == "phantom_watch"));
+    drop(monitor);
+    // The kernel frees programs after a grace period.
+    wait_until("the programs to be gone", || {
+        let mut left = libbpf_rs::query::ProgInfoIter::default();
+        !left.any(|program| ids.contains(&program.id))
+    });
+    spinner.kill().unwrap();
+    spinner.wait().unwrap();
+}
