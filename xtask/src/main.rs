@@ -1,1 +1,67 @@
-fn main() {}
+//! `cargo xtask`: set-up, demo, tests, benchmarks and checks of the tree.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`args`] | the command line |
+//! | [`command`] | runs other programs: as root where needed, with a deadline, a log and progress |
+//! | [`interrupt`] | ends what was started when the user stops us |
+//! | [`setup`] | packages, CRIU and a second root, each only when missing |
+//! | [`test`] | builds and runs every test, checks the skips, sums up |
+//! | [`tidy`] | dependency edges, `unsafe`, file lengths, fmt, clippy, licences |
+//! | [`product`] | what runs Phantom's own programs: demo, bench, soak, doctor |
+//!
+//! It depends on no package of Phantom, so that it builds in seconds and works when they do not.
+//! Nothing on the system is changed that is not said first.
+
+mod args;
+mod command;
+mod interrupt;
+mod product;
+mod say;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use args::Task;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    let task = match args::parse(lexopt::Parser::from_env()) {
+        Ok(Task::Help) => {
+            print!("{}", args::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Ok(task) => task,
+        Err(error) => {
+            eprintln!("xtask: {error}\nTry `cargo xtask --help`.");
+            return ExitCode::from(2);
+        }
+    };
+    match run(task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one task; false when it ran to its end and found something wrong.
+fn run(task: Task) -> anyhow::Result<bool> {
+    interrupt::install()?;
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Help => Ok(true),
+        Task::Setup => setup::run(&workspace).map(|_| true),
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Tidy { fast } => tidy::run(&workspace, fast),
+        Task::Demo(rest) => product::demo(&workspace, &rest),
+        Task::Bench(rest) => product::bench(&workspace, &rest),
+        Task::Soak { rounds, filter } => product::soak(&workspace, rounds, filter),
+        Task::Doctor(rest) => product::doctor(&workspace, &rest),
+    }
+}

@@ -1,0 +1,222 @@
+//! Set-up: finds out what is missing, says what it will change, and only then changes it.
+//!
+//! There is no stamp to trust: a second run looks at the same things again, which takes well under
+//! a second, and finds nothing missing.
+
+mod criu;
+mod digest;
+mod host;
+mod packages;
+mod recipe;
+mod second_root;
+mod source;
+mod version;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::command::{self, Cmd};
+use crate::say;
+use crate::workspace::Workspace;
+use recipe::Recipe;
+
+/// The compiler the workspace needs: `rust-version` in the root `Cargo.toml`.
+const RUST: &str = "1.91";
+/// Room for a build of the whole workspace.
+const BUILD_ROOM_MIB: u64 = 6 * 1024;
+/// Held while something is installed, so that two set-ups do not meet.
+const LOCK: &str = "/var/cache/phantom/setup.lock";
+/// How long another set-up may take.
+const LOCK_WAIT: Duration = Duration::from_secs(3600);
+
+/// What the other tasks hand to the programs they run.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The CRIU to use.
+    pub criu: PathBuf,
+    /// The second node's root.
+    pub second_root: PathBuf,
+}
+
+/// What there is and what is missing.
+struct Plan {
+    recipe: Recipe,
+    recipe_digest: String,
+    criu: criu::State,
+    second_root: PathBuf,
+    build_root: bool,
+    wanted: usize,
+    missing: Vec<String>,
+}
+
+impl Plan {
+    fn make(workspace: &Workspace) -> Result<Plan> {
+        let (recipe, recipe_digest) = Recipe::load(&workspace.root.join("xtask/criu"))?;
+        let criu = criu::state(&recipe, &recipe_digest);
+        let second_root = second_root::path()?;
+        let build_root = !second_root::exists(&second_root);
+        let build_criu = matches!(criu, criu::State::Missing(_));
+        let wanted = packages::needed(&recipe, build_criu, build_root);
+        let missing = packages::missing(&wanted)?;
+        let wanted = wanted.len();
+        Ok(Plan {
+            recipe,
+            recipe_digest,
+            criu,
+            second_root,
+            build_root,
+            wanted,
+            missing,
+        })
+    }
+
+    /// What will be changed on this system, one line each.
+    fn changes(&self) -> Vec<String> {
+        let mut changes = Vec::new();
+        if !self.missing.is_empty() {
+            changes.push(format!("installs with apt-get: {}", self.missing.join(" ")));
+        }
+        if matches!(self.criu, criu::State::Missing(_)) {
+            changes.push(criu::intention(&self.recipe, &self.recipe_digest));
+        }
+        if self.build_root {
+            changes.push(second_root::intention(&self.second_root));
+        }
+        changes
+    }
+
+    fn say(&self) {
+        if self.missing.is_empty() {
+            say::ok(format!("{} packages", self.wanted));
+        } else {
+            say::need(format!(
+                "{} of {} packages",
+                self.missing.len(),
+                self.wanted
+            ));
+        }
+        match &self.criu {
+            criu::State::System { path, version } => {
+                say::ok(format!("CRIU {version}: the system's {}", path.display()));
+            }
+            criu::State::Built(path) => say::ok(format!("CRIU: {}", path.display())),
+            criu::State::Missing(why) => say::need(format!(
+                "CRIU {} or newer, with Phantom's patch: {why}",
+                self.recipe.minimum
+            )),
+        }
+        let root = self.second_root.display();
+        if self.build_root {
+            say::need(format!("Debian 13 root for a second node: no {root}"));
+        } else {
+            say::ok(format!("Debian 13 root for a second node: {root}"));
+        }
+    }
+
+    /// What is there, when nothing is missing.
+    fn ready(&self) -> Option<Ready> {
+        let criu = match &self.criu {
+            criu::State::System { path, .. } | criu::State::Built(path) => path.clone(),
+            criu::State::Missing(_) => return None,
+        };
+        (self.changes().is_empty()).then(|| Ready {
+            criu,
+            second_root: self.second_root.clone(),
+        })
+    }
+}
+
+/// Makes sure that everything is there, saying what is missing before it is installed.
+pub fn run(workspace: &Workspace) -> Result<Ready> {
+    let started = Instant::now();
+    let distribution = host::distribution()?;
+    let how = if command::is_root() {
+        "as root"
+    } else {
+        "with sudo"
+    };
+    say::title(format!("Set-up on {}, {how}", distribution.name));
+    say::ok(format!("Rust {}", host::rust(RUST)?));
+    command::need_root()?;
+    host::room(
+        &workspace.target,
+        if workspace.target.exists() {
+            512
+        } else {
+            BUILD_ROOM_MIB
+        },
+    )?;
+    let plan = Plan::make(workspace)?;
+    plan.say();
+    if let Some(ready) = plan.ready() {
+        return Ok(ready);
+    }
+    say::title("This changes the system:");
+    for change in plan.changes() {
+        println!("  - {change}");
+    }
+    let lock = lock()?;
+    // Another set-up may have done it all while we waited.
+    let plan = Plan::make(workspace)?;
+    execute(workspace, &plan)?;
+    drop(lock);
+    let plan = Plan::make(workspace)?;
+    let Some(ready) = plan.ready() else {
+        bail!(
+            "set-up ended, and this is still missing: {}",
+            plan.changes().join("; ")
+        );
+    };
+    say::title(format!(
+        "Set-up done in {}",
+        say::duration(started.elapsed())
+    ));
+    Ok(ready)
+}
+
+fn execute(workspace: &Workspace, plan: &Plan) -> Result<()> {
+    if !plan.missing.is_empty() {
+        packages::install(workspace, &plan.missing)?;
+    }
+    if matches!(plan.criu, criu::State::Missing(_)) {
+        criu::build(workspace, &plan.recipe, &plan.recipe_digest)?;
+    }
+    if plan.build_root {
+        second_root::build(workspace, &plan.second_root)?;
+    }
+    Ok(())
+}
+
+/// Waits until no other set-up runs on this machine.
+fn lock() -> Result<Flock<std::fs::File>> {
+    Cmd::new("install")
+        .args(["-d", "-m", "755", "/var/cache/phantom"])
+        .rooted()
+        .quiet()?;
+    Cmd::new("touch").arg(LOCK).rooted().quiet()?;
+    // Every user may lock it, whatever root's umask is.
+    Cmd::new("chmod").args(["644", LOCK]).rooted().quiet()?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut file = std::fs::File::open(LOCK).with_context(|| format!("opening {LOCK}"))?;
+    let mut said = false;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, Errno::EWOULDBLOCK)) => file,
+            Err((_, errno)) => return Err(errno).with_context(|| format!("locking {LOCK}")),
+        };
+        if Instant::now() >= deadline {
+            bail!("another set-up holds {LOCK} for too long: `fuser {LOCK}` names it");
+        }
+        if !said {
+            say::note("another set-up is running: waiting for it");
+            said = true;
+        }
+        // flock has no deadline of its own.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,204 @@
+//! Builds the programs and the tests, and finds out where cargo put them.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::command::Ended;
+use crate::say;
+use crate::workspace::Workspace;
+
+/// A test program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestProgram {
+    /// The package it belongs to.
+    pub package: String,
+    /// `lib` for unit tests, `bin NAME` for those of a program, else the file's name in `tests/`.
+    pub target: String,
+    /// The executable.
+    pub path: PathBuf,
+    /// The package's folder, where cargo would run it.
+    pub dir: PathBuf,
+}
+
+impl TestProgram {
+    /// `package/target`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.package, self.target)
+    }
+
+    /// Whether it belongs to the desktop tier.
+    pub fn is_desktop(&self) -> bool {
+        self.target.starts_with("desktop_")
+    }
+}
+
+/// What a build made.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// Programs by name.
+    pub programs: Vec<(String, PathBuf)>,
+    /// Test programs, in the order of the workspace.
+    pub tests: Vec<TestProgram>,
+}
+
+impl Built {
+    /// The program with this name.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        self.programs
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, path)| path.clone())
+            .with_context(|| format!("the build made no program `{name}`"))
+    }
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// Builds what `selection` names (arguments of `cargo build`); cargo's own progress is shown.
+pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Result<Built> {
+    let started = Instant::now();
+    let cmd = workspace
+        .cargo(&[
+            "build",
+            "--locked",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(selection)
+        .limit(limit);
+    let mut built = Built::default();
+    let ended = cmd.lines(|line| take(workspace, line, &mut built))?;
+    match ended {
+        Ended::Ok => {
+            let order = |test: &TestProgram| {
+                workspace
+                    .packages
+                    .iter()
+                    .position(|package| package.name == test.package)
+            };
+            built
+                .tests
+                .sort_by_key(|test| (order(test), test.target != "lib", test.target.clone()));
+            say::ok(format!("built in {}", say::duration(started.elapsed())));
+            Ok(built)
+        }
+        Ended::Failed(_) => bail!("the build failed: `{}`", cmd.shown()),
+        Ended::TimedOut => bail!("the build took longer than {}", say::duration(limit)),
+    }
+}
+
+/// Notes what one line of cargo's messages says was made.
+fn take(workspace: &Workspace, line: &str, built: &mut Built) {
+    let Ok(message) = serde_json::from_str::<Message>(line) else {
+        return;
+    };
+    let Message {
+        manifest_path: Some(manifest),
+        target: Some(target),
+        profile: Some(profile),
+        executable: Some(path),
+        ..
+    } = message
+    else {
+        return;
+    };
+    if message.reason != "compiler-artifact" {
+        return;
+    }
+    let Some(package) = workspace
+        .packages
+        .iter()
+        .find(|one| one.manifest_path == manifest)
+    else {
+        return;
+    };
+    let kind = target.kind.first().map(String::as_str).unwrap_or_default();
+    if profile.test {
+        let target = match kind {
+            "lib" => "lib".to_owned(),
+            "bin" => format!("bin {}", target.name),
+            _ => target.name,
+        };
+        let (package, dir) = (package.name.clone(), package.dir().to_owned());
+        built.tests.push(TestProgram {
+            package,
+            target,
+            path,
+            dir,
+        });
+    } else if kind == "bin" {
+        built.programs.push((target.name, path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Package;
+
+    #[test]
+    fn artifacts_are_sorted_into_programs_and_tests() {
+        let workspace = Workspace {
+            root: "/w".into(),
+            target: "/w/target".into(),
+            packages: vec![Package {
+                name: "phantom".into(),
+                manifest_path: "/w/node/Cargo.toml".into(),
+                dependencies: Vec::new(),
+                license: None,
+            }],
+        };
+        let line = |kind: &str, name: &str, test: bool, manifest: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"{manifest}","target":
+                {{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},
+                "executable":"/w/target/debug/{name}"}}"#
+            )
+        };
+        let mut built = Built::default();
+        take(
+            &workspace,
+            &line("bin", "phantom", false, "/w/node/Cargo.toml"),
+            &mut built,
+        );
+        take(
+            &workspace,
+            &line("test", "desktop_move", true, "/w/node/Cargo.toml"),
+            &mut built,
+        );
+        take(
+            &workspace,
+            &line("bin", "other", false, "/elsewhere/Cargo.toml"),
+            &mut built,
+        );
+        take(&workspace, "   Compiling something", &mut built);
+        assert_eq!(
+            built.program("phantom").unwrap(),
+            PathBuf::from("/w/target/debug/phantom")
+        );
+        assert!(built.program("other").is_err());
+        assert_eq!(built.tests.len(), 1);
+        assert!(built.tests[0].is_desktop());
+        assert_eq!(built.tests[0].name(), "phantom/desktop_move");
+    }
+}
