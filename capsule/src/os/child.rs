@@ -219,7 +219,7 @@ fn follow(script: &Script) -> Result<Never, Wrong> {
     Err((Stage::Exec, 0, io::Error::last_os_error()))
 }
 
-fn done(result: libc::c_int) -> io::Result<()> {
+pub(super) fn done(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -394,19 +394,17 @@ fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
 /// Takes the user's ids and gives up every capability, for good.
 fn become_user(script: &Script) -> io::Result<()> {
     drop_bounding_set()?;
+    take_ids(script.uid, script.gid, &script.groups)
+}
+
+/// Takes ids, the usual file creation mask, and no capabilities.
+pub(super) fn take_ids(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
     // SAFETY: a list with its length, numbers. The raw calls act on this thread, the only one.
     unsafe {
-        done(libc::syscall(
-            libc::SYS_setgroups,
-            script.groups.len(),
-            script.groups.as_ptr(),
-        ) as libc::c_int)?;
-        done(
-            libc::syscall(libc::SYS_setresgid, script.gid, script.gid, script.gid) as libc::c_int,
-        )?;
-        done(
-            libc::syscall(libc::SYS_setresuid, script.uid, script.uid, script.uid) as libc::c_int,
-        )?;
+        let (count, list) = (groups.len(), groups.as_ptr());
+        done(libc::syscall(libc::SYS_setgroups, count, list) as libc::c_int)?;
+        done(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as libc::c_int)?;
+        done(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)?;
         libc::umask(0o022);
     }
     drop_capabilities()

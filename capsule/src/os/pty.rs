@@ -112,3 +112,64 @@ pub fn size(tty: BorrowedFd<'_>) -> Result<TermSize, Error> {
         )),
     }
 }
+
+/// Opens the slave of a master, not to be waited for.
+pub fn open_slave(master: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: numbers; the result is checked.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if fd < 0 {
+        return Err(failed("open the slave of a pseudo terminal")(
+            io::Error::last_os_error(),
+        ));
+    }
+    // SAFETY: the call has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The terminal's settings.
+pub fn get_termios(tty: BorrowedFd<'_>) -> io::Result<libc::termios> {
+    // SAFETY: `termios` is plain data for which zeros are valid; the call fills it.
+    unsafe {
+        let mut termios: libc::termios = std::mem::zeroed();
+        check(libc::tcgetattr(tty.as_raw_fd(), &raw mut termios))?;
+        Ok(termios)
+    }
+}
+
+/// Changes the terminal's settings, at once.
+pub fn set_termios(tty: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<()> {
+    // SAFETY: the call reads the struct.
+    check(unsafe { libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, termios) })
+}
+
+/// Puts one byte through the line discipline as if it had been typed, before this returns: what
+/// is written to a master instead is processed some time later. Needs CAP_SYS_ADMIN.
+pub(crate) fn type_byte(slave: BorrowedFd<'_>, byte: u8) -> io::Result<()> {
+    // SAFETY: the ioctl reads one byte.
+    check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSTI, &raw const byte) })
+}
+
+/// Suspends (`TCOOFF`) or resumes (`TCOON`) output.
+pub(crate) fn flow(slave: BorrowedFd<'_>, action: libc::c_int) -> io::Result<()> {
+    // SAFETY: numbers.
+    check(unsafe { libc::tcflow(slave.as_raw_fd(), action) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether output can be written now.
+pub(crate) fn is_writable(slave: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout};
+    let mut fds = [PollFd::new(slave, PollFlags::POLLOUT)];
+    nix::poll::poll(&mut fds, PollTimeout::ZERO)?;
+    Ok(fds[0]
+        .revents()
+        .is_some_and(|events| events.contains(PollFlags::POLLOUT)))
+}

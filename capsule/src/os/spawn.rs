@@ -197,7 +197,7 @@ fn clone_first_process(
 }
 
 /// Kills and reaps a process that is of no use.
-fn end(cloned: &sys::Cloned) {
+pub(super) fn end(cloned: &sys::Cloned) {
     let pid = nix::unistd::Pid::from_raw(cloned.pid);
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     let _ = nix::sys::wait::waitpid(pid, None);

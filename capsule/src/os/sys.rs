@@ -12,7 +12,6 @@ const OPEN_TREE_CLONE: libc::c_uint = 1;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const OPEN_TREE_CLOEXEC: libc::c_uint = libc::O_CLOEXEC as libc::c_uint;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
-const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
 
 /// Mount attributes (`MOUNT_ATTR_*`).
 pub mod attr {
@@ -78,22 +77,6 @@ pub fn move_mount(mount: i32, to: &CStr) -> io::Result<()> {
             libc::AT_FDCWD,
             to.as_ptr(),
             MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })
-    .map(drop)
-}
-
-/// Attaches a detached mount on the file or folder open as `to`.
-pub fn move_mount_onto(mount: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: NUL-terminated empty paths and numbers.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            to.as_raw_fd(),
-            c"".as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
         )
     })
     .map(drop)
