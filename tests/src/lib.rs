@@ -1,3 +1,4 @@
 //! Scenarios, benchmarks and fuzz targets.
 
+pub mod bench;
 pub mod lab;
