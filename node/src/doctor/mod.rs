@@ -29,7 +29,7 @@ use phantom_model::Capability;
 use serde::Serialize;
 
 /// How long an examination takes at most where somebody waits for it. A daemon that starts on a
-/// busy machine does better to give it more: what did not answer counts as missing.
+/// busy machine does better to give it more: what did not answer counts as unknown.
 pub const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Saves and restores a throw-away process with the CRIU at the given path; says what it found.
@@ -125,6 +125,8 @@ pub enum State {
     Limited,
     /// It is not there or does not work: the abilities are lost.
     Missing,
+    /// It could not be told: not by this user, or not in time.
+    Unknown,
 }
 
 /// One thing that was looked at.
@@ -151,24 +153,32 @@ pub struct Report {
     pub can: Vec<Ability>,
     /// What it cannot do.
     pub cannot: Vec<Ability>,
+    /// What could not be told.
+    pub unknown: Vec<Ability>,
 }
 
 impl Report {
     fn new(checks: Vec<Check>) -> Self {
-        let lost = |ability: &Ability| {
+        let any = |state: State, ability: &Ability| {
             checks
                 .iter()
-                .any(|check| check.state == State::Missing && check.gives.contains(ability))
+                .any(|check| check.state == state && check.gives.contains(ability))
         };
-        let (cannot, can) = Ability::ALL.into_iter().partition(lost);
+        let (cannot, rest): (Vec<_>, Vec<_>) = Ability::ALL
+            .into_iter()
+            .partition(|ability| any(State::Missing, ability));
+        let (unknown, can) = rest
+            .into_iter()
+            .partition(|ability| any(State::Unknown, ability));
         Self {
             checks,
             can,
             cannot,
+            unknown,
         }
     }
 
-    /// What the node tells the others.
+    /// What the node tells the others: only what is certain.
     pub fn capabilities(&self) -> Vec<Capability> {
         self.can
             .iter()
@@ -209,13 +219,26 @@ impl Finding {
         }
     }
 
-    /// For a probe whose system calls failed: a refusal to an ordinary user says nothing about
-    /// the machine, anything else is mended by `remedy`.
-    fn failed(doing: &str, error: &io::Error, remedy: impl Into<String>) -> Self {
-        if error.kind() == io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() {
-            return Self::missing(format!("not known: to {doing} takes root"), AS_ROOT);
+    fn unknown(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            state: State::Unknown,
+            found: found.into(),
+            remedy: Some(remedy.into()),
         }
-        Self::missing(format!("cannot {doing}: {}", plain(error)), remedy)
+    }
+
+    /// For a probe whose system calls failed. A refusal says nothing about the kernel: an ordinary
+    /// user learns that root would know, root that it is confined. Anything else is mended by
+    /// `remedy`.
+    fn failed(doing: &str, error: &io::Error, remedy: impl Into<String>) -> Self {
+        let refused = error.kind() == io::ErrorKind::PermissionDenied
+            || error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+        let found = format!("cannot {doing}: {}", plain(error));
+        match (refused, nix::unistd::geteuid().is_root()) {
+            (true, false) => Self::unknown(format!("to {doing} takes root"), AS_ROOT),
+            (true, true) => Self::missing(found, OUTSIDE),
+            (false, _) => Self::missing(found, remedy),
+        }
     }
 
     /// The same, for something whose absence only limits.
@@ -228,6 +251,7 @@ impl Finding {
 }
 
 const AS_ROOT: &str = "sudo phantom doctor";
+const OUTSIDE: &str = "run Phantom outside this container, with all of root's rights";
 
 /// The text of an error without Rust's `(os error N)`.
 fn plain(error: &io::Error) -> String {
@@ -322,7 +346,7 @@ fn run_all(probes: Vec<Probe>, limit: Duration) -> Vec<Check> {
         let remedy = Some("run `phantom doctor` again when the machine is less busy".to_owned());
         checks.push(Check {
             name,
-            state: State::Missing,
+            state: State::Unknown,
             found,
             gives,
             remedy,

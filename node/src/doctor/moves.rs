@@ -16,7 +16,7 @@ const BUILT_CRIU: &str = "/usr/local/lib/phantom/criu/criu";
 const CRIU_REMEDY: &str = "cargo xtask setup (builds CRIU once for this machine)";
 const VERSION_WANTED: (u32, u32) = (4, 2);
 const VERSION_LIMIT: Duration = Duration::from_secs(2);
-const STATIC_KERNEL: &str = "boot a kernel with it (stock kernels of distributions have it)";
+const STOCK_KERNEL: &str = "boot a stock kernel of your distribution";
 
 pub fn probes(places: &Places, hooks: &Hooks) -> Vec<Probe> {
     const BOTH: &[Ability] = &[Ability::Move, Ability::Host];
@@ -85,8 +85,13 @@ fn criu_version(path: &Path) -> Finding {
         }
         Err(error) => return Finding::failed(&format!("run {shown}"), &error, CRIU_REMEDY),
     };
+    judge_version(path, &outcome.output)
+}
+
+fn judge_version(path: &Path, output: &str) -> Finding {
+    let shown = path.display();
     let (major, minor) = VERSION_WANTED;
-    match parse_version(&outcome.output) {
+    match parse_version(output) {
         Some((text, version)) if version >= VERSION_WANTED => {
             Finding::ok(format!("{text} at {shown}"))
         }
@@ -97,7 +102,7 @@ fn criu_version(path: &Path) -> Finding {
         None => Finding::missing(
             format!(
                 "{shown} does not tell its version: {}",
-                outcome.first_line()
+                command::first_line(output)
             ),
             CRIU_REMEDY,
         ),
@@ -139,10 +144,10 @@ fn soft_dirty() -> Finding {
     match memory::soft_dirty() {
         Ok(true) => Finding::ok("the kernel tells which pages were written"),
         Ok(false) => Finding::limited(
-            "no soft-dirty bits: memory cannot be sent ahead, moves stop and copy",
-            "boot a kernel with CONFIG_MEM_SOFT_DIRTY (stock kernels have it)",
+            "absent: moves stop and copy, nothing is sent ahead",
+            "boot a stock kernel: it has CONFIG_MEM_SOFT_DIRTY",
         ),
-        Err(error) => Finding::failed("read soft-dirty bits", &error, STATIC_KERNEL).only_limits(),
+        Err(error) => Finding::failed("read soft-dirty bits", &error, STOCK_KERNEL).only_limits(),
     }
 }
 
@@ -161,19 +166,19 @@ fn huge_pages() -> Finding {
             ))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::ok("none in this kernel"),
-        Err(error) => Finding::limited(format!("{FILE}: {}", plain(&error)), STATIC_KERNEL),
+        Err(error) => Finding::limited(format!("{FILE}: {}", plain(&error)), STOCK_KERNEL),
     }
 }
 
 fn userfaultfd() -> Finding {
-    const LESS: &str = "without it memory cannot follow a program after its move";
+    const LESS: &str = "post-copy moves need it";
     match memory::userfault_copy() {
         Ok(true) => Finding::ok("a page was filled on demand"),
-        Ok(false) => Finding::limited(format!("a page was filled wrongly; {LESS}"), STATIC_KERNEL),
+        Ok(false) => Finding::limited(format!("a page was filled wrongly; {LESS}"), STOCK_KERNEL),
         Err(error) => Finding::failed(
             "use userfaultfd",
             &error,
-            "boot a kernel with CONFIG_USERFAULTFD",
+            "boot a stock kernel: it has CONFIG_USERFAULTFD",
         )
         .only_limits(),
     }
@@ -195,8 +200,9 @@ fn pipe_size() -> Finding {
     } else {
         Finding::limited(
             format!(
-                "up to {}: memory cannot follow a program after its move",
-                Bytes(limit)
+                "up to {}: post-copy moves need {}",
+                Bytes(limit),
+                Bytes(WANTED)
             ),
             format!("sudo sysctl -w fs.pipe-max-size={WANTED}"),
         )
@@ -216,6 +222,7 @@ fn capabilities() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::State;
     use super::*;
 
     #[test]
@@ -239,30 +246,25 @@ mod tests {
 
     #[test]
     fn a_criu_that_is_old_or_no_criu_is_named() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = std::env::temp_dir().join(format!("phantom-doctor-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let fake = dir.join("criu");
-        for (script, state, word) in [
-            (
-                "echo Version: 3.17",
-                super::super::State::Missing,
-                "too old",
-            ),
-            ("echo Version: 4.2.1", super::super::State::Ok, "4.2.1"),
-            (
-                "echo cannot start >&2; exit 1",
-                super::super::State::Missing,
-                "cannot start",
-            ),
+        let path = Path::new("/opt/criu");
+        for (output, state, word) in [
+            ("Version: 3.17\n", State::Missing, "too old"),
+            ("Version: 4.2.1\n", State::Ok, "4.2.1 at /opt/criu"),
+            ("\ncannot start\n", State::Missing, "cannot start"),
         ] {
-            fs::write(&fake, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
-            let finding = criu_version(&fake);
+            let finding = judge_version(path, output);
             assert_eq!(finding.state, state, "{}", finding.found);
             assert!(finding.found.contains(word), "{}", finding.found);
         }
-        fs::remove_dir_all(&dir).unwrap();
-        assert!(find_criu(Some(&fake)).unwrap_err().contains("PHANTOM_CRIU"));
+        assert_eq!(criu_version(Path::new("/bin/false")).state, State::Missing);
+        assert_eq!(
+            criu_version(Path::new("/no/such/criu")).state,
+            State::Missing
+        );
+        assert!(
+            find_criu(Some(Path::new("/no/such/criu")))
+                .unwrap_err()
+                .contains("PHANTOM_CRIU")
+        );
     }
 }

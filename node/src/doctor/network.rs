@@ -51,15 +51,14 @@ fn nftables() -> Finding {
         .and_then(|()| command::run(Command::new(&nft).args(["-f", "-"]), RULESET, NFT_LIMIT));
     let remedy = "sudo modprobe -a nf_tables nft_chain_nat nft_masq";
     match loaded {
-        Ok(outcome) if outcome.status.success() => Finding::ok(format!(
-            "{} loaded a table in a network namespace",
-            nft.display()
-        )),
+        Ok(outcome) if outcome.status.success() => {
+            Finding::ok("a table was loaded in a network namespace")
+        }
         Ok(outcome) => Finding::missing(
             format!(
                 "{} cannot load a table: {}",
                 nft.display(),
-                outcome.first_line()
+                command::first_line(&outcome.output)
             ),
             remedy,
         ),

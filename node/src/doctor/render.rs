@@ -36,26 +36,47 @@ impl Report {
         text
     }
 
-    /// What the node can and cannot do, and for want of what.
+    /// What the node can and cannot do, for want of what, and what could not be told.
     pub fn closing_line(&self) -> String {
-        let can = || list(self.can.iter().map(Ability::to_string).collect());
-        let cannot = || {
-            let lost = self.cannot.iter().map(|ability| {
-                let missing: Vec<_> = self
+        let because = |abilities: &[Ability], state: State| {
+            let causes = abilities.iter().map(|ability| {
+                let names: Vec<_> = self
                     .checks
                     .iter()
-                    .filter(|check| check.state == State::Missing && check.gives.contains(ability))
+                    .filter(|check| check.state == state && check.gives.contains(ability))
                     .map(|check| check.name)
                     .collect();
-                format!("{ability} ({})", missing.join(", "))
+                format!("{ability} ({})", names.join(", "))
             });
-            list(lost.collect())
+            list(causes.collect())
         };
-        match (self.can.is_empty(), self.cannot.is_empty()) {
-            (_, true) => format!("This node can {}.", can()),
-            (true, false) => format!("This node cannot {}.", cannot()),
-            (false, false) => format!("This node can {}; it cannot {}.", can(), cannot()),
+        let mut parts = Vec::new();
+        if !self.can.is_empty() {
+            parts.push(format!(
+                "can {}",
+                list(self.can.iter().map(Ability::to_string).collect())
+            ));
         }
+        if !self.cannot.is_empty() {
+            parts.push(format!("cannot {}", because(&self.cannot, State::Missing)));
+        }
+        let mut line = match parts.is_empty() {
+            true => String::new(),
+            false => format!("This node {}.", parts.join("; it ")),
+        };
+        let unknown = self
+            .checks
+            .iter()
+            .find(|check| check.state == State::Unknown);
+        if let Some(remedy) = unknown.and_then(|check| check.remedy.as_ref()) {
+            if self.unknown.is_empty() {
+                line += &format!(" More is known after: {remedy}");
+            } else {
+                let unknown = because(&self.unknown, State::Unknown);
+                line += &format!(" Not known is whether it can {unknown}: {remedy}");
+            }
+        }
+        line.trim_start().to_owned()
     }
 }
 
@@ -64,6 +85,7 @@ fn put_check(text: &mut String, check: &Check, name_columns: usize, colour: bool
         State::Ok => ("ok", GREEN),
         State::Limited => ("limited", YELLOW),
         State::Missing => ("missing", RED),
+        State::Unknown => ("unknown", YELLOW),
     };
     let indent = STATE_COLUMNS + name_columns;
     // Painting adds invisible characters: pad first.
@@ -77,7 +99,12 @@ fn put_check(text: &mut String, check: &Check, name_columns: usize, colour: bool
         let blank = if index == 0 { 0 } else { indent };
         *text += &format!("{:blank$}{line}\n", "");
     }
-    if let Some(remedy) = &check.remedy {
+    // What would tell more is the same for all: the closing line says it once.
+    if let Some(remedy) = check
+        .remedy
+        .as_ref()
+        .filter(|_| check.state != State::Unknown)
+    {
         const MEND: &str = "mend: ";
         let indent = STATE_COLUMNS + MEND.len();
         // A command is kept in one piece, to be copied.

@@ -14,7 +14,7 @@ fn kvm() -> Finding {
 
     const QUICK: Duration = Duration::from_millis(250);
     const PATIENT: Duration = Duration::from_secs(2);
-    const ELSEWHERE: &str = "none on this machine; nodes with hardware virtualization can sandbox";
+    const ELSEWHERE: &str = "none here: sandboxes need hardware virtualization";
     // A busy machine or a nested one may need the second try.
     let ending = match run(QUICK) {
         Ok(Ending::TimedOut) => run(PATIENT),
@@ -22,10 +22,9 @@ fn kvm() -> Finding {
     };
     match ending {
         Ok(Ending::Halted) => Finding::ok("a 64-bit guest with SSE ran on the hardware"),
-        Ok(Ending::GaveUp(1)) => Finding::missing(
-            "/dev/kvm only emulates: it gave up on the guest's first SSE instruction",
-            ELSEWHERE,
-        ),
+        Ok(Ending::GaveUp(1)) => {
+            Finding::missing("/dev/kvm only emulates: no SSE, no stock kernel", ELSEWHERE)
+        }
         Ok(Ending::GaveUp(code)) => Finding::missing(
             format!("/dev/kvm gave up on the guest (sub-error {code})"),
             ELSEWHERE,
@@ -64,6 +63,6 @@ fn driver_remedy() -> &'static str {
 fn kvm() -> Finding {
     Finding::missing(
         format!("sandboxes are not built for {} yet", std::env::consts::ARCH),
-        "none on this machine; x86-64 nodes with hardware virtualization can sandbox",
+        "none here: x86-64 nodes with hardware virtualization can",
     )
 }

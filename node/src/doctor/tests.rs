@@ -70,6 +70,22 @@ cannot host foreign apps (FUSE) and sandbox foreign apps (KVM).
 }
 
 #[test]
+fn what_could_not_be_told_is_neither_claimed_nor_denied() {
+    let report = Report::new(vec![
+        check("ids", State::Unknown, &[Ability::Run, Ability::Host]),
+        check("FUSE", State::Missing, &[Ability::Host]),
+    ]);
+    assert_eq!(report.unknown, [Ability::Run]);
+    assert_eq!(report.cannot, [Ability::Host]);
+    let line = report.closing_line();
+    assert!(
+        line.ends_with("Not known is whether it can run apps (ids): sudo mend ids"),
+        "{line}"
+    );
+    assert!(!report.to_text(false).contains("mend: sudo mend ids"));
+}
+
+#[test]
 fn colour_adds_nothing_but_colour() {
     let painted = sample().to_text(true);
     assert!(painted.contains("\x1b[31m"));
@@ -114,7 +130,7 @@ fn a_probe_that_hangs_or_panics_is_reported_and_holds_nothing_up() {
     let start = Instant::now();
     let report = Report::new(run_all(probes, Duration::from_millis(200)));
     assert!(start.elapsed() < Duration::from_secs(2));
-    assert_eq!(report.cannot, [Ability::Watch, Ability::Move]);
+    assert_eq!(report.unknown, [Ability::Watch, Ability::Move]);
     assert_eq!(report.checks[2].state, State::Ok);
     drop(never);
 }

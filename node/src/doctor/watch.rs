@@ -9,8 +9,7 @@ use super::os::bpf::{self, Insn, Kind, Ring};
 use super::{Ability, Finding, Probe};
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-const STOCK_KERNEL: &str =
-    "boot a kernel with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_SYSCALL (stock kernels have them)";
+const STOCK_KERNEL: &str = "boot a stock kernel: it has BPF_SYSCALL and DEBUG_INFO_BTF";
 
 pub fn probes() -> Vec<Probe> {
     vec![
@@ -32,23 +31,20 @@ fn programs() -> Finding {
             format!("a program that returns {RETURNED} returned {other}"),
             STOCK_KERNEL,
         ),
-        Err(error) => Finding::failed("load an eBPF program", &error, refusal_remedy(&error)),
+        Err(error) => refused("load an eBPF program", &error),
     }
 }
 
-/// What helps root when the kernel refuses an eBPF program.
-fn refusal_remedy(error: &io::Error) -> &'static str {
-    let locked = || {
-        std::fs::read_to_string("/sys/kernel/security/lockdown")
-            .is_ok_and(|modes| modes.contains("[confidentiality]"))
-    };
-    if error.raw_os_error() != Some(libc::EPERM) {
-        STOCK_KERNEL
-    } else if locked() {
-        "boot without `lockdown=confidentiality`, which forbids eBPF"
-    } else {
-        "run Phantom outside the container, or give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+/// A kernel may be locked down even against root.
+fn refused(doing: &str, error: &io::Error) -> Finding {
+    let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if modes.contains("[confidentiality]") && nix::unistd::geteuid().is_root() {
+        return Finding::missing(
+            format!("cannot {doing}: the kernel is locked down"),
+            "boot without `lockdown=confidentiality`",
+        );
     }
+    Finding::failed(doing, error, STOCK_KERNEL)
 }
 
 /// The monitor's programs are fitted to the running kernel by its type descriptions.
@@ -76,7 +72,7 @@ fn tracing() -> Finding {
     match report_a_fork() {
         Ok(true) => Finding::ok("a tracepoint reported through a ring buffer"),
         Ok(false) => Finding::missing("a program at a tracepoint reported nothing", STOCK_KERNEL),
-        Err(error) => Finding::failed("trace with eBPF", &error, refusal_remedy(&error)),
+        Err(error) => refused("trace with eBPF", &error),
     }
 }
 

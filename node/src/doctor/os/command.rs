@@ -21,15 +21,13 @@ pub struct Outcome {
     pub output: String,
 }
 
-impl Outcome {
-    /// The first line that says something, for messages.
-    pub fn first_line(&self) -> &str {
-        self.output
-            .lines()
-            .map(str::trim)
-            .find(|line| !line.is_empty())
-            .unwrap_or("no output")
-    }
+/// The first line of some output that says something, for messages.
+pub fn first_line(output: &str) -> &str {
+    output
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("no output")
 }
 
 /// Runs `command` with `input` (a few KiB at most, so that it fits in the pipe) and waits for its
@@ -128,7 +126,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(outcome.output, "one\ntwo\n");
-        assert_eq!(outcome.first_line(), "one");
+        assert_eq!(first_line("\n  \n one \ntwo\n"), "one");
         assert_eq!(outcome.status.code(), Some(3));
     }
 

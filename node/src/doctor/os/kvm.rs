@@ -63,7 +63,7 @@ const PROGRAM: [u8; 41] = [
 struct Memory(NonNull<libc::c_void>);
 
 impl Memory {
-    fn new() -> io::Result<Self> {
+    fn new(program: &[u8]) -> io::Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe { mmap_anonymous(None, MEMORY_LEN, access, MapFlags::MAP_PRIVATE) }?;
@@ -73,7 +73,7 @@ impl Memory {
         memory.put(PML4, &(PDPT | PRESENT_WRITABLE).to_le_bytes());
         memory.put(PDPT, &(PAGE_DIRECTORY | PRESENT_WRITABLE).to_le_bytes());
         memory.put(PAGE_DIRECTORY, &(LARGE | PRESENT_WRITABLE).to_le_bytes());
-        memory.put(CODE, &PROGRAM);
+        memory.put(CODE, program);
         Ok(memory)
     }
 
@@ -99,8 +99,12 @@ impl Drop for Memory {
 
 /// Makes a machine, runs the guest and takes all of it away again.
 pub fn run(limit: Duration) -> io::Result<Ending> {
+    run_program(&PROGRAM, limit)
+}
+
+fn run_program(program: &[u8], limit: Duration) -> io::Result<Ending> {
     let kvm = Kvm::new().map_err(os)?;
-    let memory = Memory::new()?;
+    let memory = Memory::new(program)?;
     let machine = kvm.create_vm().map_err(os)?;
     let region = kvm_userspace_memory_region {
         slot: 0,
@@ -271,4 +275,42 @@ fn allow_inside(vcpu: &VcpuFd, signal: Signal) -> io::Result<()> {
     // SAFETY: the request reads the header and as many bytes after it as `len` says.
     unsafe { set_signal_mask(vcpu.as_raw_fd(), &mask) }?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_that_never_ends_is_ended_and_no_signal_stays() {
+        const FOREVER: [u8; 2] = [0xeb, 0xfe]; // jump to itself
+        let start = Instant::now();
+        for _ in 0..3 {
+            match run_program(&FOREVER, Duration::from_millis(50)) {
+                Ok(ending) => assert_eq!(ending, Ending::TimedOut),
+                Err(error) => return println!("SKIP an endless guest: /dev/kvm: {error}"),
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(5));
+        let mut mask = SigSet::empty();
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, None, Some(&mut mask)).unwrap();
+        assert!(!mask.contains(ALARM));
+    }
+
+    #[test]
+    fn a_wrong_result_and_a_crash_are_told_apart() {
+        // out PORT, eax; hlt: without computing anything.
+        match run_program(&[0xe7, PORT as u8, 0xf4], Duration::from_secs(2)) {
+            Ok(ending) => assert_eq!(ending, Ending::WrongResult(0)),
+            Err(error) => return println!("SKIP a wrong result: /dev/kvm: {error}"),
+        }
+        // An undefined instruction, with no handler for it.
+        let ending = run_program(&[0x0f, 0x0b], Duration::from_secs(2)).unwrap();
+        assert!(
+            matches!(ending, Ending::Unexpected(_) | Ending::GaveUp(_)),
+            "{ending:?}"
+        );
+    }
 }
