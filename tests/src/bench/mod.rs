@@ -1,41 +1,33 @@
-//! Benchmarks: product and baseline interleaved in one run, medians.
+//! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
 pub mod qos;
+mod report;
+mod row;
+mod sample;
 
-use serde::Serialize;
+pub use report::{Format, Report};
+pub use row::{Bound, Row};
+pub use sample::{Pair, in_turns, median};
 
-/// One result, one JSON object a line.
-#[derive(Debug, Clone, Serialize)]
-pub struct Row {
-    /// Which benchmark.
-    pub bench: &'static str,
-    /// What was run.
-    pub case: String,
-    /// What was measured.
-    pub metric: &'static str,
-    /// The product's median.
-    pub value: f64,
-    /// Of `value` and `baseline_value`.
-    pub unit: &'static str,
-    /// What it is compared with.
-    pub baseline: String,
-    /// The baseline's median.
-    pub baseline_value: f64,
-    /// `value` over `baseline_value`.
-    pub ratio: f64,
-    /// The bound, `ratio <= 1.04`; empty for a report.
-    pub target: String,
-    /// Whether the bound holds; none for a report.
-    pub met: Option<bool>,
+/// One benchmark.
+#[derive(Debug)]
+pub struct Bench {
+    /// What `cargo xtask bench` calls it.
+    pub name: &'static str,
+    /// What it measures, in a line.
+    pub about: &'static str,
+    /// Measures and reports.
+    pub run: fn(&mut Report) -> anyhow::Result<()>,
 }
 
-/// The middle of the values, or the mean of the two in the middle; 0 without any.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        len if len % 2 == 1 => sorted[len / 2],
-        len => (sorted[len / 2 - 1] + sorted[len / 2]) / 2.0,
-    }
+/// All of them.
+pub const ALL: &[Bench] = &[Bench {
+    name: "qos",
+    about: "what the monitor costs, and how fast a crossing becomes a verdict",
+    run: qos::run,
+}];
+
+/// The benchmark of that name.
+pub fn find(name: &str) -> Option<&'static Bench> {
+    ALL.iter().find(|bench| bench.name == name)
 }

@@ -14,7 +14,7 @@ use phantom_ebpf::Monitor;
 use phantom_model::{AppId, Limits, Verdict};
 use phantom_qos::{Command, Config, Crossing, Machine};
 
-use super::{Row, median};
+use super::{Bound, Report, Row, in_turns, median};
 use group::Group;
 
 const BENCH: &str = "qos";
@@ -23,63 +23,46 @@ const PINGPONG_PAIRS: usize = 15;
 const VERDICTS: usize = 9;
 const PROCESSES: usize = 500;
 const CAPSULES: usize = 50;
-const AT_REST: Duration = Duration::from_secs(5);
+const AT_REST: Duration = Duration::from_secs(3);
+const AT_REST_PAIRS: usize = 3;
 
-/// Runs all cases; each row is handed over as soon as it is known.
-pub fn run(out: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
-    out(ping_pong()?);
+/// Runs all cases; each row is reported as soon as it is known.
+pub fn run(report: &mut Report) -> anyhow::Result<()> {
+    ping_pong(report)?;
     let spin = "while :; do :; done";
-    verdict_delay("one spinning thread", "cpu=20%/500ms", spin, out)?;
+    verdict_delay(report, "one spinning thread", "cpu=20%/500ms", spin)?;
     let hold = "held=$(head -c 100000000 /dev/zero | tr '\\0' x); sleep 100";
-    verdict_delay("100 MB held", "memory=64MiB/500ms", hold, out)?;
-    at_rest(1, out)?;
-    at_rest(CAPSULES, out)
+    verdict_delay(report, "100 MB held", "memory=64MiB/500ms", hold)?;
+    at_rest(report, 1)?;
+    at_rest(report, CAPSULES)
 }
 
-/// Time of a round trip between two threads on one core, unwatched and watched in turn.
-fn ping_pong() -> anyhow::Result<Row> {
+/// Time of a round trip between two threads on one core, watched and unwatched in turns.
+fn ping_pong(report: &mut Report) -> anyhow::Result<()> {
     let group = Group::new("pingpong")?;
     // All threads of this process, so those of the ping-pong too.
     let _inside = group.enter()?;
     let limits: Limits = "cpu=5000%/10s,memory=1TiB".parse()?;
-    let (mut off, mut on) = (Vec::new(), Vec::new());
-    pingpong::round_trip()?; // warms up
-    for pair in 0..PINGPONG_PAIRS {
-        // Which of the two comes first alternates, so that a drift of the machine cancels out.
-        for watched in [pair % 2 == 0, pair % 2 != 0] {
-            let mut monitor = None;
-            if watched {
-                let mut loaded = Monitor::load()?;
-                loaded.watch_path(APP, group.path(), &limits)?;
-                monitor = Some(loaded);
-            }
-            let time = pingpong::round_trip()?.as_secs_f64() * 1e6;
-            if watched { on.push(time) } else { off.push(time) }
-            drop(monitor);
-        }
-    }
-    let (value, baseline_value) = (median(&on), median(&off));
-    let ratio = value / baseline_value;
-    Ok(Row {
-        bench: BENCH,
-        case: "ping-pong of two threads on one core".into(),
-        metric: "round trip, watched",
-        value,
-        unit: "us",
-        baseline: "not watched".into(),
-        baseline_value,
-        ratio,
-        target: "ratio <= 1.04".into(),
-        met: Some(ratio <= 1.04),
-    })
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let unwatched = || pingpong::round_trip().map(micros);
+    let watched = || {
+        let mut monitor = Monitor::load()?;
+        monitor.watch_path(APP, group.path(), &limits)?;
+        pingpong::round_trip().map(micros)
+    };
+    unwatched()?; // warms up
+    let (on, off) = in_turns(PINGPONG_PAIRS, watched, unwatched)?.medians()?;
+    let case = "ping-pong of two threads on one core";
+    let row = Row::new(BENCH, case, "round trip, watched", on, "us");
+    report.row(row.against("not watched", off).must(Bound::Ratio(1.04)))
 }
 
 /// From the moment the window is full to the verdict in user space.
 fn verdict_delay(
+    report: &mut Report,
     case: &str,
     limits: &str,
     script: &str,
-    out: &mut dyn FnMut(Row),
 ) -> anyhow::Result<()> {
     let limits: Limits = limits.parse()?;
     let mut monitor = Monitor::load()?;
@@ -90,28 +73,25 @@ fn verdict_delay(
         machine.handle_watch(APP, &limits);
         monitor.watch_path(APP, group.path(), &limits)?;
         let _process = group.shell(script)?;
-        delays.push(first_verdict(&mut monitor, &mut machine)?.delay.as_secs_f64() * 1e3);
+        delays.push(
+            first_verdict(&mut monitor, &mut machine)?
+                .delay
+                .as_secs_f64()
+                * 1e3,
+        );
         monitor.unwatch(APP)?;
     }
     let worst = delays.iter().copied().fold(0.0, f64::max);
-    for (metric, value, gate) in [
-        ("window full to verdict, median", median(&delays), true),
-        ("window full to verdict, worst", worst, false),
-    ] {
-        out(Row {
-            bench: BENCH,
-            case: format!("{case}, {limits}"),
-            metric,
-            value,
-            unit: "ms",
-            baseline: "bound".into(),
-            baseline_value: 50.0,
-            ratio: value / 50.0,
-            target: if gate { "value <= 50".into() } else { String::new() },
-            met: gate.then_some(value <= 50.0),
-        });
-    }
-    Ok(())
+    let case = format!("{case}, {limits}");
+    let row = Row::new(
+        BENCH,
+        &case,
+        "window full to verdict",
+        median(&delays)?,
+        "ms",
+    );
+    report.row(row.must(Bound::Value(50.0)))?;
+    report.row(Row::new(BENCH, &case, "the same, worst", worst, "ms"))
 }
 
 fn first_verdict(monitor: &mut Monitor, machine: &mut Machine) -> anyhow::Result<Verdict> {
@@ -139,12 +119,12 @@ fn first_verdict(monitor: &mut Monitor, machine: &mut Machine) -> anyhow::Result
 }
 
 /// What it takes to watch 500 idle processes in so many capsules, against reading /proc.
-fn at_rest(capsules: usize, out: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
+fn at_rest(report: &mut Report, capsules: usize) -> anyhow::Result<()> {
     let limits: Limits = "cpu=150%/10s,memory=2GiB".parse()?;
+    let each = PROCESSES / capsules;
     let mut groups = Vec::new();
     for _ in 0..capsules {
         let group = Group::new("rest")?;
-        let each = PROCESSES / capsules;
         let process = group.shell(&format!(
             "i=1; while [ $i -lt {each} ]; do sleep 1000 & i=$((i+1)); done; exec sleep 1000"
         ))?;
@@ -152,38 +132,44 @@ fn at_rest(capsules: usize, out: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
     }
     let mut pids = Vec::new();
     for (group, _) in &groups {
-        pids.extend(group.wait_for_processes(PROCESSES / capsules)?);
+        pids.extend(group.wait_for_processes(each)?);
     }
 
-    let mut monitor = Monitor::load()?;
-    for (index, (group, _)) in groups.iter().enumerate() {
-        monitor.watch_path(AppId(index as u64), group.path(), &limits)?;
-    }
-    let (before, own_before, begin) = (monitor.cost()?, own_cpu()?, Instant::now());
-    std::thread::sleep(AT_REST);
-    let busy = monitor.cost()?.busy - before.busy + own_cpu()?.saturating_sub(own_before);
-    let value = 100.0 * busy.as_secs_f64() / begin.elapsed().as_secs_f64();
+    let watching = || {
+        let mut monitor = Monitor::load()?;
+        for (index, (group, _)) in groups.iter().enumerate() {
+            monitor.watch_path(AppId(index as u64), group.path(), &limits)?;
+        }
+        let before = monitor.cost()?;
+        let (own, time) = own_share(|| std::thread::sleep(AT_REST))?;
+        Ok(own + percent(monitor.cost()?.busy - before.busy, time))
+    };
+    let polling = || {
+        let (own, _) = own_share(|| {
+            let begin = Instant::now();
+            while begin.elapsed() < AT_REST {
+                read_proc(&pids);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        })?;
+        Ok(own)
+    };
+    let (watched, polled) = in_turns(AT_REST_PAIRS, watching, polling)?.medians()?;
+    let case = format!("{PROCESSES} idle processes in {capsules} capsule(s), {limits}");
+    let row = Row::new(BENCH, case, "CPU of the monitor", watched, "% of a core");
+    report.row(row.against("polling /proc at 10 Hz", polled))
+}
 
-    let (own_before, begin) = (own_cpu()?, Instant::now());
-    while begin.elapsed() < AT_REST {
-        read_proc(&pids);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let polled = own_cpu()?.saturating_sub(own_before);
-    let baseline_value = 100.0 * polled.as_secs_f64() / begin.elapsed().as_secs_f64();
-    out(Row {
-        bench: BENCH,
-        case: format!("{PROCESSES} idle processes in {capsules} capsule(s), {limits}"),
-        metric: "CPU of the monitor",
-        value,
-        unit: "% of a core",
-        baseline: "polling /proc at 10 Hz".into(),
-        baseline_value,
-        ratio: value / baseline_value,
-        target: String::new(),
-        met: None,
-    });
-    Ok(())
+/// CPU time of this process while `work` runs, in percent of a core, and how long that took.
+fn own_share(work: impl FnOnce()) -> anyhow::Result<(f64, Duration)> {
+    let (before, begin) = (own_cpu()?, Instant::now());
+    work();
+    let time = begin.elapsed();
+    Ok((percent(own_cpu()?.saturating_sub(before), time), time))
+}
+
+fn percent(busy: Duration, time: Duration) -> f64 {
+    100.0 * busy.as_secs_f64() / time.as_secs_f64()
 }
 
 /// What a monitor without kernel programs would read.

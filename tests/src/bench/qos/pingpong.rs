@@ -30,7 +30,9 @@ pub(super) fn round_trip() -> anyhow::Result<Duration> {
             }
             Ok(begin.elapsed() / ROUNDS)
         });
-        measured.join().map_err(|_| anyhow!("the measuring thread panicked"))?
+        measured
+            .join()
+            .map_err(|_| anyhow!("the measuring thread panicked"))?
     })
 }
 
@@ -48,7 +50,8 @@ fn echo(cpu: usize, mut from: PipeReader, mut to: PipeWriter) -> anyhow::Result<
 fn first_cpu() -> anyhow::Result<usize> {
     let allowed = sched_getaffinity(Pid::this()).context("sched_getaffinity")?;
     let mut cpus = 0..CpuSet::count();
-    cpus.find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no core to run on")
+    cpus.find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .context("no core to run on")
 }
 
 /// Binds the calling thread to one core.
