@@ -13,8 +13,8 @@
  * Memory: every look during `width_ns` was above the level.
  *
  * Each step answers when the next look is due. A CPU limit cannot be exceeded before all CPUs
- * together have used up what is left of it, so an idle capsule is looked at a few times per
- * window and one at its limit every GAP_NS.
+ * together have used up what is left of it, so an idle capsule is looked at about 124 times per
+ * window (once a second at least) and only one near its limit every few milliseconds.
  */
 #pragma once
 
@@ -26,6 +26,7 @@ enum {
 
 #define MILLISECOND 1000000ULL
 #define GAP_NS (5 * MILLISECOND)        /* between two looks at least */
+#define LONG_GAP_NS (20 * MILLISECOND)  /* the same for long windows */
 #define IDLE_NS (1000 * MILLISECOND)    /* between two looks at most */
 #define MEMORY_NS (25 * MILLISECOND)    /* between two looks at the memory of a running capsule */
 #define MEMORY_SHARE 100                /* looking at memory takes 1/100 of a core at most */
@@ -52,6 +53,12 @@ struct limit {
 	__u64 level;
 	__u64 width_ns;
 };
+
+/* A thousandth of the window, within bounds. */
+static inline __u64 gap_ns(const struct limit *limit)
+{
+	return min_u64(max_u64(limit->width_ns / 1000, GAP_NS), LONG_GAP_NS);
+}
 
 struct mark {
 	__u64 at_ns;
@@ -136,7 +143,7 @@ static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
 		w->marks[0].at_ns = now;
 		w->marks[0].cpu_ns = cpu_ns;
 		w->head = 1;
-		return now + max_u64(spacing_ns, GAP_NS);
+		return now + min_u64(max_u64(spacing_ns, gap_ns(limit)), IDLE_NS);
 	}
 	w->seen_ns = now;
 	w->cpu_ns = max_u64(w->cpu_ns, cpu_ns);
@@ -178,7 +185,7 @@ static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
 			w->crossed_ns = max_u64(w->crossed_ns, w->begin_ns + width_ns);
 		}
 	}
-	return min_u64(max_u64(due, now + GAP_NS), now + IDLE_NS);
+	return min_u64(max_u64(due, now + gap_ns(limit)), now + IDLE_NS);
 }
 
 /* Whether an excursion has to be reported now. */
