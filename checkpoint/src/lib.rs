@@ -1,1 +1,14 @@
 //! Saves a capsule, checks a saved one, restores it, and hands it over between two nodes.
+mod cancel;
+pub mod dump;
+mod error;
+pub mod image;
+mod log;
+mod os;
+pub mod plan;
+pub mod restore;
+pub mod stream;
+
+pub use cancel::Cancel;
+pub use error::{Error, Task};
+pub use os::criu::{Criu, Version};

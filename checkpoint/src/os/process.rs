@@ -1,0 +1,59 @@
+//! Processes, namespaces and links.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::thread;
+
+use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::Mode;
+
+/// A descriptor that becomes readable when the process `pid` has ended.
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers and returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Brings the loopback link up in the network namespace of `pid`.
+pub fn raise_loopback(pid: u32) -> io::Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    // A thread of its own: joining a namespace lasts for the thread's life.
+    let worker = thread::Builder::new()
+        .name("loopback".into())
+        .spawn(move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            set_loopback_up()
+        })?;
+    worker
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the helper thread failed")))
+}
+
+fn set_loopback_up() -> io::Result<()> {
+    let control = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero ifreq is valid plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads the name and flags of the ifreq, which lives across the call.
+    let done = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

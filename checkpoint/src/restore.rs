@@ -1,0 +1,224 @@
+//! Carries out a [`RestorePlan`]: the tree is rebuilt in a frozen cgroup and held there, complete;
+//! then the caller lets it go or has it removed.
+//!
+//! CRIU and all it makes start in the capsule's cgroup, so that memory is charged to it and that
+//! removing a half-made tree is one `cgroup.kill`. At CRIU's last step before the tasks are let go
+//! (`pre-resume`: memory, files, terminal, credentials and filters are in place) CRIU is moved out
+//! and the cgroup is frozen; CRIU then lets go of tasks that cannot run. What is left for after the
+//! commit is one write that thaws them: nothing of substance can fail there, and if the caller
+//! dies while it holds the tree, the tree stays frozen.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use crate::cancel::Cancel;
+use crate::dump::{common, proceed, refused, with_log};
+use crate::error::{Error, Task};
+use crate::os::cgroup::Cgroup;
+use crate::os::criu::{Criu, Session, Surroundings};
+use crate::os::{process, rpc};
+use crate::plan::{RestorePlan, check_key, text_of};
+
+/// How long the rebuilt tasks may take to stand still.
+const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// How long killed tasks may take to disappear.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a restore took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RestoreTimings {
+    /// From the request until the namespaces stood.
+    pub namespaces: Duration,
+    /// From then until the tasks were complete and held.
+    pub tasks: Duration,
+}
+
+/// A rebuilt tree whose tasks have not run yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct Held {
+    cgroup: Option<Cgroup>,
+    root_pid: u32,
+    timings: RestoreTimings,
+}
+
+/// Rebuilds the tree and holds it. The root will be a child of the calling process.
+///
+/// # Errors
+/// [`Error::Criu`] with the reason in words, [`Error::Deadline`], [`Error::Cancelled`]. Nothing of
+/// the tree is left then.
+pub fn restore(criu: &Criu, plan: &RestorePlan, cancel: &Cancel) -> Result<Held, Error> {
+    let cgroup = Cgroup::at(&plan.cgroup);
+    let mut root_pid = None;
+    match build(criu, plan, cancel, &mut root_pid) {
+        Ok(held) => Ok(held),
+        Err(error) => {
+            remove(&cgroup, root_pid);
+            Err(error)
+        }
+    }
+}
+
+fn build(
+    criu: &Criu,
+    plan: &RestorePlan,
+    cancel: &Cancel,
+    root_pid: &mut Option<u32>,
+) -> Result<Held, Error> {
+    let work = File::open(&plan.work).map_err(Error::io("open", &plan.work))?;
+    let options = options(plan, work.as_raw_fd())?;
+    let inherit: Vec<BorrowedFd<'_>> = plan
+        .terminal
+        .iter()
+        .map(|(_, slave)| slave.as_fd())
+        .collect();
+    let around = Surroundings {
+        cgroup: Some(&plan.cgroup),
+        inherit: &inherit,
+        ..Default::default()
+    };
+    let start = Instant::now();
+    let mut session = Session::start(criu, Task::Restore, &around)?;
+    session.send(&rpc::Request {
+        kind: rpc::Kind::Restore as i32,
+        options: Some(options),
+        ..Default::default()
+    })?;
+    let mut timings = RestoreTimings::default();
+    let cgroup = Cgroup::at(&plan.cgroup);
+    loop {
+        let response = session
+            .receive(start + plan.limit, plan.limit, cancel)
+            .map_err(|error| with_log(error, &plan.work))?;
+        if response.kind != rpc::Kind::Notify as i32 {
+            session.finish();
+            return match *root_pid {
+                Some(root_pid) if response.success => {
+                    cgroup.freeze(FREEZE_LIMIT)?;
+                    timings.tasks = start.elapsed().saturating_sub(timings.namespaces);
+                    Ok(Held {
+                        cgroup: Some(cgroup),
+                        root_pid,
+                        timings,
+                    })
+                }
+                _ => Err(refused(Task::Restore, &plan.work, &response)),
+            };
+        }
+        let notify = response.notify.unwrap_or_default();
+        let pid = notify
+            .pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|&pid| pid > 0);
+        *root_pid = pid.or(*root_pid);
+        match (notify.script.as_deref(), *root_pid) {
+            (Some("setup-namespaces"), Some(pid)) => {
+                if plan.own_network {
+                    process::raise_loopback(pid)
+                        .map_err(Error::io("raise the loopback link of", &plan.root))?;
+                }
+                timings.namespaces = start.elapsed();
+            }
+            (Some("pre-resume"), Some(_)) => {
+                cgroup.evict(session.pid())?;
+                cgroup.start_freezing()?;
+            }
+            _ => {}
+        }
+        session.send(&proceed())?;
+    }
+}
+
+fn options(plan: &RestorePlan, work_dir_fd: i32) -> Result<rpc::Options, Error> {
+    let mut external = Vec::new();
+    for mount in &plan.externals {
+        check_key(&mount.key)?;
+        external.push(format!("mnt[{}]:{}", mount.key, text_of(&mount.path)?));
+    }
+    let inherit_fd = plan
+        .terminal
+        .iter()
+        .map(|(key, slave)| rpc::InheritFd {
+            key: key.name(),
+            fd: slave.as_raw_fd(),
+        })
+        .collect();
+    Ok(rpc::Options {
+        root: Some(text_of(&plan.root)?.to_owned()),
+        file_locks: Some(true),
+        tcp_established: Some(true),
+        notify_scripts: Some(true),
+        rst_sibling: Some(true),
+        external,
+        inherit_fd,
+        ..common(&plan.images, work_dir_fd, plan.own_network)?
+    })
+}
+
+impl Held {
+    /// The root's process id on this machine; a child of the process that called [`restore`].
+    pub fn root_pid(&self) -> u32 {
+        self.root_pid
+    }
+
+    /// What building took.
+    pub fn timings(&self) -> RestoreTimings {
+        self.timings
+    }
+
+    /// Lets the tasks run.
+    ///
+    /// # Errors
+    /// [`Error::Cgroup`] when the cgroup cannot be thawed; the tree is removed then.
+    pub fn resume(mut self) -> Result<Resumed, Error> {
+        if let Some(cgroup) = self.cgroup.take() {
+            if let Err(error) = cgroup.thaw() {
+                self.cgroup = Some(cgroup);
+                return Err(error);
+            }
+        }
+        Ok(Resumed {
+            root_pid: self.root_pid,
+            timings: self.timings,
+        })
+    }
+
+    /// Removes the tree. The same as dropping it, by a name that says so.
+    pub fn discard(self) {}
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(cgroup) = self.cgroup.take() {
+            remove(&cgroup, Some(self.root_pid));
+        }
+    }
+}
+
+/// Kills all in the cgroup and takes the root's exit status, so that no zombie stays.
+fn remove(cgroup: &Cgroup, root_pid: Option<u32>) {
+    if let Err(error) = cgroup.kill(KILL_LIMIT) {
+        tracing::warn!(%error, "a half-restored program could not be removed");
+    }
+    let Some(pid) = root_pid.and_then(|pid| i32::try_from(pid).ok()) else {
+        return;
+    };
+    // Everything was killed: the root is a zombie of ours, or the caller's reaper has it already.
+    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+        Ok(_) | Err(Errno::ECHILD) => {}
+        Err(error) => tracing::warn!(%error, pid, "a removed program's status could not be taken"),
+    }
+}
+
+/// A tree that runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Resumed {
+    /// Its root: a child of this process.
+    pub root_pid: u32,
+    /// What each phase took.
+    pub timings: RestoreTimings,
+}
