@@ -3,6 +3,7 @@
 mod child;
 pub mod host;
 pub mod pty;
+pub mod reactor;
 pub mod server;
 pub mod spawn;
 pub mod stage;

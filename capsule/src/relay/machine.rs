@@ -13,10 +13,12 @@ const FRAME_BYTES: usize = 16 << 10;
 /// What travels between the two sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
-    /// First on every stream: the next byte wanted.
+    /// First on every stream.
     Hello {
-        /// Its number.
+        /// Number of the next byte wanted.
         wanted: u64,
+        /// The other direction is taken up to here.
+        taken: u64,
     },
     /// Bytes, and what has been taken of the other direction.
     Data {
@@ -194,11 +196,14 @@ impl Relay {
     /// Takes in what came over the stream.
     pub fn handle(&mut self, frame: Frame) -> Result<(), Broken> {
         match frame {
-            Frame::Hello { wanted } => {
+            Frame::Hello { wanted, taken } => {
                 if self.greeted {
                     return Err(Broken("it begins twice"));
                 }
-                self.acknowledge(wanted)?;
+                self.acknowledge(taken)?;
+                if !(self.base..=self.base + self.unacked.len() as u64).contains(&wanted) {
+                    return Err(Broken("it wants what was never sent"));
+                }
                 self.sent = wanted;
                 self.greeted = true;
             }
@@ -259,7 +264,8 @@ impl Relay {
             return None;
         }
         if std::mem::take(&mut self.hello_due) {
-            return Some(Frame::Hello { wanted: self.received });
+            self.acked = self.taken;
+            return Some(Frame::Hello { wanted: self.received, taken: self.taken });
         }
         if !self.greeted {
             return None;

@@ -13,6 +13,7 @@
 //! pure; [`endpoint`] drives the app side, [`crate::attach::hub`] the user side.
 
 pub mod endpoint;
+pub mod link;
 mod machine;
 pub mod wire;
 

@@ -163,7 +163,7 @@ proptest! {
         relay.connected();
         for (kind, number, length) in frames {
             let frame = match kind {
-                0 => Frame::Hello { wanted: number % 20 },
+                0 => Frame::Hello { wanted: number % 20, taken: number % 12 },
                 1 => Frame::Data { offset: number % 200, bytes: vec![0; length], taken: number % 15 },
                 2 => Frame::Data { offset: number, bytes: vec![0; length], taken: number },
                 3 => Frame::Taken(number),
@@ -185,7 +185,7 @@ proptest! {
 fn a_flood_beyond_the_window_is_refused() {
     let mut relay = Relay::new();
     relay.connected();
-    relay.handle(Frame::Hello { wanted: 0 }).unwrap();
+    relay.handle(Frame::Hello { wanted: 0, taken: 0 }).unwrap();
     let bytes = vec![0; WINDOW_BYTES];
     let data = |offset: usize| Frame::Data { offset: offset as u64, bytes: bytes.clone(), taken: 0 };
     relay.handle(data(0)).unwrap();

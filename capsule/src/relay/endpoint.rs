@@ -1,0 +1,250 @@
+//! The app side of the relay: between the pty's master here and the home's shim far away.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::link::{BEAT, Link};
+use super::machine::{Event, Relay, RelayState};
+use crate::os::{pty, reactor};
+
+/// Makes a new stream to the home's shim.
+pub type Connect =
+    Box<dyn FnMut() -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>> + Send>;
+
+/// The first pause between two attempts to reach the home.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+/// The longest.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+enum Command {
+    Hold(oneshot::Sender<RelayState>),
+    Release(Vec<u8>),
+    End(i32, oneshot::Sender<()>),
+}
+
+/// A running app side. Dropping it ends it.
+pub struct Endpoint {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Endpoint {
+    /// Starts it. It does not touch the terminal before [`Endpoint::release`].
+    pub fn start(master: OwnedFd, state: RelayState, connect: Connect) -> io::Result<Self> {
+        set_nonblocking(master.as_fd())?;
+        let (commands, receiver) = mpsc::channel(8);
+        let driver = Driver {
+            master: reactor::register(master)?,
+            relay: Relay::from_state(state),
+            input: VecDeque::new(),
+            held: true,
+            ended: None,
+            connect,
+            commands: receiver,
+        };
+        tokio::spawn(driver.run());
+        Ok(Self { commands })
+    }
+
+    /// Leaves the terminal alone from now on and tells where the relay stands.
+    pub async fn hold(&self) -> Option<RelayState> {
+        let (reply, state) = oneshot::channel();
+        self.commands.send(Command::Hold(reply)).await.ok()?;
+        state.await.ok()
+    }
+
+    /// Serves the terminal (again), after `output` that somebody else has read from it.
+    pub async fn release(&self, output: Vec<u8>) {
+        let _ = self.commands.send(Command::Release(output)).await;
+    }
+
+    /// The app has ended: sends the rest of its output, then its exit code. Completes when the
+    /// home has noted both.
+    pub async fn end(&self, code: i32) {
+        let (reply, noted) = oneshot::channel();
+        if self.commands.send(Command::End(code, reply)).await.is_ok() {
+            let _ = noted.await;
+        }
+    }
+}
+
+struct Driver {
+    master: AsyncFd<OwnedFd>,
+    relay: Relay,
+    /// For the terminal, not yet written.
+    input: VecDeque<u8>,
+    held: bool,
+    ended: Option<oneshot::Sender<()>>,
+    connect: Connect,
+    commands: mpsc::Receiver<Command>,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut link: Option<Link> = None;
+        let mut pause = RETRY_MIN;
+        let mut connecting = (self.connect)();
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            if let Some(present) = &link
+                && (!present.flush(&mut self.relay) || present.is_dead())
+            {
+                link = None;
+                self.relay.disconnected();
+                connecting = later(RETRY_MIN, (self.connect)());
+            }
+            let serve = !self.held;
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                frame = next(&mut link), if link.is_some() => {
+                    let healthy = match frame {
+                        Some(frame) => match self.relay.handle(frame) {
+                            Ok(()) => self.take_events(),
+                            Err(error) => {
+                                tracing::warn!(%error, "the home's shim sent nonsense");
+                                false
+                            }
+                        },
+                        None => false,
+                    };
+                    if !healthy {
+                        link = None;
+                        self.relay.disconnected();
+                        connecting = later(pause, (self.connect)());
+                    }
+                }
+                stream = &mut connecting, if link.is_none() => match stream {
+                    Ok(stream) => {
+                        link = Some(Link::new(stream));
+                        self.relay.connected();
+                        pause = RETRY_MIN;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the home's shim cannot be reached");
+                        pause = (pause * 2).min(RETRY_MAX);
+                        connecting = later(pause, (self.connect)());
+                    }
+                },
+                ready = self.master.readable(), if serve && self.relay.room() > 0 => {
+                    if let Ok(mut guard) = ready {
+                        let outcome = guard.try_io(|fd| read_into(fd, &mut self.relay));
+                        if matches!(outcome, Ok(Err(_))) {
+                            // The last slave is closed; the exit is told by other means.
+                            self.held = true;
+                        }
+                    }
+                }
+                ready = self.master.writable(), if serve && !self.input.is_empty() => {
+                    if let Ok(mut guard) = ready
+                        && let Ok(Ok(count)) = guard.try_io(|fd| write_from(fd, &mut self.input))
+                    {
+                        self.relay.taken(count);
+                    }
+                }
+                _ = beat.tick() => self.relay.beat(),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Hold(reply) => {
+                self.held = true;
+                let _ = reply.send(self.relay.state());
+            }
+            Command::Release(output) => {
+                self.relay.push(&output);
+                self.held = false;
+            }
+            Command::End(code, noted) => {
+                while matches!(read_into(&self.master, &mut self.relay), Ok(count) if count > 0) {}
+                self.held = true;
+                self.relay.set_exit(code);
+                self.ended = Some(noted);
+            }
+        }
+    }
+
+    /// False when the stream must be given up.
+    fn take_events(&mut self) -> bool {
+        while let Some(event) = self.relay.poll_event() {
+            match event {
+                Event::Bytes(bytes) => self.input.extend(bytes),
+                Event::Resize(size) => {
+                    if let Err(error) = pty::set_size(self.master.as_fd(), size) {
+                        tracing::debug!(%error, "the window's size cannot be set");
+                    }
+                }
+                Event::ExitTaken => {
+                    if let Some(noted) = self.ended.take() {
+                        let _ = noted.send(());
+                    }
+                }
+                Event::Exit(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+async fn next(link: &mut Option<Link>) -> Option<super::Frame> {
+    match link {
+        Some(link) => link.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn later(
+    pause: Duration,
+    connecting: Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>>,
+) -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>> {
+    Box::pin(async move {
+        tokio::time::sleep(pause).await;
+        connecting.await
+    })
+}
+
+/// Reads what the terminal has, up to what the relay takes.
+fn read_into(master: &AsyncFd<OwnedFd>, relay: &mut Relay) -> io::Result<usize> {
+    let mut buffer = [0; 16 << 10];
+    let most = relay.room().clamp(1, buffer.len());
+    let count = read(master.get_ref(), &mut buffer[..most])?;
+    relay.push(&buffer[..count]);
+    Ok(count)
+}
+
+/// Reads a pty's master; a closed slave is an error like any other.
+pub fn read(master: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    match nix::unistd::read(master, buffer) {
+        Ok(0) => Err(Errno::EIO.into()),
+        Ok(count) => Ok(count),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Writes what the terminal takes; gives how much that was.
+pub fn write_from(master: &AsyncFd<OwnedFd>, input: &mut VecDeque<u8>) -> io::Result<usize> {
+    let (front, _) = input.as_slices();
+    let count = nix::unistd::write(master.get_ref(), front)?;
+    input.drain(..count);
+    Ok(count)
+}
+
+/// Makes reads and writes return at once.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
