@@ -15,11 +15,11 @@ pub fn probes(places: &Places) -> Vec<Probe> {
     const HOST: &[Ability] = &[Ability::Host];
     let (run_dir, cache_dir) = (places.run_dir.clone(), places.cache_dir.clone());
     vec![
-        Probe::new("FUSE", HOST, fuse),
-        Probe::new("room for images", HOST, move || image_room(&run_dir)),
-        Probe::new("room for files", HOST, move || cache_room(&cache_dir)),
-        Probe::new("inotify", HOST, inotify),
-        Probe::new("process numbers", HOST, process_numbers),
+        Probe::essential("FUSE", HOST, fuse),
+        Probe::useful("room for images", HOST, move || image_room(&run_dir)),
+        Probe::useful("room for files", HOST, move || cache_room(&cache_dir)),
+        Probe::useful("inotify", HOST, inotify),
+        Probe::useful("process numbers", HOST, process_numbers),
     ]
 }
 

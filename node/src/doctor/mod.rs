@@ -7,6 +7,7 @@
 //!
 //! Nothing is mended here: each [`Check`] names the command that would.
 
+mod criu;
 mod host;
 mod mounts;
 mod moves;
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 
 use phantom_model::Capability;
 use serde::Serialize;
+
+pub use self::criu::Criu;
 
 /// How long an examination takes at most where somebody waits for it. A daemon that starts on a
 /// busy machine does better to give it more: what did not answer counts as unknown.
@@ -140,6 +143,8 @@ pub struct Check {
     pub found: String,
     /// What depends on it; never empty.
     pub gives: &'static [Ability],
+    /// Whether those are lost without it; else they are only limited.
+    pub essential: bool,
     /// The command, or else the step, that mends it.
     pub remedy: Option<String>,
 }
@@ -155,14 +160,16 @@ pub struct Report {
     pub cannot: Vec<Ability>,
     /// What could not be told.
     pub unknown: Vec<Ability>,
+    /// The CRIU that was found, if it tells its version.
+    pub criu: Option<Criu>,
 }
 
 impl Report {
-    fn new(checks: Vec<Check>) -> Self {
+    fn new(checks: Vec<Check>, criu: Option<Criu>) -> Self {
         let any = |state: State, ability: &Ability| {
-            checks
-                .iter()
-                .any(|check| check.state == state && check.gives.contains(ability))
+            checks.iter().any(|check| {
+                check.essential && check.state == state && check.gives.contains(ability)
+            })
         };
         let (cannot, rest): (Vec<_>, Vec<_>) = Ability::ALL
             .into_iter()
@@ -175,6 +182,7 @@ impl Report {
             can,
             cannot,
             unknown,
+            criu,
         }
     }
 
@@ -240,25 +248,15 @@ impl Finding {
             (false, _) => Self::missing(found, remedy),
         }
     }
-
-    /// The same, for something whose absence only limits.
-    fn only_limits(mut self) -> Self {
-        if self.state == State::Missing {
-            self.state = State::Limited;
-        }
-        self
-    }
 }
 
 const AS_ROOT: &str = "sudo phantom doctor";
 const OUTSIDE: &str = "run Phantom outside this container, with all of root's rights";
 
-/// The text of an error without Rust's `(os error N)`.
+/// The text of an error without Rust's ` (os error N)`.
 fn plain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_owned(),
-        None => error.to_string(),
-    }
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 /// The command that installs `package` on this system.
@@ -298,11 +296,13 @@ fn is_program(file: &Path) -> bool {
 struct Probe {
     name: &'static str,
     gives: &'static [Ability],
+    essential: bool,
     run: Box<dyn FnOnce() -> Finding + Send>,
 }
 
 impl Probe {
-    fn new(
+    /// Something the abilities are lost without.
+    fn essential(
         name: &'static str,
         gives: &'static [Ability],
         run: impl FnOnce() -> Finding + Send + 'static,
@@ -310,20 +310,36 @@ impl Probe {
         Self {
             name,
             gives,
+            essential: true,
             run: Box::new(run),
+        }
+    }
+
+    /// Something the abilities are better with.
+    fn useful(
+        name: &'static str,
+        gives: &'static [Ability],
+        run: impl FnOnce() -> Finding + Send + 'static,
+    ) -> Self {
+        Self {
+            essential: false,
+            ..Self::essential(name, gives, run)
         }
     }
 }
 
 /// Looks at everything, within `limit` (usually [`DEADLINE`]).
 pub fn examine(places: &Places, hooks: &Hooks, limit: Duration) -> Report {
+    let learned = Arc::default();
     let mut probes = run::probes(places);
     probes.extend(watch::probes());
-    probes.extend(moves::probes(places, hooks));
+    probes.extend(criu::probes(places, hooks, &learned));
+    probes.extend(moves::probes());
     probes.extend(host::probes(places));
     probes.extend(network::probes());
     probes.extend(sandbox::probes());
-    Report::new(run_all(probes, limit))
+    let checks = run_all(probes, limit);
+    Report::new(checks, learned.criu())
 }
 
 /// Runs every probe on a thread of its own: probes may change the thread they run on, and a hung
@@ -332,7 +348,16 @@ fn run_all(probes: Vec<Probe>, limit: Duration) -> Vec<Check> {
     let deadline = Instant::now() + limit;
     let (sender, receiver) = mpsc::channel();
     let mut checks = Vec::new();
-    for (index, Probe { name, gives, run }) in probes.into_iter().enumerate() {
+    for (
+        index,
+        Probe {
+            name,
+            gives,
+            essential,
+            run,
+        },
+    ) in probes.into_iter().enumerate()
+    {
         let sender = sender.clone();
         // A probe that cannot be started, or panics, drops its sender unused.
         let _ = thread::Builder::new()
@@ -343,12 +368,13 @@ fn run_all(probes: Vec<Probe>, limit: Duration) -> Vec<Check> {
                 let _ = sender.send((index, finding));
             });
         let found = "the check did not come to an end".to_owned();
-        let remedy = Some("run `phantom doctor` again when the machine is less busy".to_owned());
+        let remedy = Some("sudo phantom doctor, when the machine is less busy".to_owned());
         checks.push(Check {
             name,
             state: State::Unknown,
             found,
             gives,
+            essential,
             remedy,
         });
     }
@@ -365,7 +391,9 @@ fn run_all(probes: Vec<Probe>, limit: Duration) -> Vec<Check> {
                 },
             )) => {
                 let check: &mut Check = &mut checks[index];
-                (check.state, check.found, check.remedy) = (state, found, remedy);
+                let only_limits = state == State::Missing && !check.essential;
+                check.state = if only_limits { State::Limited } else { state };
+                (check.found, check.remedy) = (found, remedy);
             }
             Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => return checks,
         }

@@ -43,7 +43,9 @@ impl Report {
                 let names: Vec<_> = self
                     .checks
                     .iter()
-                    .filter(|check| check.state == state && check.gives.contains(ability))
+                    .filter(|check| {
+                        check.essential && check.state == state && check.gives.contains(ability)
+                    })
                     .map(|check| check.name)
                     .collect();
                 format!("{ability} ({})", names.join(", "))

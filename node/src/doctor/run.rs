@@ -21,25 +21,25 @@ pub fn probes(places: &Places) -> Vec<Probe> {
     const BASE: &[Ability] = &[Ability::Run, Ability::Host];
     let home_dir = places.home_dir.clone();
     vec![
-        Probe::new("user namespaces", BASE, user_namespaces),
-        Probe::new("seccomp", BASE, seccomp),
-        Probe::new(
+        Probe::essential("user namespaces", BASE, user_namespaces),
+        Probe::essential("seccomp", BASE, seccomp),
+        Probe::essential(
             "cgroup v2",
             &[Ability::Run, Ability::Watch, Ability::Host],
             cgroup,
         ),
-        Probe::new(
+        Probe::essential(
             "freeze and kill",
             &[Ability::Run, Ability::Move, Ability::Host],
             freezer,
         ),
-        Probe::new("id-mapped system", &[Ability::Run], || {
+        Probe::useful("id-mapped system", &[Ability::Run], || {
             id_mapped(Path::new("/"))
         }),
-        Probe::new("id-mapped home", &[Ability::Run], move || {
+        Probe::useful("id-mapped home", &[Ability::Run], move || {
             id_mapped(&home_dir)
         }),
-        Probe::new("open files", &[Ability::Run, Ability::Host], open_files),
+        Probe::useful("open files", &[Ability::Run, Ability::Host], open_files),
     ]
 }
 
@@ -228,8 +228,7 @@ fn id_mapped(path: &Path) -> Finding {
             &format!("id-map {shown} ({kind})"),
             &error,
             "none needed: it is shown as it is, with foreign owners",
-        )
-        .only_limits(),
+        ),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Ability, Finding, Probe};
 
 pub fn probes() -> Vec<Probe> {
-    vec![Probe::new("KVM", &[Ability::Sandbox], kvm)]
+    vec![Probe::essential("KVM", &[Ability::Sandbox], kvm)]
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -8,18 +8,22 @@ fn check(name: &'static str, state: State, gives: &'static [Ability]) -> Check {
         name,
         state,
         found: format!("what was found of {name}"),
+        essential: true,
         gives,
         remedy,
     }
 }
 
 fn sample() -> Report {
-    Report::new(vec![
-        check("ids", State::Ok, &[Ability::Run, Ability::Host]),
-        check("soft-dirty", State::Limited, &[Ability::Move]),
-        check("FUSE", State::Missing, &[Ability::Host]),
-        check("KVM", State::Missing, &[Ability::Sandbox]),
-    ])
+    Report::new(
+        vec![
+            check("ids", State::Ok, &[Ability::Run, Ability::Host]),
+            check("soft-dirty", State::Limited, &[Ability::Move]),
+            check("FUSE", State::Missing, &[Ability::Host]),
+            check("KVM", State::Missing, &[Ability::Sandbox]),
+        ],
+        None,
+    )
 }
 
 #[test]
@@ -71,10 +75,13 @@ cannot host foreign apps (FUSE) and sandbox foreign apps (KVM).
 
 #[test]
 fn what_could_not_be_told_is_neither_claimed_nor_denied() {
-    let report = Report::new(vec![
-        check("ids", State::Unknown, &[Ability::Run, Ability::Host]),
-        check("FUSE", State::Missing, &[Ability::Host]),
-    ]);
+    let report = Report::new(
+        vec![
+            check("ids", State::Unknown, &[Ability::Run, Ability::Host]),
+            check("FUSE", State::Missing, &[Ability::Host]),
+        ],
+        None,
+    );
     assert_eq!(report.unknown, [Ability::Run]);
     assert_eq!(report.cannot, [Ability::Host]);
     let line = report.closing_line();
@@ -101,6 +108,7 @@ fn json_has_every_field_in_every_check() {
     let json = serde_json::to_value(sample()).unwrap();
     assert_eq!(json["can"][0], "run");
     assert_eq!(json["cannot"][1], "sandbox");
+    assert!(json["unknown"].as_array().unwrap().is_empty() && json["criu"].is_null());
     let first = &json["checks"][0];
     assert_eq!(first["state"], "ok");
     assert_eq!(first["gives"][1], "host");
@@ -109,7 +117,10 @@ fn json_has_every_field_in_every_check() {
     for check in json["checks"].as_array().unwrap() {
         let mut fields: Vec<_> = check.as_object().unwrap().keys().collect();
         fields.sort();
-        assert_eq!(fields, ["found", "gives", "name", "remedy", "state"]);
+        assert_eq!(
+            fields,
+            ["essential", "found", "gives", "name", "remedy", "state"]
+        );
     }
 }
 
@@ -117,18 +128,18 @@ fn json_has_every_field_in_every_check() {
 fn a_probe_that_hangs_or_panics_is_reported_and_holds_nothing_up() {
     let (never, wait) = mpsc::channel::<()>();
     let probes = vec![
-        Probe::new("hung", &[Ability::Move], move || {
+        Probe::essential("hung", &[Ability::Move], move || {
             let _ = wait.recv();
             Finding::ok("late")
         }),
-        Probe::new("broken", &[Ability::Watch], || {
+        Probe::essential("broken", &[Ability::Watch], || {
             // Not `panic!`: the message of a resumed unwinding is not printed.
             std::panic::resume_unwind(Box::new("broken"))
         }),
-        Probe::new("well", &[Ability::Run], || Finding::ok("done")),
+        Probe::essential("well", &[Ability::Run], || Finding::ok("done")),
     ];
     let start = Instant::now();
-    let report = Report::new(run_all(probes, Duration::from_millis(200)));
+    let report = Report::new(run_all(probes, Duration::from_millis(200)), None);
     assert!(start.elapsed() < Duration::from_secs(2));
     assert_eq!(report.unknown, [Ability::Watch, Ability::Move]);
     assert_eq!(report.checks[2].state, State::Ok);
@@ -208,6 +219,10 @@ fn an_examination_agrees_with_other_signs_and_leaves_nothing_behind() {
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), has_criu);
     if has_criu {
         assert_eq!(state("CRIU job control"), Some(State::Limited));
+        assert_eq!(
+            state("CRIU") == Some(State::Ok),
+            report.criu.is_some_and(|it| it.version >= 40_200)
+        );
     }
     if !nix::unistd::geteuid().is_root() {
         println!("SKIP the signs of the kernel: not root");

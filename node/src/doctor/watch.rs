@@ -13,9 +13,9 @@ const STOCK_KERNEL: &str = "boot a stock kernel: it has BPF_SYSCALL and DEBUG_IN
 
 pub fn probes() -> Vec<Probe> {
     vec![
-        Probe::new("eBPF", &[Ability::Watch], programs),
-        Probe::new("kernel types (BTF)", &[Ability::Watch], kernel_types),
-        Probe::new("eBPF tracing", &[Ability::Watch], tracing),
+        Probe::essential("eBPF", &[Ability::Watch], programs),
+        Probe::essential("kernel types (BTF)", &[Ability::Watch], kernel_types),
+        Probe::essential("eBPF tracing", &[Ability::Watch], tracing),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{check, descriptor};
 
@@ -21,19 +21,38 @@ pub fn page_size() -> NonZeroUsize {
         .unwrap_or(const { NonZeroUsize::new(4096).expect("not zero") })
 }
 
-/// One private page.
+/// One private page, alone: between two pages nobody may touch, so that the kernel never joins it
+/// with a neighbour another thread maps (which would pass on the neighbour's soft-dirty mark).
 struct Page {
     address: NonNull<libc::c_void>,
     len: NonZeroUsize,
+    /// The three pages.
+    whole: (NonNull<libc::c_void>, usize),
 }
 
 impl Page {
     fn new() -> io::Result<Self> {
         let len = page_size();
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let three = len.saturating_mul(const { NonZeroUsize::new(3).expect("not zero") });
+        let (none, private) = (ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let address = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_PRIVATE) }?;
-        Ok(Self { address, len })
+        let start = unsafe { mmap_anonymous(None, three, none, private) }?;
+        // SAFETY: the second of the three pages just mapped.
+        let address = unsafe { start.byte_add(len.get()) };
+        let page = Self {
+            address,
+            len,
+            whole: (start, three.get()),
+        };
+        // SAFETY: this page belongs to the new value alone.
+        unsafe {
+            mprotect(
+                address,
+                len.get(),
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            )
+        }?;
+        Ok(page)
     }
 
     fn write(&self, value: u8) {
@@ -50,7 +69,7 @@ impl Page {
 impl Drop for Page {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, which nothing refers to any longer.
-        let _ = unsafe { munmap(self.address, self.len.get()) };
+        let _ = unsafe { munmap(self.whole.0, self.whole.1) };
     }
 }
 
