@@ -1,0 +1,55 @@
+//! The adapter that shows a [`Client`]'s files through the kernel.
+//!
+//! * Permissions are checked twice: by this kernel against the modes and owners shown
+//!   (`default_permissions`, so access(2) tells the truth), and by home's.
+//! * Owners are shown as this node's ids of the app's user namespace.
+//! * File locks are kept by this kernel: they hold between the app's own processes, which always
+//!   run at the same place, and CRIU finds and restores them when the app moves on. A lock that
+//!   was forwarded would be invisible to it and silently lost. They are not seen by other
+//!   programs at home.
+//! * Pipes and sockets work between the app's processes here; they do not reach home. Device
+//!   nodes cannot be opened (`nodev`).
+//! * Only `user.` extended attributes are served.
+
+mod listing;
+mod mount;
+mod tree;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use mount::{Mount, detach};
+pub(crate) use tree::Tree;
+
+use crate::ids::IdMap;
+
+/// How the app's ids appear on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owners {
+    /// Users.
+    pub uids: IdMap,
+    /// Groups.
+    pub gids: IdMap,
+}
+
+impl Owners {
+    /// Ids are the same on both sides.
+    pub fn identity() -> Self {
+        Self {
+            uids: IdMap::identity(),
+            gids: IdMap::identity(),
+        }
+    }
+}
+
+/// What went wrong with a mount.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {step} the app's files at {}: {error}", path.display())]
+pub struct MountError {
+    /// Which step.
+    pub step: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// Why.
+    pub error: io::Error,
+}

@@ -1,0 +1,118 @@
+//! Directory listings between home's pages and the kernel's.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::client::{Client, DirEntry};
+use crate::proto::{HandleId, MAX_LISTING};
+
+/// Where listings go on after `.` and `..`, which home does not send. No file system's own
+/// offsets are in the way: those of ext4 are hashes, of which one in 2^62 would be.
+pub(super) const AFTER_DOT: u64 = 1 << 62 | 1;
+pub(super) const AFTER_DOTS: u64 = 1 << 62 | 2;
+
+/// What became of an entry that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    /// It goes to the kernel.
+    Taken,
+    /// It is not worth showing.
+    Passed,
+    /// There is no room for it in this answer.
+    Full,
+}
+
+impl Take {
+    /// From what the reply says: whether it is full.
+    pub(super) fn of(full: bool) -> Self {
+        if full { Take::Full } else { Take::Taken }
+    }
+}
+
+/// What home sent of a directory and the kernel has not taken yet.
+#[derive(Debug, Default)]
+struct Page {
+    /// The offset of the first entry.
+    at: u64,
+    attributes: bool,
+    entries: VecDeque<DirEntry>,
+}
+
+/// The pages of all open directories.
+#[derive(Debug, Default)]
+pub(super) struct Pages(Mutex<HashMap<HandleId, Arc<Mutex<Page>>>>);
+
+impl Pages {
+    fn page(&self, handle: HandleId) -> Arc<Mutex<Page>> {
+        let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(pages.entry(handle).or_default())
+    }
+
+    /// Hands entries from `offset` on to `take` until it is full or a page of them is done.
+    /// A found one's reference goes to whoever takes it.
+    pub(super) fn list(
+        &self,
+        client: &Client,
+        handle: HandleId,
+        offset: u64,
+        attributes: bool,
+        mut take: impl FnMut(&DirEntry) -> Take,
+    ) -> Result<(), Errno> {
+        let page = self.page(handle);
+        let mut page = page.lock().unwrap_or_else(PoisonError::into_inner);
+        if page.at != offset || page.attributes != attributes {
+            drop_all(client, &mut page);
+            page.at = offset;
+            page.attributes = attributes;
+        }
+        let mut taken = false;
+        // An answer without entries is the end: go on until there is one or it is true.
+        while !taken {
+            if page.entries.is_empty() {
+                page.entries = client
+                    .read_dir(handle, page.at, MAX_LISTING, attributes)?
+                    .into();
+            }
+            if page.entries.is_empty() {
+                break;
+            }
+            while let Some(entry) = page.entries.pop_front() {
+                match take(&entry) {
+                    Take::Full => {
+                        page.entries.push_front(entry);
+                        return Ok(());
+                    }
+                    Take::Taken => taken = true,
+                    Take::Passed => {}
+                }
+                page.at = entry.item.next_offset;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory is closed: what was not taken is given back.
+    pub(super) fn close(&self, client: &Client, handle: HandleId) {
+        let page = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&handle);
+        if let Some(page) = page {
+            drop_all(
+                client,
+                &mut page.lock().unwrap_or_else(PoisonError::into_inner),
+            );
+        }
+    }
+}
+
+fn drop_all(client: &Client, page: &mut Page) {
+    for entry in page.entries.drain(..) {
+        if let Some(found) = entry.found {
+            client.forget(found.ino, 1);
+        }
+    }
+}
