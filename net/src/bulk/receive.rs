@@ -1,0 +1,357 @@
+//! The receiving side of bulk transfers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use phantom_model::NodeId;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::lane::{DONE, Duplex, Frame, LaneHead, REFUSED, TAKEN, read_exact};
+use super::{
+    BulkError, BulkOptions, BulkPath, BulkReport, BulkTicket, Extent, ExtentSink, MAX_PIECE,
+    Progress,
+};
+use crate::link::Stream;
+
+/// A lane must say what it is for within this time.
+const HEAD: Duration = Duration::from_secs(4);
+/// Pieces that may wait for the taker of a channel.
+const QUEUE: usize = 32;
+
+/// Where pieces go.
+pub(crate) enum Delivery {
+    /// To [`BulkReceiver::next`].
+    Channel,
+    /// Straight from each lane.
+    Sink(Arc<dyn ExtentSink>),
+}
+
+/// The transfers announced here.
+#[derive(Default, Clone)]
+pub(crate) struct Arrivals(Arc<Mutex<HashMap<BulkTicket, Arc<Transfer>>>>);
+
+struct Transfer {
+    peer: NodeId,
+    limit: u64,
+    progress: Progress,
+    delivery: Deliver,
+    stop: CancellationToken,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+}
+
+enum Deliver {
+    Channel(Mutex<Option<mpsc::Sender<Extent>>>),
+    Sink(Arc<dyn ExtentSink>),
+}
+
+#[derive(Default)]
+struct State {
+    /// How many lanes the sender makes, once one has said so.
+    lanes: Option<u16>,
+    /// Those that have come, a bit each.
+    come: u32,
+    done: u16,
+    first: Option<(Instant, BulkPath)>,
+    outcome: Option<Result<BulkReport, BulkError>>,
+}
+
+impl Arrivals {
+    fn map(&self) -> MutexGuard<'_, HashMap<BulkTicket, Arc<Transfer>>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether any transfer is expected.
+    pub fn any(&self) -> bool {
+        !self.map().is_empty()
+    }
+
+    /// Expects a transfer from `peer`.
+    pub fn announce(&self, peer: NodeId, options: BulkOptions, to: Delivery) -> BulkReceiver {
+        let ticket = BulkTicket(rand::random());
+        let (delivery, pieces) = match to {
+            Delivery::Channel => {
+                let (sender, receiver) = mpsc::channel(QUEUE);
+                (Deliver::Channel(Mutex::new(Some(sender))), Some(receiver))
+            }
+            Delivery::Sink(sink) => (Deliver::Sink(sink), None),
+        };
+        let transfer = Arc::new(Transfer {
+            peer,
+            limit: options.limit,
+            progress: Progress::new(peer, options.stall),
+            delivery,
+            stop: CancellationToken::new(),
+            state: Mutex::default(),
+            ended: watch::Sender::new(false),
+        });
+        self.map().insert(ticket, transfer.clone());
+        BulkReceiver {
+            ticket,
+            transfer,
+            pieces,
+            arrivals: self.clone(),
+        }
+    }
+
+    /// Serves a stream of the node connection as a lane.
+    pub async fn lane(&self, peer: NodeId, stream: Stream) {
+        self.lane_on(peer, Box::new(stream), BulkPath::NodeConnection)
+            .await;
+    }
+
+    /// Serves a lane whose other end has proven to be `peer`, until it ends.
+    pub async fn lane_on(&self, peer: NodeId, mut lane: Box<dyn Duplex>, path: BulkPath) {
+        let mut head = [0; LaneHead::LEN];
+        let read = tokio::io::AsyncReadExt::read_exact(&mut lane, &mut head);
+        if !matches!(timeout(HEAD, read).await, Ok(Ok(_))) {
+            return;
+        }
+        let head = LaneHead::decode(head);
+        let transfer = head
+            .and_then(|head| self.map().get(&head.ticket).cloned())
+            .filter(|transfer| transfer.peer == peer);
+        let (Some(head), Some(transfer)) = (head, transfer) else {
+            tracing::debug!(peer = %peer.short(), "a bulk lane nobody expects");
+            let refuse = async {
+                lane.write_all(&[REFUSED]).await?;
+                lane.shutdown().await
+            };
+            let _ = timeout(HEAD, refuse).await;
+            return;
+        };
+        let outcome = tokio::select! {
+            outcome = transfer.serve(head, &mut *lane, path) => outcome,
+            () = transfer.stop.cancelled() => return,
+        };
+        if let Err(error) = outcome {
+            transfer.end(Err(error));
+        }
+    }
+}
+
+impl Transfer {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Settles the transfer; the first word counts.
+    fn end(&self, outcome: Result<BulkReport, BulkError>) {
+        {
+            let mut state = self.state();
+            if state.outcome.is_some() {
+                return;
+            }
+            state.outcome = Some(outcome);
+        }
+        self.stop.cancel();
+        if let Deliver::Channel(sender) = &self.delivery {
+            sender
+                .lock()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .take();
+        }
+        self.ended.send_replace(true);
+    }
+
+    fn protocol(&self, what: &'static str) -> BulkError {
+        BulkError::Protocol {
+            peer: self.peer,
+            what,
+        }
+    }
+
+    fn claim(&self, head: LaneHead, path: BulkPath) -> Result<(), BulkError> {
+        let mut state = self.state();
+        if *state.lanes.get_or_insert(head.lanes) != head.lanes {
+            return Err(self.protocol("lanes disagree about their number"));
+        }
+        let bit = 1 << head.lane;
+        if state.come & bit != 0 {
+            return Err(self.protocol("a lane came twice"));
+        }
+        state.come |= bit;
+        state.first.get_or_insert_with(|| (Instant::now(), path));
+        Ok(())
+    }
+
+    async fn serve(
+        &self,
+        head: LaneHead,
+        lane: &mut dyn Duplex,
+        path: BulkPath,
+    ) -> Result<(), BulkError> {
+        self.claim(head, path)?;
+        let progress = &self.progress;
+        progress.touch();
+        super::lane::write_all(lane, &[TAKEN], progress).await?;
+        super::lane::flush(lane, progress).await?;
+        let mut buffer = match &self.delivery {
+            Deliver::Sink(_) => vec![0; MAX_PIECE],
+            Deliver::Channel(_) => Vec::new(),
+        };
+        let mut carried = 0u64;
+        loop {
+            let mut frame = [0; Frame::LEN];
+            read_exact(lane, &mut frame, progress).await?;
+            match Frame::decode(frame) {
+                None => return Err(self.protocol("an unknown frame")),
+                Some(Frame::Alive) => {}
+                Some(Frame::Piece {
+                    object,
+                    offset,
+                    len,
+                }) => {
+                    carried += u64::from(len);
+                    if progress.count(len.into()) > self.limit {
+                        return Err(BulkError::TooMuch {
+                            peer: self.peer,
+                            limit: self.limit,
+                        });
+                    }
+                    self.piece(lane, &mut buffer, (object, offset, len as usize))
+                        .await?;
+                }
+                Some(Frame::End { bytes }) if bytes == carried => break,
+                Some(Frame::End { .. }) => return Err(self.protocol("bytes are missing")),
+            }
+        }
+        super::lane::write_all(lane, &[DONE], progress).await?;
+        progress
+            .guard(lane.shutdown())
+            .await?
+            .map_err(|error| progress.broken(error))?;
+        self.lane_done();
+        Ok(())
+    }
+
+    async fn piece(
+        &self,
+        lane: &mut dyn Duplex,
+        buffer: &mut [u8],
+        (object, offset, len): (u32, u64, usize),
+    ) -> Result<(), BulkError> {
+        match &self.delivery {
+            Deliver::Sink(sink) => {
+                let bytes = &mut buffer[..len];
+                read_exact(lane, bytes, &self.progress).await?;
+                sink.write(object, offset, bytes)
+                    .await
+                    .map_err(|error| BulkError::Sink {
+                        peer: self.peer,
+                        reason: error.to_string(),
+                    })?;
+            }
+            Deliver::Channel(sender) => {
+                let mut bytes = vec![0; len];
+                read_exact(lane, &mut bytes, &self.progress).await?;
+                let sender = sender
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner())
+                    .clone();
+                let sender = sender.ok_or(BulkError::Cancelled)?;
+                let extent = Extent {
+                    object,
+                    offset,
+                    bytes: Bytes::from(bytes),
+                };
+                sender
+                    .send(extent)
+                    .await
+                    .map_err(|_| BulkError::Cancelled)?;
+            }
+        }
+        self.progress.touch();
+        Ok(())
+    }
+
+    fn lane_done(&self) {
+        let report = {
+            let mut state = self.state();
+            state.done += 1;
+            let Some(lanes) = state.lanes.filter(|lanes| *lanes == state.done) else {
+                return;
+            };
+            let Some((first, path)) = state.first else {
+                return;
+            };
+            BulkReport {
+                bytes: self.progress.moved(),
+                elapsed: first.elapsed(),
+                path,
+                lanes,
+            }
+        };
+        self.end(Ok(report));
+    }
+}
+
+/// An announced transfer. Dropping it gives the transfer up.
+pub struct BulkReceiver {
+    ticket: BulkTicket,
+    transfer: Arc<Transfer>,
+    pieces: Option<mpsc::Receiver<Extent>>,
+    arrivals: Arrivals,
+}
+
+impl BulkReceiver {
+    /// What the sender must show: give it over a control stream.
+    pub fn ticket(&self) -> BulkTicket {
+        self.ticket
+    }
+
+    /// The next piece in the order of arrival; `None` when all have come. Only for a transfer
+    /// announced without a sink.
+    ///
+    /// # Errors
+    /// The transfer failed; no more will come.
+    pub async fn next(&mut self) -> Result<Option<Extent>, BulkError> {
+        if let Some(pieces) = &mut self.pieces {
+            match self.transfer.progress.guard(pieces.recv()).await {
+                Ok(Some(piece)) => return Ok(Some(piece)),
+                Ok(None) => {}
+                Err(error) => self.transfer.end(Err(error)),
+            }
+        }
+        self.finished().await.map(|_| None)
+    }
+
+    /// Waits for the end of the transfer. With a sink, all has been written then.
+    ///
+    /// # Errors
+    /// The transfer failed.
+    pub async fn finished(&mut self) -> Result<BulkReport, BulkError> {
+        let mut ended = self.transfer.ended.subscribe();
+        let wait = self
+            .transfer
+            .progress
+            .guard(ended.wait_for(|ended| *ended))
+            .await;
+        if let Err(error) = wait {
+            self.transfer.end(Err(error));
+        }
+        let outcome = self.transfer.state().outcome.clone();
+        outcome.unwrap_or(Err(BulkError::Cancelled))
+    }
+
+    /// How many bytes have come so far.
+    pub fn received(&self) -> u64 {
+        self.transfer.progress.moved()
+    }
+}
+
+impl Drop for BulkReceiver {
+    fn drop(&mut self) {
+        self.arrivals.map().remove(&self.ticket);
+        self.transfer.end(Err(BulkError::Cancelled));
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node's network can be told.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// The UDP port (and, for bulk, the TCP port) a node listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7471;
+
+/// Settings of [`crate::Network`].
+#[derive(Clone)]
+pub struct Config {
+    /// UDP address to listen on; `0.0.0.0` means IPv6 as well. Bulk data comes to the same TCP
+    /// port. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Further addresses at which others can reach this node (a forwarded port, say).
+    pub advertise: Vec<SocketAddr>,
+    /// URL of an own relay server for nodes that cannot reach each other directly. Without it no
+    /// server is ever contacted.
+    pub relay: Option<String>,
+    /// Directory of the keys.
+    pub state_dir: PathBuf,
+    /// Whether bulk data may use TCP connections of its own (TLS 1.3 between the node keys).
+    pub bulk_tcp: bool,
+    /// How long things may take.
+    pub timing: Timing,
+    /// Seconds since 1970; tests bring their own.
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Config {
+    /// The defaults, with keys in `state_dir`.
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+            advertise: Vec::new(),
+            relay: None,
+            state_dir: state_dir.into(),
+            bulk_tcp: true,
+            timing: Timing::default(),
+            clock: Arc::new(|| {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                since.map_or(0, |since| since.as_secs())
+            }),
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// A connection over which nothing is heard for this long is dead.
+    pub idle: Duration,
+    /// How often an otherwise silent connection says that it lives.
+    pub keep_alive: Duration,
+    /// Dialling, or exchanging certificates, takes no longer than this.
+    pub handshake: Duration,
+    /// First wait after a failed dial; doubles up to [`Timing::backoff_max`].
+    pub backoff_min: Duration,
+    /// Longest wait between dials.
+    pub backoff_max: Duration,
+    /// How often members without a connection are looked for.
+    pub seek: Duration,
+    /// How often certificates of live connections are checked for expiry.
+    pub expiry_check: Duration,
+    /// How long bulk waits for a TCP connection before it goes over the node connection.
+    pub bulk_dial: Duration,
+    /// A bulk transfer that moves nothing for this long has failed.
+    pub bulk_stall: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_millis(4500),
+            keep_alive: Duration::from_secs(1),
+            handshake: Duration::from_secs(4),
+            backoff_min: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(10),
+            seek: Duration::from_secs(5),
+            expiry_check: Duration::from_secs(30),
+            bulk_dial: Duration::from_millis(800),
+            bulk_stall: Duration::from_secs(10),
+        }
+    }
+}

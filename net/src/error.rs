@@ -1,0 +1,177 @@
+//! Everything that can go wrong, in words for the user.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use phantom_model::{NodeId, SubgridId};
+use thiserror::Error;
+
+use crate::bulk::BulkError;
+use crate::link::LinkError;
+use crate::member::{CertificateError, JoinRefusal, TokenError};
+use crate::store::StoreError;
+use crate::wire::FrameError;
+
+/// A key file that cannot be used.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// It cannot be read.
+    #[error("cannot read the key {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It cannot be made.
+    #[error("cannot write the key {}: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Others than its owner can read it.
+    #[error("the key {} can be read by others (mode {mode:o}): run `chmod 600 {}`, and if others may have read it remove it and join again", .path.display(), .path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no key.
+    #[error("{} holds no Phantom key: restore it from a copy, or remove it (the node will then be a new one and must join again)", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// What an operation of [`crate::Network`] failed on.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A key file cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The UDP (or TCP, for bulk) port cannot be had.
+    #[error(
+        "cannot listen on {addr}: {reason}; choose another port with `listen` in the configuration, or stop what uses this one"
+    )]
+    Bind {
+        /// What was to be bound.
+        addr: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The configured relay is not a URL.
+    #[error("the relay `{url}` is not a URL: {reason}")]
+    Relay {
+        /// What was configured.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Membership cannot be read or recorded.
+    #[error("cannot {what} in the node's store: {source}")]
+    Store {
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: StoreError,
+    },
+    /// What the store holds makes no sense.
+    #[error(
+        "the node's store holds a damaged {what}: restore it from a copy, or remove the node's state and join again"
+    )]
+    Damaged {
+        /// Which entry.
+        what: &'static str,
+    },
+    /// The node belongs to no sub-grid.
+    #[error(
+        "this node belongs to no sub-grid yet: run `phantom up` to found one, or `phantom up --join TOKEN`"
+    )]
+    NotMember,
+    /// The node belongs to a sub-grid already.
+    #[error("this node already belongs to sub-grid {} as `{name}`", .subgrid.short())]
+    AlreadyMember {
+        /// Which.
+        subgrid: SubgridId,
+        /// Under which name.
+        name: String,
+    },
+    /// Only the founder can invite.
+    #[error("only the node that founded sub-grid {} can invite: run `phantom invite` there", .subgrid.short())]
+    NotFounder {
+        /// The sub-grid.
+        subgrid: SubgridId,
+    },
+    /// The node knows no address others could dial.
+    #[error(
+        "this machine has no network address that another could reach: connect it to a network, or set `advertise` in the configuration"
+    )]
+    NoOwnAddress,
+    /// The token cannot be used.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The inviter said no.
+    #[error("node {} refused: {refusal}", .inviter.short())]
+    Refused {
+        /// Who.
+        inviter: NodeId,
+        /// Why.
+        refusal: JoinRefusal,
+    },
+    /// A certificate does not hold.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// No member has this id.
+    #[error("node {} is no member of this sub-grid: `phantom nodes` lists them", .0.short())]
+    UnknownPeer(NodeId),
+    /// The peer could not be reached in time.
+    #[error("cannot reach node {} within {after:?}: {reason}", .peer.short())]
+    Unreachable {
+        /// Which.
+        peer: NodeId,
+        /// How long it was tried.
+        after: Duration,
+        /// The last thing that went wrong.
+        reason: String,
+    },
+    /// The connection ended while something was under way.
+    #[error("the connection to node {} ended during {what}: {source}", .peer.short())]
+    Cut {
+        /// Which.
+        peer: NodeId,
+        /// What was under way.
+        what: &'static str,
+        /// Why it ended.
+        source: LinkError,
+    },
+    /// The peer sent something that is not what the protocol says.
+    #[error("node {} broke the protocol during {what}: {source}", .peer.short())]
+    Protocol {
+        /// Which.
+        peer: NodeId,
+        /// What was under way.
+        what: &'static str,
+        /// How.
+        source: FrameError,
+    },
+    /// Something took too long.
+    #[error("node {} did not finish {what} within {after:?}", .peer.short())]
+    Deadline {
+        /// Which.
+        peer: NodeId,
+        /// What was under way.
+        what: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// A bulk transfer failed.
+    #[error(transparent)]
+    Bulk(#[from] BulkError),
+    /// The network has been shut down.
+    #[error("the node is shutting down")]
+    ShutDown,
+}

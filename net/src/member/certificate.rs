@@ -1,0 +1,215 @@
+//! Membership certificates: the sub-grid's word that a node is one of its own.
+
+use iroh_base::{PublicKey, Signature};
+use phantom_model::{NodeId, SubgridId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::CLOCK_SKEW_S;
+use crate::key::SubgridKey;
+
+/// How long a certificate holds: a year. There is no renewal yet.
+pub const VALIDITY_S: u64 = 365 * 24 * 3600;
+
+const CONTEXT: &[u8] = b"phantom membership certificate 1\0";
+
+/// What a certificate says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The sub-grid whose key signs.
+    pub subgrid: SubgridId,
+    /// The node that is a member.
+    pub node: NodeId,
+    /// What people call it; unique in the sub-grid.
+    pub name: String,
+    /// First second of validity, since 1970.
+    pub not_before: u64,
+    /// First second in which it no longer holds, since 1970.
+    pub expires: u64,
+    /// Of two certificates of one node the one with the higher serial counts.
+    pub serial: u64,
+}
+
+/// Signed [`Terms`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    terms: Terms,
+    signature: Signature,
+}
+
+/// Why a certificate does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CertificateError {
+    /// The signature is not the sub-grid's.
+    #[error("the membership certificate of `{name}` is not signed by sub-grid {}", .subgrid.short())]
+    Forged {
+        /// The name it claims.
+        name: String,
+        /// The sub-grid it claims.
+        subgrid: SubgridId,
+    },
+    /// It belongs to another sub-grid.
+    #[error("`{name}` belongs to sub-grid {}, not to {}", .theirs.short(), .ours.short())]
+    Foreign {
+        /// The name it claims.
+        name: String,
+        /// The sub-grid it is of.
+        theirs: SubgridId,
+        /// The sub-grid that was wanted.
+        ours: SubgridId,
+    },
+    /// It is somebody else's.
+    #[error("the certificate shown is that of node {}, the connection is with node {}", .named.short(), .proven.short())]
+    NotTheirs {
+        /// The node it names.
+        named: NodeId,
+        /// The node that proved its key.
+        proven: NodeId,
+    },
+    /// Its validity lies in the future by more than the allowed skew.
+    #[error(
+        "the certificate of `{name}` holds only from {not_before} on and it is {now} now (seconds since 1970): check the clock of both machines"
+    )]
+    NotYet {
+        /// The name it claims.
+        name: String,
+        /// First second of validity.
+        not_before: u64,
+        /// What the checking node's clock says.
+        now: u64,
+    },
+    /// It is over.
+    #[error(
+        "the certificate of `{name}` expired at {expires} and it is {now} now (seconds since 1970): have the node invited again, or check the clock of both machines"
+    )]
+    Expired {
+        /// The name it claims.
+        name: String,
+        /// First second in which it no longer held.
+        expires: u64,
+        /// What the checking node's clock says.
+        now: u64,
+    },
+    /// The name is not one.
+    #[error(
+        "{0:?} is not a node name (1 to 63 letters, digits, `.`, `-` or `_`, first a letter or digit)"
+    )]
+    Name(String),
+}
+
+/// Whether `name` can be a node's: 1 to 63 of letters, digits, `.`, `-`, `_`, beginning with a
+/// letter or digit. Host names are.
+pub fn valid_name(name: &str) -> bool {
+    name.len() <= 63
+        && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+impl Certificate {
+    /// Signs `terms`; the sub-grid named there is replaced by the key's own.
+    ///
+    /// # Errors
+    /// The name is not one.
+    pub fn issue(key: &SubgridKey, terms: Terms) -> Result<Self, CertificateError> {
+        if !valid_name(&terms.name) {
+            return Err(CertificateError::Name(terms.name));
+        }
+        let terms = Terms {
+            subgrid: key.id(),
+            ..terms
+        };
+        let signature = key.0.sign(&signed_bytes(&terms));
+        Ok(Self { terms, signature })
+    }
+
+    /// What it says. Not to be believed before [`Certificate::check`].
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Whether it is genuine and holds at `now` for a member of `subgrid`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check(&self, subgrid: SubgridId, now: u64) -> Result<(), CertificateError> {
+        self.check_genuine(subgrid)?;
+        let Terms {
+            name,
+            not_before,
+            expires,
+            ..
+        } = &self.terms;
+        if *not_before > now.saturating_add(CLOCK_SKEW_S) {
+            return Err(CertificateError::NotYet {
+                name: name.clone(),
+                not_before: *not_before,
+                now,
+            });
+        }
+        if *expires <= now {
+            return Err(CertificateError::Expired {
+                name: name.clone(),
+                expires: *expires,
+                now,
+            });
+        }
+        Ok(())
+    }
+
+    /// As [`Certificate::check`], and that it is the certificate of `proven`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check_for(
+        &self,
+        proven: NodeId,
+        subgrid: SubgridId,
+        now: u64,
+    ) -> Result<(), CertificateError> {
+        if self.terms.node != proven {
+            return Err(CertificateError::NotTheirs {
+                named: self.terms.node,
+                proven,
+            });
+        }
+        self.check(subgrid, now)
+    }
+
+    /// Whether it is signed by `subgrid`, whatever the time.
+    ///
+    /// # Errors
+    /// It is not, or its name is not one.
+    pub fn check_genuine(&self, subgrid: SubgridId) -> Result<(), CertificateError> {
+        let Terms {
+            name,
+            subgrid: theirs,
+            ..
+        } = &self.terms;
+        if !valid_name(name) {
+            return Err(CertificateError::Name(name.chars().take(64).collect()));
+        }
+        if *theirs != subgrid {
+            return Err(CertificateError::Foreign {
+                name: name.clone(),
+                theirs: *theirs,
+                ours: subgrid,
+            });
+        }
+        PublicKey::from_bytes(&subgrid.0)
+            .ok()
+            .and_then(|key| key.verify(&signed_bytes(&self.terms), &self.signature).ok())
+            .ok_or_else(|| CertificateError::Forged {
+                name: name.clone(),
+                subgrid,
+            })
+    }
+}
+
+fn signed_bytes(terms: &Terms) -> Vec<u8> {
+    let mut bytes = CONTEXT.to_vec();
+    // Plain structs of numbers and strings always serialize.
+    bytes.extend(postcard::to_stdvec(terms).unwrap_or_default());
+    bytes
+}

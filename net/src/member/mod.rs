@@ -1,0 +1,18 @@
+//! Who belongs to the sub-grid: certificates, invitations, the list of members. No I/O, no clock:
+//! the time is a parameter, in seconds since 1970.
+
+mod certificate;
+mod invitation;
+mod roster;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use certificate::{Certificate, CertificateError, Terms, VALIDITY_S, valid_name};
+pub use invitation::{Decision, Invitation, JoinAsk, JoinRefusal, decide, proof};
+pub use roster::{MAX_ADDRS, MAX_MEMBERS, Member, Roster};
+pub(crate) use token::MAX_TOKEN_ADDRS;
+pub use token::{Token, TokenError, TokenId};
+
+/// By how much two clocks may differ before a certificate or a join is refused.
+pub const CLOCK_SKEW_S: u64 = 300;

@@ -1,0 +1,323 @@
+//! What happens on one connection between members: certificates first, then the list of members
+//! is kept the same on both sides while the services' streams come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use phantom_model::SubgridId;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::table::{Live, Remote};
+use crate::error::Error;
+use crate::link::{CloseCode, Connection, LinkError, PeerAddr, RecvStream, SendStream, Stream};
+use crate::member::{Certificate, MAX_ADDRS, Member};
+use crate::network::Inner;
+use crate::service::{Incoming, ServiceId, StreamHead};
+use crate::wire::{self, FrameError, read_frame, write_frame};
+
+/// Streams an admitted member may have open at once.
+const MAX_STREAMS: u32 = 256;
+const MAX_HELLO: usize = 16 << 10;
+/// Fits the largest list of members with all their addresses.
+const MAX_LIST: usize = 4 << 20;
+/// Larger stream headers are for the stream itself.
+pub(crate) const MAX_HEADER: usize = 64 << 10;
+/// How long a spare connection must be unused before its maker closes it.
+const SPARE: Duration = Duration::from_secs(2);
+
+/// The first message of each side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub certificate: Certificate,
+    pub instance: u64,
+    pub bulk_port: Option<u16>,
+    pub addrs: Vec<PeerAddr>,
+}
+
+/// What goes over the first stream afterwards: the members one side knows.
+#[derive(Debug, Serialize, Deserialize)]
+struct Members(Vec<Member>);
+
+/// An admitted connection and its first stream.
+pub(crate) struct Established {
+    pub live: Arc<Live>,
+    stream: Stream,
+}
+
+/// Exchanges certificates. On failure the connection is closed and the other side told why.
+pub(crate) async fn establish(
+    inner: &Arc<Inner>,
+    connection: Arc<dyn Connection>,
+) -> Result<Established, Error> {
+    let peer = connection.peer();
+    let after = inner.config.timing.handshake;
+    let what = "the exchange of certificates";
+    let done = timeout(after, exchange(inner, &connection)).await;
+    let error = match done {
+        Ok(Ok(established)) => {
+            connection.allow(MAX_STREAMS);
+            let Hello { addrs, .. } = &established.1;
+            let own = Member {
+                certificate: established.1.certificate.clone(),
+                addrs: addrs.iter().take(MAX_ADDRS).cloned().collect(),
+            };
+            inner.book.learn(vec![own], true).await;
+            match connection.stats().path {
+                Some(path) if connection.dialled() => inner.book.worked(peer, &path).await,
+                // Where it came from is where it may be reached: nodes dial from the port they
+                // listen on.
+                Some(path) => {
+                    let certificate = established.1.certificate.clone();
+                    inner
+                        .book
+                        .learn(
+                            vec![Member {
+                                certificate,
+                                addrs: vec![path],
+                            }],
+                            false,
+                        )
+                        .await;
+                }
+                None => {}
+            }
+            return Ok(established.0);
+        }
+        Ok(Err(error)) => error,
+        Err(_) => Error::Deadline { peer, what, after },
+    };
+    let (code, reason) = match &error {
+        Error::Certificate(error) => (CloseCode::NotAdmitted, error.to_string()),
+        Error::NotMember => (
+            CloseCode::NotAdmitted,
+            "the node belongs to no sub-grid".to_owned(),
+        ),
+        Error::Protocol { source, .. } => (CloseCode::Protocol, source.to_string()),
+        Error::Deadline { .. } => (CloseCode::Protocol, format!("{what} took too long")),
+        _ => (CloseCode::Done, "the connection failed".to_owned()),
+    };
+    // If the other side closed first, its words are the ones to show.
+    let closed = timeout(Duration::from_millis(100), connection.closed()).await;
+    connection.close(code, &reason);
+    match closed {
+        Ok(source @ LinkError::ClosedByPeer { .. }) => Err(Error::Cut { peer, what, source }),
+        _ => Err(error),
+    }
+}
+
+async fn exchange(
+    inner: &Arc<Inner>,
+    connection: &Arc<dyn Connection>,
+) -> Result<(Established, Hello), Error> {
+    let peer = connection.peer();
+    let what = "the exchange of certificates";
+    let membership = inner.book.membership().ok_or(Error::NotMember)?;
+    let hello = Hello {
+        certificate: membership.certificate.clone(),
+        instance: inner.instance,
+        bulk_port: inner.bulk_port(),
+        addrs: inner.link.addrs().await,
+    };
+    let cut = |source| Error::Cut { peer, what, source };
+    let frame = |source| match source {
+        FrameError::Io(error) => cut(LinkError::Other(error.to_string())),
+        source => Error::Protocol { peer, what, source },
+    };
+    let subgrid = membership.subgrid();
+    let (stream, theirs) = if connection.dialled() {
+        let mut stream = connection.open().await.map_err(cut)?;
+        write_frame(&mut stream, &hello, MAX_HELLO)
+            .await
+            .map_err(frame)?;
+        let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
+        check(inner, connection, &theirs, subgrid)?;
+        (stream, theirs)
+    } else {
+        let mut stream = connection.accept().await.map_err(cut)?;
+        let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
+        // A stranger learns nothing before this.
+        check(inner, connection, &theirs, subgrid)?;
+        write_frame(&mut stream, &hello, MAX_HELLO)
+            .await
+            .map_err(frame)?;
+        (stream, theirs)
+    };
+    let remote = Remote {
+        certificate: theirs.certificate.clone(),
+        instance: theirs.instance,
+        bulk_port: theirs.bulk_port,
+    };
+    let live = Live::new(connection.clone(), remote);
+    Ok((Established { live, stream }, theirs))
+}
+
+fn check(
+    inner: &Inner,
+    connection: &Arc<dyn Connection>,
+    hello: &Hello,
+    subgrid: SubgridId,
+) -> Result<(), Error> {
+    hello
+        .certificate
+        .check_for(connection.peer(), subgrid, inner.book.now())?;
+    Ok(())
+}
+
+/// Serves an admitted connection until it ends.
+pub(crate) async fn run(inner: Arc<Inner>, established: Established) {
+    let Established { live, stream } = established;
+    let (send, recv) = stream.split();
+    let why = tokio::select! {
+        why = live.connection.closed() => why,
+        why = tell(&inner, &live, send) => why,
+        why = hear(&inner, &live, recv) => why,
+        why = serve(&inner, &live) => why,
+        why = watch(&inner, &live) => why,
+        () = inner.stop.cancelled() => {
+            live.connection.close(CloseCode::Done, "the node is shutting down");
+            LinkError::ClosedHere
+        }
+    };
+    tracing::debug!(peer = %live.peer().short(), %why, "a connection has ended");
+    inner.table.remove(&live, &why);
+}
+
+/// Ends the connection and passes on why, preferring what the other side said.
+async fn broken(live: &Live, reason: &str) -> LinkError {
+    let closed = timeout(Duration::from_millis(100), live.connection.closed()).await;
+    closed.unwrap_or_else(|_| {
+        live.connection.close(CloseCode::Protocol, reason);
+        LinkError::Other(reason.to_owned())
+    })
+}
+
+/// Sends the list of members now and whenever it has changed.
+async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkError {
+    let mut changes = inner.book.changes();
+    let mut told = None;
+    loop {
+        changes.mark_unchanged();
+        let digest = inner.book.digest();
+        if digest != told {
+            let members = Members(inner.book.members());
+            if let Err(error) = write_frame(&mut send, &members, MAX_LIST).await {
+                return broken(live, &error.to_string()).await;
+            }
+            told = digest;
+        }
+        if changes.changed().await.is_err() {
+            return LinkError::ClosedHere;
+        }
+    }
+}
+
+/// Takes lists of members.
+async fn hear(inner: &Arc<Inner>, live: &Live, mut recv: RecvStream) -> LinkError {
+    loop {
+        match read_frame::<Members>(&mut recv, MAX_LIST).await {
+            Ok(Members(members)) => inner.book.learn(members, false).await,
+            Err(error) => return broken(live, &error.to_string()).await,
+        }
+    }
+}
+
+/// Hands out the streams the peer opens.
+async fn serve(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
+    loop {
+        let stream = match live.accept().await {
+            Ok(stream) => stream,
+            Err(why) => return why,
+        };
+        let (inner, live) = (inner.clone(), live.clone());
+        inner.clone().tasks.spawn(async move {
+            let stop = inner.stop.clone();
+            let work = stream_opened(inner, live, stream);
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
+    let limit = inner.config.timing.handshake;
+    let head = timeout(limit, wire::read_bytes(&mut stream.recv, MAX_HEADER + 64)).await;
+    let head = match head {
+        Ok(Ok(bytes)) => wire::decode::<StreamHead>(&bytes),
+        Ok(Err(error)) => Err(error),
+        // The stream is dropped, and so reset.
+        Err(_) => return tracing::debug!(peer = %live.peer().short(), "a stream without a head"),
+    };
+    let head = match head {
+        Ok(head) => head,
+        Err(error @ (FrameError::TooLarge { .. } | FrameError::Malformed { .. })) => {
+            tracing::warn!(peer = %live.peer().short(), %error, "a member broke the protocol");
+            return live
+                .connection
+                .close(CloseCode::Protocol, &error.to_string());
+        }
+        Err(_) => return,
+    };
+    stream.send.set_priority(head.service.priority());
+    if head.service == ServiceId::BULK {
+        return inner.bulk.lane(live.peer(), stream).await;
+    }
+    let incoming = Incoming {
+        peer: live.peer(),
+        service: head.service,
+        raw_header: head.header,
+        stream,
+    };
+    // When nobody takes it in time it is dropped, and so reset.
+    let _ = inner.incoming.send_timeout(incoming, limit).await;
+}
+
+/// Checks the certificates of both sides from time to time, and closes a spare connection.
+async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
+    let every = inner.config.timing.expiry_check.min(SPARE);
+    let mut tick = interval(every.max(Duration::from_millis(10)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_unused = false;
+    loop {
+        tick.tick().await;
+        let now = inner.book.now();
+        let own = inner.book.membership();
+        let Some(own) = own else {
+            live.connection
+                .close(CloseCode::NotAdmitted, "the node has left the sub-grid");
+            return LinkError::ClosedHere;
+        };
+        for certificate in [&live.remote.certificate, &own.certificate] {
+            if let Err(error) = certificate.check(own.subgrid(), now) {
+                live.connection
+                    .close(CloseCode::NotAdmitted, &error.to_string());
+                return LinkError::Other(error.to_string());
+            }
+        }
+        let unused = live.connection.dialled() && inner.table.is_spare(live) && live.is_unused();
+        if unused && was_unused {
+            live.connection
+                .close(CloseCode::Duplicate, "there is a better connection");
+            return LinkError::ClosedHere;
+        }
+        was_unused = unused;
+    }
+}
+
+/// Writes the head of a stream for `service`.
+pub(crate) async fn write_head(
+    send: &mut SendStream,
+    service: &ServiceId,
+    header: Vec<u8>,
+) -> Result<(), FrameError> {
+    let head = StreamHead {
+        service: service.clone(),
+        header,
+    };
+    write_frame(send, &head, MAX_HEADER + 64).await?;
+    send.flush().await?;
+    Ok(())
+}
