@@ -22,6 +22,9 @@ const WORTH_SENDING_BYTES: u64 = 256 * 1024;
 /// A change that the kernel does not report is seen after this time.
 const RECHECK: Duration = Duration::from_millis(5);
 
+/// Written by CRIU all the same, although Phantom treats cgroups itself; a target refuses it.
+const NOT_SENT: &str = "cgroup.img";
+
 const RUNNING: u8 = 0;
 const COMPLETE: u8 = 1;
 const FAILED: u8 = 2;
@@ -262,6 +265,7 @@ impl ImageReader {
                 names.push(name);
             } else if self.state.load(Ordering::Acquire) == COMPLETE
                 && name.as_encoded_bytes().ends_with(b".img")
+                && name != NOT_SENT
             {
                 let name = name.to_string_lossy().into_owned();
                 return Err(ImageError::Name { name }.into());

@@ -161,7 +161,9 @@ impl ImageWriter {
             .read(true)
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            // Some files are read by the restored root, which owns nothing here; the directory is
+            // what keeps everybody else out.
+            .mode(0o644)
             .open(self.directory.join(name.as_str()))
             .map_err(self.file_error("create", name))
     }
