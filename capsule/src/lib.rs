@@ -5,6 +5,7 @@ pub mod cgroup;
 mod error;
 pub mod ids;
 pub mod mountinfo;
+pub mod net;
 pub mod os;
 pub mod plan;
 pub mod relay;

@@ -2,6 +2,7 @@
 
 mod child;
 pub mod host;
+pub(crate) mod netlink;
 pub mod pty;
 pub mod reactor;
 pub mod server;

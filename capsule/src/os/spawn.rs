@@ -39,17 +39,19 @@ pub struct Started {
     pub capsule: Capsule,
     /// Its init; readable when it has ended. The caller is its parent and must reap it.
     pub pidfd: OwnedFd,
-    /// Its user and mount namespaces, which outlive its processes while these are open.
+    /// Its namespaces, which outlive its processes while these are open.
     pub namespaces: Namespaces,
 }
 
-/// The namespaces a server of the app's files runs in.
+/// Namespaces of a capsule, open.
 #[derive(Debug)]
 pub struct Namespaces {
     /// User namespace.
     pub user: OwnedFd,
     /// Mount namespace.
     pub mount: OwnedFd,
+    /// Network namespace.
+    pub network: OwnedFd,
 }
 
 impl Namespaces {
@@ -59,6 +61,7 @@ impl Namespaces {
         Ok(Self {
             user: open("user")?,
             mount: open("mnt")?,
+            network: open("net")?,
         })
     }
 }

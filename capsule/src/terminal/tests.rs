@@ -60,7 +60,7 @@ fn output(master: &OwnedFd) -> Vec<u8> {
 
 fn set_mode(slave: &OwnedFd, canonical: bool, echo: bool) {
     let mut termios = pty::get_termios(slave.as_fd()).unwrap();
-    let mut set = |flag, on: bool| match on {
+    let mut set = |flag: libc::tcflag_t, on: bool| match on {
         true => termios.c_lflag |= flag,
         false => termios.c_lflag &= !flag,
     };

@@ -4,8 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -16,11 +15,6 @@ use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
 /// Long enough for a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Why tests with capsules cannot run here.
-pub fn missing() -> Option<&'static str> {
-    (!nix::unistd::geteuid().is_root()).then_some("needs root")
-}
 
 /// A home directory of user 1000 that goes away with the value.
 pub struct Home {
@@ -100,8 +94,8 @@ pub fn id_base() -> u32 {
 pub struct App {
     pub started: spawn::Started,
     pub master: File,
-    pub slave: OwnedFd,
-    pub slave_path: PathBuf,
+    /// Kept, so that output may be read after the end.
+    _slave: OwnedFd,
     pub output: Vec<u8>,
     ended: bool,
 }
@@ -123,8 +117,7 @@ impl App {
         Ok(Self {
             started,
             master: File::from(pair.master),
-            slave: pair.slave,
-            slave_path: pair.slave_path,
+            _slave: pair.slave,
             output: Vec::new(),
             ended: false,
         })
@@ -147,6 +140,15 @@ impl App {
         let mut chunk = [0; 4096];
         let count = self.master.read(&mut chunk).unwrap_or(0);
         self.output.extend_from_slice(&chunk[..count]);
+    }
+
+    /// Reads what comes within the time; false when nothing did.
+    pub fn read_more(&mut self, timeout: Duration) -> bool {
+        let more = self.poll_master(timeout);
+        if more {
+            self.read_some();
+        }
+        more
     }
 
     /// Reads until `text` has been put out; what came before it (and it) is taken away.
@@ -211,9 +213,4 @@ impl Drop for App {
             let _ = nix::sys::wait::waitpid(pid, None);
         }
     }
-}
-
-/// Bytes that are no UTF-8, as a path component.
-pub fn odd_name() -> &'static std::ffi::OsStr {
-    std::ffi::OsStr::from_bytes(b"od\xff\xfed")
 }
