@@ -38,8 +38,8 @@ pub fn duration(duration: Duration) -> String {
     }
 }
 
-/// A line that shows that work goes on: rewritten every second on a terminal, repeated every
-/// [`Progress::QUIET`] elsewhere.
+/// A line that shows that work goes on: rewritten every second on a terminal; elsewhere, where
+/// lines stay, one every [`Progress::QUIET`].
 pub struct Progress {
     text: String,
     started: Instant,
@@ -49,7 +49,7 @@ pub struct Progress {
 
 impl Progress {
     /// How often a line is written where lines cannot be rewritten.
-    const QUIET: Duration = Duration::from_secs(30);
+    const QUIET: Duration = Duration::from_secs(20);
 
     /// Says that `text` begins.
     pub fn start(text: &str) -> Progress {
@@ -57,8 +57,6 @@ impl Progress {
         if terminal {
             print!("  ...   {text}");
             flush();
-        } else {
-            println!("  ...   {text}");
         }
         let now = Instant::now();
         Progress {

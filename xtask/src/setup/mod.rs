@@ -159,6 +159,9 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     for change in plan.changes() {
         println!("  - {change}");
     }
+    if !command::is_root() {
+        println!("  These and the tests, as single commands, run through sudo; builds run as you.");
+    }
     let lock = lock()?;
     // Another set-up may have done it all while we waited.
     let plan = Plan::make(workspace)?;
