@@ -67,13 +67,20 @@ impl Network {
 
     /// The subnet, as nft writes it.
     fn subnet(&self) -> String {
-        format!("{}/{SUBNET_LENGTH}", Ipv4Addr::from(u32::from(self.host) - 1))
+        format!(
+            "{}/{SUBNET_LENGTH}",
+            Ipv4Addr::from(u32::from(self.host) - 1)
+        )
     }
 }
 
 /// Picks a free subnet for an app: always the same while the host's routes are.
 fn pick(app: AppId, taken: &[Prefix]) -> Option<Ipv4Addr> {
-    let mask = |length: u8| u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+    let mask = |length: u8| {
+        u32::MAX
+            .checked_shl(32 - u32::from(length.min(32)))
+            .unwrap_or(0)
+    };
     let overlaps = |subnet: u32| {
         taken.iter().any(|(address, length)| {
             let mask = mask(*length) & mask(SUBNET_LENGTH);
@@ -118,15 +125,21 @@ pub fn attach(
         return Ok(earlier.clone());
     }
     // A link of an attempt that was broken off.
-    host.delete_link(&name).map_err(failed(format!("remove the link {name}")))?;
+    host.delete_link(&name)
+        .map_err(failed(format!("remove the link {name}")))?;
     let routes = host.routes().map_err(failed("list the host's routes"))?;
     let kept = earlier.map(|network| Ipv4Addr::from(u32::from(network.host).saturating_sub(1)));
-    let free = |subnet: &Ipv4Addr| routes.iter().all(|(address, length)| {
-        *length < 8 || u32::from(*address) & !3 != u32::from(*subnet)
-    });
-    let subnet = kept.filter(free).or_else(|| pick(app, &routes)).ok_or_else(|| {
-        failed("find free addresses in 100.64.0.0/10")(io::ErrorKind::AddrNotAvailable.into())
-    })?;
+    let free = |subnet: &Ipv4Addr| {
+        routes
+            .iter()
+            .all(|(address, length)| *length < 8 || u32::from(*address) & !3 != u32::from(*subnet))
+    };
+    let subnet = kept
+        .filter(free)
+        .or_else(|| pick(app, &routes))
+        .ok_or_else(|| {
+            failed("find free addresses in 100.64.0.0/10")(io::ErrorKind::AddrNotAvailable.into())
+        })?;
     let network = Network::new(app, subnet);
     match connect(&host, &inside, namespace, &network).and_then(|()| add_rules(&network, lock)) {
         Ok(()) => Ok(network),
@@ -154,7 +167,9 @@ fn connect(
 ) -> Result<(), Error> {
     let missing = || io::Error::from(io::ErrorKind::NotFound);
     host.add_veth(&network.link, INSIDE_LINK, namespace)
-        .map_err(failed("make a link pair for the app (does the kernel have veth?)"))?;
+        .map_err(failed(
+            "make a link pair for the app (does the kernel have veth?)",
+        ))?;
     let make = |netlink: &Netlink, name: &str, address: Ipv4Addr| -> io::Result<u32> {
         let index = netlink.link_index(name)?.ok_or_else(missing)?;
         netlink.add_address(index, (address, SUBNET_LENGTH))?;
@@ -176,7 +191,10 @@ fn add_rules(network: &Network, lock: &Path) -> Result<(), Error> {
     if was_off {
         script += &format!("add set ip phantom {FORWARDING_WAS_OFF} {{ type ipv4_addr; }}\n");
     }
-    script += &format!("add element ip phantom sources {{ {} }}\n", network.subnet());
+    script += &format!(
+        "add element ip phantom sources {{ {} }}\n",
+        network.subnet()
+    );
     nft(&script)?;
     if was_off {
         fs::write(FORWARDING, "1").map_err(forwarding())?;
@@ -187,15 +205,21 @@ fn add_rules(network: &Network, lock: &Path) -> Result<(), Error> {
 fn remove_rules(network: &Network, lock: &Path) -> Result<(), Error> {
     let _lock = take_lock(lock)?;
     // Neither the table nor the element need be there.
-    let _ = nft(&format!("delete element ip phantom sources {{ {} }}\n", network.subnet()));
-    let Ok(table) = nft("list table ip phantom\n") else { return Ok(()) };
+    let _ = nft(&format!(
+        "delete element ip phantom sources {{ {} }}\n",
+        network.subnet()
+    ));
+    let Ok(table) = nft("list table ip phantom\n") else {
+        return Ok(());
+    };
     if table.contains("elements") {
         return Ok(());
     }
     nft("delete table ip phantom\n")?;
     if table.contains(FORWARDING_WAS_OFF) {
-        fs::write(FORWARDING, "0")
-            .map_err(failed(format!("stop letting packets through in {FORWARDING}")))?;
+        fs::write(FORWARDING, "0").map_err(failed(format!(
+            "stop letting packets through in {FORWARDING}"
+        )))?;
     }
     Ok(())
 }
@@ -223,12 +247,16 @@ fn nft(script: &str) -> Result<String, Error> {
         .spawn()
         .map_err(failed("run `nft` (install the package nftables)"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(failed("talk to `nft`"))?;
+        stdin
+            .write_all(script.as_bytes())
+            .map_err(failed("talk to `nft`"))?;
     }
     let output = child.wait_with_output().map_err(failed("wait for `nft`"))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(failed("load the address translation")(io::Error::other(reason)));
+        return Err(failed("load the address translation")(io::Error::other(
+            reason,
+        )));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -246,9 +274,18 @@ mod tests {
         assert_eq!(u32::from(first) % 4, 0);
         let second = pick(app, &[(first, 30)]).unwrap();
         assert_ne!(first, second);
-        assert_ne!(pick(app, &[(Ipv4Addr::from(u32::from(first) + 2), 32)]).unwrap(), first);
-        let wide = (Ipv4Addr::new(first.octets()[0], first.octets()[1], 0, 0), 16);
-        assert_ne!(pick(app, &[wide]).map(|s| s.octets()[1]), Some(first.octets()[1]));
+        assert_ne!(
+            pick(app, &[(Ipv4Addr::from(u32::from(first) + 2), 32)]).unwrap(),
+            first
+        );
+        let wide = (
+            Ipv4Addr::new(first.octets()[0], first.octets()[1], 0, 0),
+            16,
+        );
+        assert_ne!(
+            pick(app, &[wide]).map(|s| s.octets()[1]),
+            Some(first.octets()[1])
+        );
         assert_eq!(pick(app, &[(Ipv4Addr::new(100, 64, 0, 0), 10)]), None);
     }
 

@@ -13,6 +13,7 @@ use crate::ids::IdMaps;
 use crate::mountinfo::{MountInfo, reachable};
 
 mod places;
+mod root;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +102,11 @@ pub enum RootStep {
         /// What it says.
         target: OsText,
     },
+    /// Put the capsule's init there, which the executor carries.
+    Init {
+        /// Where, inside.
+        inside: OsText,
+    },
     /// Make a file.
     File {
         /// Where, inside.
@@ -174,15 +180,11 @@ pub fn plan(spec: &AppSpec, host: &HostView, id_base: u32) -> Result<CapsulePlan
     let binds = plan_binds(host, &mut notes)?;
     let mut steps: Vec<RootStep> = binds
         .iter()
-        .map(|bind| RootStep::Mount {
-            inside: (&bind.path).into(),
-            kind: bind.kind(),
-        })
+        .map(|bind| RootStep::Mount { inside: (&bind.path).into(), kind: bind.kind() })
         .collect();
-    private_places(&mut steps, user.uid, host);
-    devices(&mut steps, host);
-    steps.push(mount("/proc", MountKind::Proc));
-    steps.push(mount("/sys", MountKind::Sysfs));
+    root::private_places(&mut steps, user.uid, host);
+    root::devices(&mut steps, host);
+    root::kernel_views(&mut steps);
     Ok(CapsulePlan {
         ids: IdMaps::new(id_base, user)?,
         uid: user.uid,
@@ -204,9 +206,7 @@ fn check_texts(spec: &AppSpec) -> Result<(), Error> {
     }
     let nul = |text: &OsText| text.0.contains(&0);
     let named = |what: &str, texts: &[OsText]| match texts.iter().find(|text| nul(text)) {
-        Some(text) => Err(Error::Nul {
-            what: format!("{what} {text}"),
-        }),
+        Some(text) => Err(Error::Nul { what: format!("{what} {text}") }),
         None => Ok(()),
     };
     named("the argument", &spec.argv)?;
@@ -249,13 +249,7 @@ fn plan_binds(host: &HostView, notes: &mut Vec<String>) -> Result<Vec<Bind>, Err
     let mut binds: BTreeMap<PathBuf, Bind> = BTreeMap::new();
     let mut add = |path: &Path| {
         let writable = writable_roots.iter().any(|root| path.starts_with(root));
-        binds.insert(
-            path.to_owned(),
-            Bind {
-                path: path.to_owned(),
-                writable,
-            },
-        );
+        binds.insert(path.to_owned(), Bind { path: path.to_owned(), writable });
     };
     add(Path::new("/"));
     let file_systems: Vec<&Path> = reachable(&host.mounts)
@@ -270,10 +264,7 @@ fn plan_binds(host: &HostView, notes: &mut Vec<String>) -> Result<Vec<Bind>, Err
             file_systems.len()
         ));
     }
-    file_systems
-        .iter()
-        .take(MAX_FILE_SYSTEMS)
-        .for_each(|path| add(path));
+    file_systems.iter().take(MAX_FILE_SYSTEMS).for_each(|path| add(path));
     writable_roots.iter().for_each(|path| add(path));
     let mut binds: Vec<Bind> = binds.into_values().collect();
     binds.sort_by_key(|bind| bind.path.components().count());
@@ -281,117 +272,15 @@ fn plan_binds(host: &HostView, notes: &mut Vec<String>) -> Result<Vec<Bind>, Err
 }
 
 fn check_cwd(cwd: &Path) -> Result<(), Error> {
-    let refuse = |reason: &str| {
-        Err(Error::WorkingDirectory {
-            cwd: cwd.into(),
-            reason: reason.to_owned(),
-        })
-    };
+    let refuse =
+        |reason: &str| Err(Error::WorkingDirectory { cwd: cwd.into(), reason: reason.to_owned() });
     if !cwd.is_absolute() {
         return refuse("it is not an absolute path");
     }
-    if is_private(cwd)
-        && !["/proc", "/sys", "/dev"]
-            .iter()
-            .any(|place| cwd == Path::new(place))
-    {
+    if is_private(cwd) && !["/proc", "/sys", "/dev"].iter().any(|place| cwd == Path::new(place)) {
         return refuse("every app has /tmp, /run, /dev, /proc and /sys of its own");
     }
     Ok(())
-}
-
-/// Writable places of the capsule's own.
-fn private_places(steps: &mut Vec<RootStep>, uid: u32, host: &HostView) {
-    steps.push(mount(
-        "/tmp",
-        MountKind::Tmpfs {
-            mode: 0o1777,
-            executable: true,
-        },
-    ));
-    steps.push(mount(
-        "/run",
-        MountKind::Tmpfs {
-            mode: 0o755,
-            executable: true,
-        },
-    ));
-    for (path, mode) in [
-        ("/run/phantom", 0o755),
-        ("/run/lock", 0o1777),
-        ("/run/user", 0o755),
-    ] {
-        steps.push(folder(path, mode, false));
-    }
-    steps.push(folder(&format!("/run/user/{uid}"), 0o700, true));
-    let Some((path, content)) = &host.resolver else {
-        return;
-    };
-    let Ok(below) = path.strip_prefix("/run") else {
-        return;
-    };
-    let mut parent = PathBuf::from("/run");
-    for part in below.parent().into_iter().flat_map(Path::components) {
-        parent.push(part);
-        if !steps.iter().any(|step| step.inside().to_path() == parent) {
-            steps.push(RootStep::Folder {
-                inside: (&parent).into(),
-                mode: 0o755,
-                owned_by_user: false,
-            });
-        }
-    }
-    steps.push(RootStep::File {
-        inside: path.into(),
-        mode: 0o644,
-        content: content.clone(),
-    });
-}
-
-/// `/dev`: a few nodes of the host, private terminals, the app's terminal as console.
-fn devices(steps: &mut Vec<RootStep>, host: &HostView) {
-    steps.push(mount(
-        "/dev",
-        MountKind::Tmpfs {
-            mode: 0o755,
-            executable: false,
-        },
-    ));
-    for name in &host.devices {
-        let inside = format!("/dev/{name}");
-        steps.push(file(&inside));
-        let kind = MountKind::Bind {
-            source: (&inside).into(),
-            id_mapped: false,
-            read_only: false,
-            devices: true,
-        };
-        steps.push(mount(&inside, kind));
-    }
-    for (path, target) in [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"),
-        ("/dev/stderr", "/proc/self/fd/2"),
-        ("/dev/ptmx", "pts/ptmx"),
-    ] {
-        steps.push(RootStep::Symlink {
-            inside: path.into(),
-            target: target.into(),
-        });
-    }
-    steps.push(folder("/dev/pts", 0o755, false));
-    steps.push(mount("/dev/pts", MountKind::Devpts));
-    steps.push(folder("/dev/shm", 0o1777, false));
-    steps.push(mount(
-        "/dev/shm",
-        MountKind::Tmpfs {
-            mode: 0o1777,
-            executable: true,
-        },
-    ));
-    steps.push(file(CONSOLE_PATH));
-    steps.push(mount(CONSOLE_PATH, MountKind::Console));
 }
 
 impl RootStep {
@@ -401,58 +290,24 @@ impl RootStep {
             RootStep::Mount { inside, .. }
             | RootStep::Folder { inside, .. }
             | RootStep::Symlink { inside, .. }
+            | RootStep::Init { inside }
             | RootStep::File { inside, .. } => inside,
         }
     }
 }
 
-fn mount(inside: &str, kind: MountKind) -> RootStep {
-    RootStep::Mount {
-        inside: inside.into(),
-        kind,
-    }
-}
-
-fn folder(inside: &str, mode: u32, owned_by_user: bool) -> RootStep {
-    RootStep::Folder {
-        inside: inside.into(),
-        mode,
-        owned_by_user,
-    }
-}
-
-fn file(inside: &str) -> RootStep {
-    RootStep::File {
-        inside: inside.into(),
-        mode: 0o644,
-        content: Vec::new(),
-    }
-}
-
 /// The user's environment with the run-time directory of the capsule.
 fn environment(env: &[OsText], uid: u32) -> Vec<OsText> {
-    let kept = env
-        .iter()
-        .filter(|text| !text.0.starts_with(b"XDG_RUNTIME_DIR="));
-    kept.cloned()
-        .chain([format!("XDG_RUNTIME_DIR=/run/user/{uid}").into()])
-        .collect()
+    let kept = env.iter().filter(|text| !text.0.starts_with(b"XDG_RUNTIME_DIR="));
+    kept.cloned().chain([format!("XDG_RUNTIME_DIR=/run/user/{uid}").into()]).collect()
 }
 
 fn externals(binds: &[Bind], host: &HostView) -> Vec<External> {
-    let files = binds
-        .iter()
-        .skip(1)
-        .enumerate()
-        .map(|(index, bind)| External {
-            inside: (&bind.path).into(),
-            key: format!("files-{index}"),
-            kind: if bind.writable {
-                ExternalKind::UserFiles
-            } else {
-                ExternalKind::SystemFiles
-            },
-        });
+    let files = binds.iter().skip(1).enumerate().map(|(index, bind)| External {
+        inside: (&bind.path).into(),
+        key: format!("files-{index}"),
+        kind: if bind.writable { ExternalKind::UserFiles } else { ExternalKind::SystemFiles },
+    });
     let devices = host.devices.iter().map(|name| External {
         inside: format!("/dev/{name}").into(),
         key: format!("dev-{name}"),

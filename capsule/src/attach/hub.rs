@@ -31,12 +31,25 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 enum Command {
     Attach(UnixStream),
-    Here { master: OwnedFd, output: Vec<u8>, arrived: Option<RelayState> },
+    Here { master: OwnedFd, arrival: Arrival },
+    Resume { output: Vec<u8>, typed: Vec<u8> },
+    Print(Vec<u8>),
     Hold(oneshot::Sender<()>),
     Away(Epoch),
     Stream(UnixStream, Epoch),
     Tell(String),
     Ended(i32, oneshot::Sender<()>),
+}
+
+/// What an app brings to its terminal when it is (back) at home.
+#[derive(Debug, Default)]
+pub struct Arrival {
+    /// Printed before and read by somebody else.
+    pub output: Vec<u8>,
+    /// Typed before and not yet in the terminal.
+    pub typed: Vec<u8>,
+    /// Where its relay stood, after a move home.
+    pub relay: Option<RelayState>,
 }
 
 /// What the hub tells its owner.
@@ -83,10 +96,20 @@ impl Hub {
         self.send(Command::Attach(stream)).await;
     }
 
-    /// The app is here, behind this master. `output` was read from it before; after a move home
-    /// `arrived` is where its relay stood.
-    pub async fn here(&self, master: OwnedFd, output: Vec<u8>, arrived: Option<RelayState>) {
-        self.send(Command::Here { master, output, arrived }).await;
+    /// The app is here, behind this master.
+    pub async fn here(&self, master: OwnedFd, arrival: Arrival) {
+        self.send(Command::Here { master, arrival }).await;
+    }
+
+    /// Serves the app's terminal again after [`Hub::hold`]: `output` was read from it by somebody
+    /// else, and `typed` is to be written to it before anything else.
+    pub async fn resume(&self, output: Vec<u8>, typed: Vec<u8>) {
+        self.send(Command::Resume { output, typed }).await;
+    }
+
+    /// Shows what somebody else has read from the app's terminal.
+    pub async fn print(&self, output: Vec<u8>) {
+        self.send(Command::Print(output)).await;
     }
 
     /// Leaves the app's terminal alone; what is typed waits. Completes when that is so.
@@ -207,7 +230,13 @@ impl Driver {
     async fn obey(&mut self, command: Command) {
         match command {
             Command::Attach(stream) => self.attach(stream),
-            Command::Here { master, output, arrived } => self.here(master, output, arrived),
+            Command::Here { master, arrival } => self.here(master, arrival),
+            Command::Resume { output, typed } => {
+                self.print(output);
+                self.type_first(typed);
+                self.set_held(false);
+            }
+            Command::Print(output) => self.print(output),
             Command::Hold(reply) => {
                 self.set_held(true);
                 let _ = reply.send(());
@@ -242,33 +271,45 @@ impl Driver {
         if let Some(code) = self.ended {
             let _ = out.try_send(ToTerminal::Exit(code));
         }
-        let task = tokio::spawn(serve_client(id, stream, self.typed.0.clone(), frames, self.drained.clone()));
+        let task = tokio::spawn(serve_client(
+            id,
+            stream,
+            self.typed.0.clone(),
+            frames,
+            self.drained.clone(),
+        ));
         self.clients.push(Client { id, out, task, lags_since: None });
     }
 
-    fn here(&mut self, master: OwnedFd, output: Vec<u8>, arrived: Option<RelayState>) {
+    fn here(&mut self, master: OwnedFd, arrival: Arrival) {
         if let Err(error) = set_nonblocking(master.as_fd()) {
             tracing::error!(%error, "the app's terminal cannot be used");
         }
         let before = std::mem::replace(&mut self.app, App::None);
-        if let (App::Away { relay, .. }, Some(state)) = (before, arrived) {
+        if let (App::Away { relay, .. }, Some(state)) = (before, arrival.relay) {
             match relay.absorb(&state) {
                 Ok((printed, typed)) => {
                     self.print(printed);
-                    for byte in typed.into_iter().rev() {
-                        self.input.push_front(byte);
-                    }
+                    self.type_first(typed);
                 }
                 Err(error) => tracing::error!(%error, "the terminal could not be taken home whole"),
             }
         }
-        self.print(output);
+        self.print(arrival.output);
+        self.type_first(arrival.typed);
         match reactor::register(master) {
             Ok(master) => {
                 self.app = App::Here { master, held: false };
                 self.apply_size();
             }
             Err(error) => tracing::error!(%error, "the app's terminal cannot be used"),
+        }
+    }
+
+    /// Typed before what waits already.
+    fn type_first(&mut self, typed: Vec<u8>) {
+        for byte in typed.into_iter().rev() {
+            self.input.push_front(byte);
         }
     }
 
@@ -292,7 +333,9 @@ impl Driver {
 
     /// Gives the relay what is typed and the stream what the relay has to say.
     fn flush_away(&mut self) {
-        let App::Away { relay, link, .. } = &mut self.app else { return };
+        let App::Away { relay, link, .. } = &mut self.app else {
+            return;
+        };
         let count = relay.room().min(self.input.len());
         if count > 0 {
             let typed: Vec<u8> = self.input.drain(..count).collect();
@@ -307,7 +350,9 @@ impl Driver {
     }
 
     async fn frame(&mut self, frame: Option<crate::relay::Frame>) {
-        let App::Away { relay, link, .. } = &mut self.app else { return };
+        let App::Away { relay, link, .. } = &mut self.app else {
+            return;
+        };
         let handled = frame.map(|frame| relay.handle(frame));
         if !matches!(handled, Some(Ok(()))) {
             *link = None;
@@ -390,7 +435,8 @@ impl Driver {
     fn drop_stuck(&mut self) {
         let alone = self.clients.len() == 1;
         for client in &mut self.clients {
-            client.lags_since = client.lags().then(|| client.lags_since.unwrap_or_else(Instant::now));
+            client.lags_since =
+                client.lags().then(|| client.lags_since.unwrap_or_else(Instant::now));
         }
         let stuck = |client: &Client| client.lags_since.is_some_and(|at| at.elapsed() > STUCK);
         self.clients.retain(|client| alone || !stuck(client));

@@ -8,38 +8,14 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::RawFd;
 
+use super::failure::{Failure, Stage};
+use super::prepare::Op;
+use super::rights::{done, drop_bounding_set, reset_signals, take_ids};
 use super::sys;
 
 /// Where the new root is put together before it becomes the root. Every system has this folder,
 /// everyone may search it, and what is below it is not needed again.
 const STAGING: &CStr = c"/proc";
-
-/// One step in building the root, ready for system calls.
-pub(super) enum Op {
-    /// Attach a prepared mount.
-    Attach { mount: RawFd, to: CString },
-    /// Make and attach a new file system.
-    Mount {
-        fstype: &'static CStr,
-        to: CString,
-        flags: libc::c_ulong,
-        data: CString,
-    },
-    /// Make a folder.
-    Folder {
-        path: CString,
-        mode: libc::mode_t,
-        owner: Option<(u32, u32)>,
-    },
-    /// Make a symbolic link.
-    Symlink { target: CString, path: CString },
-    /// Make a file.
-    File {
-        path: CString,
-        mode: libc::mode_t,
-        content: Vec<u8>,
-    },
-}
 
 /// Everything the child does, prepared by the parent.
 pub(super) struct Script {
@@ -73,93 +49,6 @@ pub(super) struct Script {
     pub go_writer: RawFd,
     /// Takes a [`Failure`]; closed by a successful exec.
     pub failure: RawFd,
-}
-
-/// The steps that can fail. The numbers go over the pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Stage {
-    Start,
-    InsideRoot,
-    Session,
-    PrivateMounts,
-    Root,
-    Op,
-    LeaveOldRoot,
-    Hostname,
-    Loopback,
-    Console,
-    Filter,
-    User,
-    WorkingDirectory,
-    Exec,
-}
-
-impl Stage {
-    const ALL: [Stage; 14] = [
-        Stage::Start,
-        Stage::InsideRoot,
-        Stage::Session,
-        Stage::PrivateMounts,
-        Stage::Root,
-        Stage::Op,
-        Stage::LeaveOldRoot,
-        Stage::Hostname,
-        Stage::Loopback,
-        Stage::Console,
-        Stage::Filter,
-        Stage::User,
-        Stage::WorkingDirectory,
-        Stage::Exec,
-    ];
-
-    /// What the stage does, for messages.
-    pub(super) fn describe(self) -> &'static str {
-        match self {
-            Stage::Start => "wait for the id maps",
-            Stage::InsideRoot => "become root inside",
-            Stage::Session => "start a session",
-            Stage::PrivateMounts => "make the mount table private",
-            Stage::Root => "take the new root",
-            Stage::Op => "build the root",
-            Stage::LeaveOldRoot => "leave the host's root",
-            Stage::Hostname => "set the host name",
-            Stage::Loopback => "bring the loopback link up",
-            Stage::Console => "open the terminal",
-            Stage::Filter => "install the system-call filter",
-            Stage::User => "become the user",
-            Stage::WorkingDirectory => "enter the working directory",
-            Stage::Exec => "start the init",
-        }
-    }
-}
-
-/// What went wrong in the child: the stage, the index of the op, the error number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub stage: Stage,
-    pub index: u32,
-    pub errno: i32,
-}
-
-impl Failure {
-    /// Its size on the pipe.
-    pub(super) const SIZE: usize = 9;
-
-    fn to_bytes(self) -> [u8; Self::SIZE] {
-        let [a, b, c, d] = self.index.to_le_bytes();
-        let [e, f, g, h] = self.errno.to_le_bytes();
-        [self.stage as u8, a, b, c, d, e, f, g, h]
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; Self::SIZE]) -> Option<Self> {
-        let [stage, a, b, c, d, e, f, g, h] = bytes;
-        Some(Failure {
-            stage: *Stage::ALL.get(usize::from(stage))?,
-            index: u32::from_le_bytes([a, b, c, d]),
-            errno: i32::from_le_bytes([e, f, g, h]),
-        })
-    }
 }
 
 /// What failed: a stage, and for [`Stage::Op`] which.
@@ -217,14 +106,6 @@ fn follow(script: &Script) -> Result<Never, Wrong> {
         )
     };
     Err((Stage::Exec, 0, io::Error::last_os_error()))
-}
-
-pub(super) fn done(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
 }
 
 fn wait_for_go(script: &Script) -> io::Result<()> {
@@ -397,74 +278,6 @@ fn become_user(script: &Script) -> io::Result<()> {
     take_ids(script.uid, script.gid, &script.groups)
 }
 
-/// Takes ids, the usual file creation mask, and no capabilities.
-pub(super) fn take_ids(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
-    // SAFETY: a list with its length, numbers. The raw calls act on this thread, the only one.
-    unsafe {
-        let (count, list) = (groups.len(), groups.as_ptr());
-        done(libc::syscall(libc::SYS_setgroups, count, list) as libc::c_int)?;
-        done(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as libc::c_int)?;
-        done(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)?;
-        libc::umask(0o022);
-    }
-    drop_capabilities()
-}
-
-/// What no later exec may bring back.
-pub(super) fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0..64 {
-        // SAFETY: numbers.
-        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
-        if result < 0 {
-            let error = io::Error::last_os_error();
-            // The first number the kernel does not know ends the list.
-            return if error.raw_os_error() == Some(libc::EINVAL) {
-                Ok(())
-            } else {
-                Err(error)
-            };
-        }
-    }
-    Ok(())
-}
-
-/// For a user whose id inside is 0; any other has lost them with its new id.
-pub(super) fn drop_capabilities() -> io::Result<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
-    let none = [0u32; 6];
-    // SAFETY: numbers; then the header and the two data records of capset(2), version 3.
-    unsafe {
-        done(libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        ))?;
-        done(libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) as libc::c_int)
-    }
-}
-
-/// Ignored signals and the mask would pass on to the app.
-pub(super) fn reset_signals() {
-    let empty = [0u64; 1];
-    for signal in 1..=64 {
-        // SAFETY: SIGKILL, SIGSTOP and the C library's own are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    // SAFETY: a mask of the kernel's size, 8 bytes.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            empty.as_ptr(),
-            std::ptr::null_mut::<u64>(),
-            8usize,
-        );
-    }
-}
-
 /// Waits until the other end of a pipe is closed, then ends: keeps a namespace alive meanwhile.
 pub(super) fn wait_and_exit(pipe: RawFd, writer: RawFd) -> ! {
     let mut byte = 0u8;
@@ -473,23 +286,5 @@ pub(super) fn wait_and_exit(pipe: RawFd, writer: RawFd) -> ! {
         libc::close(writer);
         libc::read(pipe, (&raw mut byte).cast(), 1);
         libc::_exit(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_survive_the_pipe() {
-        for stage in Stage::ALL {
-            let failure = Failure {
-                stage,
-                index: 70_000,
-                errno: 13,
-            };
-            assert_eq!(Failure::from_bytes(failure.to_bytes()), Some(failure));
-        }
-        assert_eq!(Failure::from_bytes([99; 9]), None);
     }
 }

@@ -80,7 +80,13 @@ fn text(name: &str) -> Vec<u8> {
 
 fn link_body(index: u32, flags: u32) -> Vec<u8> {
     // struct ifinfomsg: family and type are left open.
-    [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
+    [
+        [0; 4],
+        index.to_ne_bytes(),
+        flags.to_ne_bytes(),
+        flags.to_ne_bytes(),
+    ]
+    .concat()
 }
 
 /// A route's destination: an address and the length of its prefix.
@@ -101,7 +107,9 @@ impl Netlink {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the call has just made this descriptor for us.
-        Ok(Self { socket: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self {
+            socket: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
     }
 
     /// In another namespace: a socket belongs to the one it is made in, so a thread goes there,
@@ -112,7 +120,8 @@ impl Netlink {
                 nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
                 Self::here()
             });
-            made.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            made.join()
+                .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
         })
     }
 
@@ -167,7 +176,10 @@ impl Netlink {
 
     /// Brings a link up.
     pub(crate) fn set_up(&self, index: u32) -> io::Result<()> {
-        self.exchange(Message::new(RTM_NEWLINK, ACK, &link_body(index, IFF_UP)), |_, _| {})
+        self.exchange(
+            Message::new(RTM_NEWLINK, ACK, &link_body(index, IFF_UP)),
+            |_, _| {},
+        )
     }
 
     /// Gives a link an address; one it has is fine.
@@ -262,7 +274,11 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = number(bytes, 0)? as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
+    Some((
+        kind,
+        body,
+        bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]),
+    ))
 }
 
 fn find_attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {

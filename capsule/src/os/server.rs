@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use super::child;
+use super::rights::{self, done};
 use super::spawn::{Namespaces, c_text, pointers};
 use super::sys;
 use crate::Error;
@@ -164,8 +164,8 @@ fn follow(script: &ServerScript) -> (u8, io::Error) {
     let steps: [&dyn Fn() -> io::Result<()>; 5] = [
         &|| enter(script.user, libc::CLONE_NEWUSER),
         &|| enter(script.mount, libc::CLONE_NEWNS),
-        &child::drop_bounding_set,
-        &|| child::take_ids(script.uid, script.gid, &script.groups),
+        &rights::drop_bounding_set,
+        &|| rights::take_ids(script.uid, script.gid, &script.groups),
         &|| pass_fds(script),
     ];
     for (step, number) in steps.iter().zip(0u8..) {
@@ -173,7 +173,7 @@ fn follow(script: &ServerScript) -> (u8, io::Error) {
             return (number, error);
         }
     }
-    child::reset_signals();
+    rights::reset_signals();
     // SAFETY: an open program, an empty path, NULL-terminated lists the parent's copy keeps.
     unsafe {
         libc::syscall(
@@ -190,7 +190,7 @@ fn follow(script: &ServerScript) -> (u8, io::Error) {
 
 fn enter(namespace: RawFd, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: numbers.
-    child::done(unsafe { libc::setns(namespace, kind) })
+    done(unsafe { libc::setns(namespace, kind) })
 }
 
 /// Gives the descriptors their numbers; everything else is closed by the exec.
@@ -198,11 +198,11 @@ fn pass_fds(script: &ServerScript) -> io::Result<()> {
     // SAFETY: numbers. No source has a number that is a target, see `above`.
     unsafe {
         let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_uint;
-        child::done(libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, flags) as libc::c_int)?;
-        child::done(libc::dup2(script.null, 0))?;
-        child::done(libc::dup2(script.null, 1))?;
+        done(libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, flags) as libc::c_int)?;
+        done(libc::dup2(script.null, 0))?;
+        done(libc::dup2(script.null, 1))?;
         for (fd, number) in script.fds.iter().zip(FIRST_FD..) {
-            child::done(libc::dup2(*fd, number))?;
+            done(libc::dup2(*fd, number))?;
         }
     }
     Ok(())

@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use phantom_model::app::OsText;
 
-use super::child::{self, Failure, Op, Script, Stage};
-use super::sys::{self, attr};
+use super::child::{self, Script};
+use super::failure::{Failure, Stage};
+use super::prepare::prepare;
+use super::sys;
 use crate::Error;
-use crate::capsule::{BindMount, Capsule};
+use crate::capsule::Capsule;
 use crate::ids::{IdMaps, map_text};
-use crate::plan::{CONSOLE_PATH, CapsulePlan, INIT_PATH, MountKind, RootStep};
+use crate::plan::{CONSOLE_PATH, CapsulePlan, INIT_PATH};
 
-/// The init of every capsule; see `src/init`.
-const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 /// How long the set-up may take. It needs milliseconds; a hung network file system may hold it up.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -169,24 +169,6 @@ fn describe(bytes: [u8; Failure::SIZE], plan: &CapsulePlan, script: &Script) -> 
     Error::Setup { step, source }
 }
 
-impl Op {
-    fn describe(&self) -> String {
-        match self {
-            Op::Attach { to, .. } => format!("attach {}", to.to_string_lossy()),
-            Op::Mount { fstype, to, .. } => {
-                format!(
-                    "mount {} on {}",
-                    fstype.to_string_lossy(),
-                    to.to_string_lossy()
-                )
-            }
-            Op::Folder { path, .. } => format!("make the folder {}", path.to_string_lossy()),
-            Op::Symlink { path, .. } => format!("make the link {}", path.to_string_lossy()),
-            Op::File { path, .. } => format!("write {}", path.to_string_lossy()),
-        }
-    }
-}
-
 fn clone_first_process(
     script: &Script,
     cgroup: Option<BorrowedFd<'_>>,
@@ -239,203 +221,6 @@ pub fn id_namespace(ids: &IdMaps) -> Result<OwnedFd, Error> {
         .and_then(|()| fs::File::open(format!("/proc/{}/ns/user", cloned.pid)));
     end(&cloned);
     made.map(OwnedFd::from).map_err(failed)
-}
-
-/// The mounts of a plan, made but not attached, and the steps to attach them.
-struct Prepared {
-    root: OwnedFd,
-    ops: Vec<Op>,
-    /// Keeps the detached mounts open until the child has them.
-    _mounts: Vec<OwnedFd>,
-    binds: Vec<BindMount>,
-    notes: Vec<String>,
-}
-
-fn prepare(plan: &CapsulePlan, slave: BorrowedFd<'_>) -> Result<Prepared, Error> {
-    let id_map = id_namespace(&plan.ids)?;
-    let mut mounts = Vec::new();
-    let mut ops = Vec::new();
-    let mut binds: Vec<BindMount> = Vec::new();
-    let mut notes = plan.notes.clone();
-    for step in &plan.steps {
-        match step {
-            RootStep::Mount {
-                inside,
-                kind:
-                    MountKind::Bind {
-                        source,
-                        id_mapped,
-                        read_only,
-                        devices,
-                    },
-            } => {
-                let wanted = BindMount {
-                    inside: inside.clone(),
-                    source: source.clone(),
-                    id_mapped: *id_mapped,
-                    read_only: *read_only,
-                };
-                let first = mounts.is_empty();
-                let (mount, made) = match bind(&wanted, *devices, id_map.as_fd()) {
-                    Ok(bound) => bound,
-                    // A folder of a file system that is gone or refuses must not stop the app,
-                    // except where its files or its system are.
-                    Err(error) if first || !read_only || *devices => return Err(error),
-                    Err(error) => {
-                        notes.push(format!("{} is not visible to it: {error}", inside));
-                        continue;
-                    }
-                };
-                if wanted.id_mapped && !made.id_mapped && (first || !made.read_only) {
-                    notes.push(format!(
-                        "the file system of {inside} cannot map ids: the app has only the rights \
-                         of others there"
-                    ));
-                }
-                if !first {
-                    ops.push(Op::Attach {
-                        mount: mount.as_raw_fd(),
-                        to: c_text(inside)?,
-                    });
-                }
-                mounts.push(mount);
-                if !devices {
-                    binds.push(made);
-                }
-            }
-            RootStep::Mount {
-                inside,
-                kind: MountKind::Console,
-            } => {
-                let mount = bind_terminal(slave)?;
-                ops.push(Op::Attach {
-                    mount: mount.as_raw_fd(),
-                    to: c_text(inside)?,
-                });
-                mounts.push(mount);
-            }
-            other => ops.push(compile(other, plan)?),
-        }
-        if step.inside().0 == b"/run/phantom" {
-            ops.push(Op::File {
-                path: c_string(OsStr::new(INIT_PATH))?,
-                mode: 0o755,
-                content: INIT.to_vec(),
-            });
-        }
-    }
-    let root = mounts.remove(0);
-    Ok(Prepared {
-        root,
-        ops,
-        _mounts: mounts,
-        binds,
-        notes,
-    })
-}
-
-/// A detached mount of a piece of the host's tree, with the app's ids where the file system can.
-pub(super) fn bind(
-    wanted: &BindMount,
-    devices: bool,
-    id_map: BorrowedFd<'_>,
-) -> Result<(OwnedFd, BindMount), Error> {
-    let failed = |action: &'static str| {
-        let source_path = wanted.source.to_path();
-        move |source| Error::PrepareMount {
-            source_path,
-            action,
-            source,
-        }
-    };
-    let mount = sys::open_tree(None, &c_text(&wanted.source)?).map_err(failed("copy the mount"))?;
-    let mut attributes = attr::NOSUID;
-    if !devices {
-        attributes |= attr::NODEV;
-    }
-    if wanted.read_only {
-        attributes |= attr::RDONLY;
-    }
-    sys::mount_setattr(mount.as_fd(), attributes, None).map_err(failed("restrict it"))?;
-    let mut made = wanted.clone();
-    if wanted.id_mapped {
-        made.id_mapped = sys::mount_setattr(mount.as_fd(), 0, Some(id_map)).is_ok();
-    }
-    Ok((mount, made))
-}
-
-fn bind_terminal(slave: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let failed = |source| Error::Terminal {
-        action: "bind the app's terminal",
-        source,
-    };
-    let mount = sys::open_tree(Some(slave), c"").map_err(failed)?;
-    sys::mount_setattr(mount.as_fd(), attr::NOSUID, None).map_err(failed)?;
-    Ok(mount)
-}
-
-fn compile(step: &RootStep, plan: &CapsulePlan) -> Result<Op, Error> {
-    const COMMON: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
-    Ok(match step {
-        RootStep::Mount { inside, kind } => {
-            let (fstype, flags, data) = match kind {
-                MountKind::Tmpfs { mode, executable } => {
-                    let flags = if *executable {
-                        COMMON
-                    } else {
-                        COMMON | libc::MS_NOEXEC
-                    };
-                    // Nodes bound on /dev carry their own flags.
-                    (c"tmpfs", flags, format!("mode={mode:o}"))
-                }
-                MountKind::Proc => (c"proc", COMMON | libc::MS_NOEXEC, String::new()),
-                MountKind::Sysfs => (
-                    c"sysfs",
-                    COMMON | libc::MS_NOEXEC | libc::MS_RDONLY,
-                    String::new(),
-                ),
-                MountKind::Devpts => (
-                    c"devpts",
-                    libc::MS_NOSUID | libc::MS_NOEXEC,
-                    "newinstance,ptmxmode=0666,mode=0620,gid=5".to_owned(),
-                ),
-                MountKind::Bind { .. } | MountKind::Console => {
-                    return Err(Error::Setup {
-                        step: format!("mount {inside}"),
-                        source: io::ErrorKind::InvalidInput.into(),
-                    });
-                }
-            };
-            Op::Mount {
-                fstype,
-                to: c_text(inside)?,
-                flags,
-                data: c_string(OsStr::new(&data))?,
-            }
-        }
-        RootStep::Folder {
-            inside,
-            mode,
-            owned_by_user,
-        } => Op::Folder {
-            path: c_text(inside)?,
-            mode: *mode,
-            owner: owned_by_user.then_some((plan.uid, plan.gid)),
-        },
-        RootStep::Symlink { inside, target } => Op::Symlink {
-            target: c_text(target)?,
-            path: c_text(inside)?,
-        },
-        RootStep::File {
-            inside,
-            mode,
-            content,
-        } => Op::File {
-            path: c_text(inside)?,
-            mode: *mode,
-            content: content.clone(),
-        },
-    })
 }
 
 /// The strings argv and the environment point to.

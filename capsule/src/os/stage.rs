@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{spawn, sys};
+use super::{prepare, spawn, sys};
 use crate::Error;
 use crate::capsule::Capsule;
 use crate::plan::{External, ExternalKind};
@@ -93,7 +93,7 @@ impl HomeStage {
             let at = place(index);
             // An error drops the stage, which takes down what is up so far.
             make_mount_point(&bind.source.to_path(), &at)?;
-            let (mount, _) = spawn::bind(bind, false, id_map.as_fd())?;
+            let (mount, _) = prepare::bind(bind, false, id_map.as_fd())?;
             let target = spawn::c_string(at.as_os_str())?;
             sys::move_mount(std::os::fd::AsRawFd::as_raw_fd(&mount), &target)
                 .map_err(wrong("mount the app's files on", &at))?;

@@ -127,10 +127,8 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<O
     all.thread_set_mask()?;
     let pid = result? as i32;
     // SAFETY: the kernel has stored a new descriptor for us.
-    Ok(Some(Cloned {
-        pid,
-        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-    }))
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Some(Cloned { pid, pidfd }))
 }
 
 /// Waits until `fd` can be read or its other end is gone; false when the time is over.

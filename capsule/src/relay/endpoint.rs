@@ -28,7 +28,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 enum Command {
     Hold(oneshot::Sender<RelayState>),
-    Release(Vec<u8>),
+    Release { output: Vec<u8>, typed: Vec<u8> },
     End(i32, oneshot::Sender<()>),
 }
 
@@ -46,6 +46,7 @@ impl Endpoint {
             master: reactor::register(master)?,
             relay: Relay::from_state(state),
             input: VecDeque::new(),
+            own_input: 0,
             held: true,
             ended: None,
             connect,
@@ -62,9 +63,10 @@ impl Endpoint {
         state.await.ok()
     }
 
-    /// Serves the terminal (again), after `output` that somebody else has read from it.
-    pub async fn release(&self, output: Vec<u8>) {
-        let _ = self.commands.send(Command::Release(output)).await;
+    /// Serves the terminal (again): `output` was read from it by somebody else, and `typed` is to
+    /// be written to it before anything the home sends.
+    pub async fn release(&self, output: Vec<u8>, typed: Vec<u8>) {
+        let _ = self.commands.send(Command::Release { output, typed }).await;
     }
 
     /// The app has ended: sends the rest of its output, then its exit code. Completes when the
@@ -82,6 +84,8 @@ struct Driver {
     relay: Relay,
     /// For the terminal, not yet written.
     input: VecDeque<u8>,
+    /// The first bytes of `input` that did not come from the home.
+    own_input: usize,
     held: bool,
     ended: Option<oneshot::Sender<()>>,
     connect: Connect,
@@ -150,7 +154,9 @@ impl Driver {
                     if let Ok(mut guard) = ready
                         && let Ok(Ok(count)) = guard.try_io(|fd| write_from(fd, &mut self.input))
                     {
-                        self.relay.taken(count);
+                        let own = count.min(self.own_input);
+                        self.own_input -= own;
+                        self.relay.taken(count - own);
                     }
                 }
                 _ = beat.tick() => self.relay.beat(),
@@ -164,8 +170,12 @@ impl Driver {
                 self.held = true;
                 let _ = reply.send(self.relay.state());
             }
-            Command::Release(output) => {
+            Command::Release { output, typed } => {
                 self.relay.push(&output);
+                self.own_input += typed.len();
+                for byte in typed.into_iter().rev() {
+                    self.input.push_front(byte);
+                }
                 self.held = false;
             }
             Command::End(code, noted) => {

@@ -187,7 +187,8 @@ fn a_flood_beyond_the_window_is_refused() {
     relay.connected();
     relay.handle(Frame::Hello { wanted: 0, taken: 0 }).unwrap();
     let bytes = vec![0; WINDOW_BYTES];
-    let data = |offset: usize| Frame::Data { offset: offset as u64, bytes: bytes.clone(), taken: 0 };
+    let data =
+        |offset: usize| Frame::Data { offset: offset as u64, bytes: bytes.clone(), taken: 0 };
     relay.handle(data(0)).unwrap();
     relay.handle(data(WINDOW_BYTES)).unwrap();
     assert!(relay.handle(data(2 * WINDOW_BYTES)).is_err());
