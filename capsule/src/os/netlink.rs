@@ -107,9 +107,8 @@ impl Netlink {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the call has just made this descriptor for us.
-        Ok(Self {
-            socket: unsafe { OwnedFd::from_raw_fd(fd) },
-        })
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { socket })
     }
 
     /// In another namespace: a socket belongs to the one it is made in, so a thread goes there,

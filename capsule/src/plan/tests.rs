@@ -125,9 +125,10 @@ fn steps_come_after_what_they_stand_on() {
     for (index, step) in plan.steps.iter().enumerate() {
         let path = step.inside().to_path();
         let is_new = matches!(step, RootStep::Mount { kind: MountKind::Tmpfs { .. }, .. });
-        let covered = plan.steps[..index]
-            .iter()
-            .any(|earlier| is_new && earlier.inside().to_path().starts_with(&path) && index > 0);
+        let covered = plan.steps[..index].iter().any(|earlier| {
+            let before = earlier.inside().to_path();
+            is_new && before != path && before.starts_with(&path)
+        });
         assert!(!covered, "{path:?} hides what was made before");
     }
     let folder = |wanted: &str| plan.steps.iter().position(|s| s.inside().0 == wanted.as_bytes());
