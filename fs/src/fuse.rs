@@ -35,10 +35,7 @@ pub struct Owners {
 impl Owners {
     /// Ids are the same on both sides.
     pub fn identity() -> Self {
-        Self {
-            uids: IdMap::identity(),
-            gids: IdMap::identity(),
-        }
+        Self { uids: IdMap::identity(), gids: IdMap::identity() }
     }
 }
 

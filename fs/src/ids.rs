@@ -21,19 +21,13 @@ pub struct IdMap(pub Vec<Extent>);
 impl IdMap {
     /// Ids are the same on both sides.
     pub fn identity() -> Self {
-        Self(vec![Extent {
-            inside: 0,
-            outside: 0,
-            count: u32::MAX,
-        }])
+        Self(vec![Extent { inside: 0, outside: 0, count: u32::MAX }])
     }
 
     /// The outside id of an inside one; [`OVERFLOW`] where there is none.
     pub fn outside(&self, inside: u32) -> u32 {
         let map = |e: &Extent| {
-            let step = inside
-                .checked_sub(e.inside)
-                .filter(|step| *step < e.count)?;
+            let step = inside.checked_sub(e.inside).filter(|step| *step < e.count)?;
             e.outside.checked_add(step)
         };
         self.0.iter().find_map(map).unwrap_or(OVERFLOW)
@@ -42,9 +36,7 @@ impl IdMap {
     /// The inside id of an outside one.
     pub fn inside(&self, outside: u32) -> Option<u32> {
         self.0.iter().find_map(|e| {
-            let step = outside
-                .checked_sub(e.outside)
-                .filter(|step| *step < e.count)?;
+            let step = outside.checked_sub(e.outside).filter(|step| *step < e.count)?;
             e.inside.checked_add(step)
         })
     }
@@ -57,16 +49,8 @@ mod tests {
     #[test]
     fn ids_map_both_ways() {
         let map = IdMap(vec![
-            Extent {
-                inside: 0,
-                outside: 700_000,
-                count: 65_536,
-            },
-            Extent {
-                inside: 200_000,
-                outside: 765_536,
-                count: 1,
-            },
+            Extent { inside: 0, outside: 700_000, count: 65_536 },
+            Extent { inside: 200_000, outside: 765_536, count: 1 },
         ]);
         for (inside, outside) in [(0, 700_000), (1000, 701_000), (200_000, 765_536)] {
             assert_eq!(map.outside(inside), outside);

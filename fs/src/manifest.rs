@@ -23,10 +23,7 @@ impl Manifest {
     /// Of a content that is at hand.
     pub fn of_bytes(content: &[u8]) -> Self {
         let chunks = content.chunks(CHUNK as usize).map(chunk_digest).collect();
-        Self {
-            size: content.len() as u64,
-            chunks,
-        }
+        Self { size: content.len() as u64, chunks }
     }
 
     /// Bytes of the content.
@@ -47,9 +44,7 @@ impl Manifest {
 
     /// Whether `bytes` are chunk `index`.
     pub fn verify(&self, index: u32, bytes: &[u8]) -> bool {
-        self.chunks
-            .get(index as usize)
-            .is_some_and(|digest| chunk_digest(bytes) == *digest)
+        self.chunks.get(index as usize).is_some_and(|digest| chunk_digest(bytes) == *digest)
     }
 
     /// The name of this content.

@@ -11,9 +11,8 @@ use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// What every attribute is made from.
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS
-    .union(StatxFlags::BTIME)
-    .union(StatxFlags::MNT_ID);
+const WANTED: StatxFlags =
+    StatxFlags::BASIC_STATS.union(StatxFlags::BTIME).union(StatxFlags::MNT_ID);
 
 /// Opens a reference (`O_PATH`) to the entry `name` of `dir`: never leaves `dir`, never follows a
 /// link, never wakes a device or a pipe.
@@ -47,12 +46,7 @@ pub fn stat_fd(fd: impl AsFd) -> Result<Statx, Errno> {
 
 /// Attributes of the entry `name` of `dir`, a link not followed.
 pub fn stat_entry(dir: impl AsFd, name: &[u8]) -> Result<Statx, Errno> {
-    statx(
-        dir,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-        WANTED,
-    )
+    statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, WANTED)
 }
 
 /// Gives the calling thread its own working directory and file mode mask, and sets the mask to

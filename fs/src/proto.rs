@@ -201,89 +201,41 @@ pub enum Op {
     /// Gives references back.
     Forget { nodes: Vec<(NodeId, u64)> },
     /// Attributes.
-    GetAttr {
-        node: NodeId,
-        handle: Option<HandleId>,
-    },
+    GetAttr { node: NodeId, handle: Option<HandleId> },
     /// Changes attributes.
-    SetAttr {
-        node: NodeId,
-        handle: Option<HandleId>,
-        change: AttrChange,
-    },
+    SetAttr { node: NodeId, handle: Option<HandleId>, change: AttrChange },
     /// Target of a symbolic link, as payload.
     ReadLink { node: NodeId },
     /// Creates and opens a file. Counts as one reference.
-    Create {
-        parent: NodeId,
-        name: Name,
-        mode: u32,
-        open: OpenMode,
-    },
+    Create { parent: NodeId, name: Name, mode: u32, open: OpenMode },
     /// Opens a file. `known` is the content the client holds for it already.
-    Open {
-        node: NodeId,
-        open: OpenMode,
-        known: Option<Digest>,
-    },
+    Open { node: NodeId, open: OpenMode, known: Option<Digest> },
     /// Closes a file or directory.
     Release { handle: HandleId },
     /// Bytes of a file, as payload.
-    Read {
-        handle: HandleId,
-        offset: u64,
-        len: u32,
-    },
+    Read { handle: HandleId, offset: u64, len: u32 },
     /// Writes the payload, at the end of the file if `append`.
-    Write {
-        handle: HandleId,
-        offset: u64,
-        append: bool,
-    },
+    Write { handle: HandleId, offset: u64, append: bool },
     /// Makes a file's changes durable.
     Fsync { handle: HandleId, data_only: bool },
     /// Opens a directory.
     OpenDir { node: NodeId },
     /// Entries from `offset` on. With attributes each entry counts as one reference.
-    ReadDir {
-        handle: HandleId,
-        offset: u64,
-        max_bytes: u32,
-        attributes: bool,
-    },
+    ReadDir { handle: HandleId, offset: u64, max_bytes: u32, attributes: bool },
     /// Makes a directory. Counts as one reference.
-    MakeDir {
-        parent: NodeId,
-        name: Name,
-        mode: u32,
-    },
+    MakeDir { parent: NodeId, name: Name, mode: u32 },
     /// Makes a pipe, a socket name or a file. Counts as one reference.
-    MakeNode {
-        parent: NodeId,
-        name: Name,
-        mode: u32,
-        kind: NodeKind,
-    },
+    MakeNode { parent: NodeId, name: Name, mode: u32, kind: NodeKind },
     /// Makes a symbolic link to the payload. Counts as one reference.
     Symlink { parent: NodeId, name: Name },
     /// Makes a hard link. Counts as one reference.
-    Link {
-        node: NodeId,
-        parent: NodeId,
-        name: Name,
-    },
+    Link { node: NodeId, parent: NodeId, name: Name },
     /// Removes a name of a file.
     Unlink { parent: NodeId, name: Name },
     /// Removes a directory.
     RemoveDir { parent: NodeId, name: Name },
     /// Renames.
-    Rename {
-        parent: NodeId,
-        name: Name,
-        new_parent: NodeId,
-        new_name: Name,
-        mode: RenameMode,
-    },
+    Rename { parent: NodeId, name: Name, new_parent: NodeId, new_name: Name, mode: RenameMode },
     /// Room on the file system.
     StatFs { node: NodeId },
     /// Value of a `user.` attribute, as payload.
@@ -291,36 +243,17 @@ pub enum Op {
     /// Names of the `user.` attributes, each ended by NUL, as payload.
     ListXattr { node: NodeId },
     /// Sets a `user.` attribute to the payload.
-    SetXattr {
-        node: NodeId,
-        name: Name,
-        mode: XattrMode,
-    },
+    SetXattr { node: NodeId, name: Name, mode: XattrMode },
     /// Removes a `user.` attribute.
     RemoveXattr { node: NodeId, name: Name },
     /// Whether the app may access the node: bits 4 read, 2 write, 1 execute.
     Access { node: NodeId, mask: u8 },
     /// Room in a file; `mode` as in fallocate(2).
-    Fallocate {
-        handle: HandleId,
-        mode: u32,
-        offset: u64,
-        len: u64,
-    },
+    Fallocate { handle: HandleId, mode: u32, offset: u64, len: u64 },
     /// Next data or hole.
-    Seek {
-        handle: HandleId,
-        offset: u64,
-        what: SeekFor,
-    },
+    Seek { handle: HandleId, offset: u64, what: SeekFor },
     /// Copies between two files without the data leaving home.
-    CopyRange {
-        from: HandleId,
-        from_offset: u64,
-        to: HandleId,
-        to_offset: u64,
-        len: u64,
-    },
+    CopyRange { from: HandleId, from_offset: u64, to: HandleId, to_offset: u64, len: u64 },
     /// Digests of an open system file from chunk `first` on, as payload of 32 bytes each.
     Manifest { handle: HandleId, first: u32 },
 }
@@ -336,10 +269,7 @@ impl Op {
                 | Op::ReadLink { .. }
                 | Op::Read { .. }
                 | Op::Fsync { .. }
-                | Op::ReadDir {
-                    attributes: false,
-                    ..
-                }
+                | Op::ReadDir { attributes: false, .. }
                 | Op::StatFs { .. }
                 | Op::GetXattr { .. }
                 | Op::ListXattr { .. }

@@ -13,9 +13,8 @@ use common::{Options, World, has, in_own_mounts, names, nothing_hidden, run};
 #[test]
 fn reads_and_writes_reach_home_at_once() {
     in_own_mounts("reads_and_writes", || {
-        let w = World::new(Options::default(), |home| {
-            fs::write(home.join("a"), "from home").unwrap()
-        });
+        let w =
+            World::new(Options::default(), |home| fs::write(home.join("a"), "from home").unwrap());
         assert_eq!(fs::read(w.away.join("a")).unwrap(), b"from home");
         let mut file = File::create(w.away.join("b")).unwrap();
         file.write_all(b"from away").unwrap();
@@ -50,34 +49,15 @@ fn trees_are_copied_with_everything() {
         run(
             &w.scratch(),
             "diff",
-            &[
-                "-r",
-                "--no-dereference",
-                "--exclude=pipe",
-                "home/tree",
-                "home/copy",
-            ],
+            &["-r", "--no-dereference", "--exclude=pipe", "home/tree", "home/copy"],
         );
         let copy = w.home.join("copy");
         let file = fs::metadata(copy.join("deep/file")).unwrap();
         assert_eq!((file.nlink(), file.size()), (2, 300_000));
-        assert_eq!(
-            file.ino(),
-            fs::metadata(copy.join("deep/er/link")).unwrap().ino()
-        );
-        assert_eq!(
-            fs::metadata(copy.join("deep")).unwrap().mode() & 0o7777,
-            0o750
-        );
-        assert!(
-            fs::metadata(copy.join("sparse")).unwrap().blocks() < 1000,
-            "holes are kept"
-        );
-        let mtime = |path: &str| {
-            fs::symlink_metadata(w.home.join(path))
-                .unwrap()
-                .mtime_nsec()
-        };
+        assert_eq!(file.ino(), fs::metadata(copy.join("deep/er/link")).unwrap().ino());
+        assert_eq!(fs::metadata(copy.join("deep")).unwrap().mode() & 0o7777, 0o750);
+        assert!(fs::metadata(copy.join("sparse")).unwrap().blocks() < 1000, "holes are kept");
+        let mtime = |path: &str| fs::symlink_metadata(w.home.join(path)).unwrap().mtime_nsec();
         assert_eq!(mtime("tree/sym"), mtime("copy/sym"));
         run(&w.away, "rm", &["-rf", "copy"]);
         assert!(!copy.exists());
@@ -87,27 +67,13 @@ fn trees_are_copied_with_everything() {
 #[test]
 fn an_editor_saves_by_rename() {
     in_own_mounts("an_editor_saves", || {
-        let w = World::new(Options::default(), |home| {
-            fs::write(home.join("text"), "one\n").unwrap()
-        });
+        let w =
+            World::new(Options::default(), |home| fs::write(home.join("text"), "one\n").unwrap());
         fs::write(w.away.join(".text.swp"), "two\n").unwrap();
         fs::rename(w.away.join(".text.swp"), w.away.join("text")).unwrap();
         assert_eq!(fs::read(w.home.join("text")).unwrap(), b"two\n");
         if has("an_editor_saves: vim", "vim") {
-            run(
-                &w.away,
-                "vim",
-                &[
-                    "-es",
-                    "-u",
-                    "NONE",
-                    "-c",
-                    "normal othree",
-                    "-c",
-                    "wq",
-                    "text",
-                ],
-            );
+            run(&w.away, "vim", &["-es", "-u", "NONE", "-c", "normal othree", "-c", "wq", "text"]);
             assert_eq!(fs::read(w.home.join("text")).unwrap(), b"two\nthree\n");
         }
         assert_eq!(names(&w.home), ["system", "text"]);
@@ -125,17 +91,9 @@ fn git_and_sqlite_and_python_work() {
             fs::write(repo.join("file"), "content\n").unwrap();
             run(&repo, "git", &["add", "."]);
             let who = ["-c", "user.name=a", "-c", "user.email=a@b"];
-            run(
-                &repo,
-                "git",
-                &[&who[..], &["commit", "-qm", "one"]].concat(),
-            );
+            run(&repo, "git", &[&who[..], &["commit", "-qm", "one"]].concat());
             assert_eq!(run(&repo, "git", &["status", "--short"]), "");
-            run(
-                &w.home.join("repo"),
-                "git",
-                &["-c", "safe.directory=*", "fsck", "--strict"],
-            );
+            run(&w.home.join("repo"), "git", &["-c", "safe.directory=*", "fsck", "--strict"]);
         }
         if has("python", "python3") {
             let script = "import sqlite3\n\
@@ -153,14 +111,7 @@ fn git_and_sqlite_and_python_work() {
             let said = run(&w.away, "python3", &["-c", script]);
             assert_eq!(said, "(500, 374750)\n('ok',)\n(501,)\n");
             fs::write(w.home.join("module.py"), "x = 42\n").unwrap();
-            assert_eq!(
-                run(
-                    &w.away,
-                    "python3",
-                    &["-c", "import module; print(module.x)"]
-                ),
-                "42\n"
-            );
+            assert_eq!(run(&w.away, "python3", &["-c", "import module; print(module.x)"]), "42\n");
         }
     });
 }
@@ -169,10 +120,7 @@ fn git_and_sqlite_and_python_work() {
 fn large_directories_are_listed_whole() {
     in_own_mounts("large_directories", || {
         let w = World::new(
-            Options {
-                server: |config| config.max_open_nodes = 100,
-                ..Options::default()
-            },
+            Options { server: |config| config.max_open_nodes = 100, ..Options::default() },
             |home| {
                 fs::create_dir(home.join("many")).unwrap();
                 for i in 0..10_000 {
@@ -182,10 +130,7 @@ fn large_directories_are_listed_whole() {
         );
         let many = w.away.join("many");
         assert_eq!(names(&many).len(), 10_000);
-        assert_eq!(
-            run(&w.away, "sh", &["-c", "ls -la many | wc -l"]).trim(),
-            "10003"
-        );
+        assert_eq!(run(&w.away, "sh", &["-c", "ls -la many | wc -l"]).trim(), "10003");
         // Far more nodes than open references.
         for i in (0..10_000).step_by(97) {
             fs::write(many.join(format!("file-{i:05}")), "x").unwrap();
@@ -200,12 +145,8 @@ fn an_unlinked_file_lives_while_it_is_open() {
     in_own_mounts("an_unlinked_file", || {
         let w = World::new(Options::default(), |_| {});
         let path = w.away.join("gone");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .unwrap();
+        let mut file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
         file.write_all(b"before ").unwrap();
         fs::remove_file(&path).unwrap();
         assert!(nothing_hidden(&w.home));
@@ -220,11 +161,7 @@ fn an_unlinked_file_lives_while_it_is_open() {
         assert_eq!(file.metadata().unwrap().len(), 3);
         // A directory that is someone's working directory, too.
         fs::create_dir(w.away.join("dir")).unwrap();
-        let said = run(
-            &w.away.join("dir"),
-            "sh",
-            &["-c", "rmdir ../dir; ls; stat -c %h ."],
-        );
+        let said = run(&w.away.join("dir"), "sh", &["-c", "rmdir ../dir; ls; stat -c %h ."]);
         assert_eq!(said, "0\n");
         assert!(nothing_hidden(&w.home));
     });
@@ -235,11 +172,7 @@ fn two_append_to_one_file() {
     in_own_mounts("two_append", || {
         let w = World::new(Options::default(), |_| {});
         let open = |dir: &std::path::Path| {
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(dir.join("log"))
-                .unwrap()
+            OpenOptions::new().append(true).create(true).open(dir.join("log")).unwrap()
         };
         let (mut here, mut there) = (open(&w.home), open(&w.away));
         for i in 0..200 {
@@ -261,9 +194,8 @@ fn two_append_to_one_file() {
 fn large_files_and_mappings() {
     in_own_mounts("large_files", || {
         let w = World::new(Options::default(), |_| {});
-        let data: Vec<u8> = (0..20_000_000u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
-            .collect();
+        let data: Vec<u8> =
+            (0..20_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         fs::write(w.away.join("big"), &data).unwrap();
         assert!(fs::read(w.home.join("big")).unwrap() == data);
         assert!(fs::read(w.away.join("big")).unwrap() == data);
@@ -277,10 +209,7 @@ fn large_files_and_mappings() {
                 print(p[4_999_999:5_000_006] == m[4_999_999:5_000_006])";
             assert_eq!(run(&w.away, "python3", &["-c", script]), "True\n");
             let mut bytes = [0; 5];
-            File::open(w.home.join("big"))
-                .unwrap()
-                .read_exact_at(&mut bytes, 5_000_000)
-                .unwrap();
+            File::open(w.home.join("big")).unwrap().read_exact_at(&mut bytes, 5_000_000).unwrap();
             assert_eq!(&bytes, b"hello");
         }
         // A program that lies on the mount runs from it.
@@ -310,20 +239,11 @@ fn attributes_and_extended_attributes() {
         );
         run(&w.away, "touch", &["-d", "1969-07-20T20:17:40.5Z", "file"]);
         let meta = fs::metadata(w.home.join("file")).unwrap();
-        assert_eq!(
-            (meta.mtime(), meta.mtime_nsec()),
-            (-14_182_940, 500_000_000)
-        );
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (-14_182_940, 500_000_000));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o6711)).unwrap();
-        assert_eq!(
-            fs::metadata(w.home.join("file")).unwrap().mode() & 0o7777,
-            0o6711
-        );
+        assert_eq!(fs::metadata(w.home.join("file")).unwrap().mode() & 0o7777, 0o6711);
         let space = rustix::fs::statvfs(&w.away).unwrap();
-        assert_eq!(
-            space.f_blocks,
-            rustix::fs::statvfs(&w.home).unwrap().f_blocks
-        );
+        assert_eq!(space.f_blocks, rustix::fs::statvfs(&w.home).unwrap().f_blocks);
         let file = File::create(w.away.join("room")).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 1 << 20).unwrap();
         assert_eq!(fs::metadata(w.home.join("room")).unwrap().len(), 1 << 20);

@@ -86,31 +86,19 @@ pub(super) struct Contents {
 
 impl Contents {
     pub(super) fn new(cache: Option<Arc<Cache>>, max_recent: usize) -> Self {
-        Self {
-            cache,
-            manifests: Mutex::default(),
-            recent: Mutex::default(),
-            max_recent,
-        }
+        Self { cache, manifests: Mutex::default(), recent: Mutex::default(), max_recent }
     }
 
     /// The content named `digest`, from memory or from disk.
     pub(super) fn known(&self, digest: &Digest) -> Option<Arc<Content>> {
         {
-            let manifests = self
-                .manifests
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(content) = manifests.known.get(digest).and_then(Weak::upgrade) {
                 return Some(content);
             }
         }
         let (entry, manifest) = self.cache.as_ref()?.find(digest)?;
-        Some(self.enter(Content {
-            digest: *digest,
-            manifest,
-            entry: Some(entry),
-        }))
+        Some(self.enter(Content { digest: *digest, manifest, entry: Some(entry) }))
     }
 
     /// Whether the content is known and its first chunk at hand, so that home need not send it
@@ -127,35 +115,22 @@ impl Contents {
         }
         let entry = self.cache.as_ref().and_then(|cache| {
             let entry = cache.create(&digest, &manifest);
-            entry
-                .map_err(|error| tracing::warn!(%error, "the file cache cannot be used"))
-                .ok()
+            entry.map_err(|error| tracing::warn!(%error, "the file cache cannot be used")).ok()
         });
-        self.enter(Content {
-            digest,
-            manifest,
-            entry,
-        })
+        self.enter(Content { digest, manifest, entry })
     }
 
     fn enter(&self, content: Content) -> Arc<Content> {
-        let mut manifests = self
-            .manifests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut manifests = self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = manifests.known.get(&content.digest).and_then(Weak::upgrade) {
             return known;
         }
         let content = Arc::new(content);
-        manifests
-            .known
-            .insert(content.digest, Arc::downgrade(&content));
+        manifests.known.insert(content.digest, Arc::downgrade(&content));
         manifests.kept.push_back(Arc::clone(&content));
         if manifests.kept.len() > MAX_KEPT {
             manifests.kept.pop_front();
-            manifests
-                .known
-                .retain(|_, content| content.strong_count() > 0);
+            manifests.known.retain(|_, content| content.strong_count() > 0);
         }
         content
     }
@@ -204,10 +179,7 @@ impl Client {
             };
             let from = (at % u64::from(CHUNK)) as usize;
             let to = chunk.len().min(from + (end - at) as usize);
-            let part = chunk
-                .get(from..to)
-                .filter(|part| !part.is_empty())
-                .ok_or(Errno::IO)?;
+            let part = chunk.get(from..to).filter(|part| !part.is_empty()).ok_or(Errno::IO)?;
             data.extend_from_slice(part);
             at += part.len() as u64;
         }

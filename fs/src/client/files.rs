@@ -68,12 +68,7 @@ impl Client {
         mode: u32,
         open: OpenMode,
     ) -> Result<(Found, HandleId), Errno> {
-        let op = Op::Create {
-            parent: self.node(parent)?,
-            name: name.clone(),
-            mode,
-            open,
-        };
+        let op = Op::Create { parent: self.node(parent)?, name: name.clone(), mode, open };
         let (entry, handle) = created(self.link.call(op, Vec::new())?.0)?;
         let found = match self.enter(&entry) {
             Ok(found) => found,
@@ -93,22 +88,11 @@ impl Client {
     /// As [`Client::lookup`]; `ENXIO` for pipes and sockets, `EACCES` for devices: they do not
     /// reach across machines.
     pub fn open(&self, ino: Ino, open: OpenMode) -> Result<Opened, Errno> {
-        let known = self
-            .table()
-            .digest(ino)
-            .filter(|digest| self.contents.has(digest));
-        let op = Op::Open {
-            node: self.node(ino)?,
-            open,
-            known,
-        };
+        let known = self.table().digest(ino).filter(|digest| self.contents.has(digest));
+        let op = Op::Open { node: self.node(ino)?, open, known };
         let (answer, payload) = self.link.call(op, Vec::new())?;
         let (handle, attr, digest) = match answer {
-            Answer::Opened {
-                handle,
-                attr,
-                digest,
-            } => (handle, attr, digest),
+            Answer::Opened { handle, attr, digest } => (handle, attr, digest),
             other => return Err(unexpected(&other)),
         };
         let shown = self.shown(ino, attr)?;
@@ -122,11 +106,7 @@ impl Client {
             false => self.table().see(ino, &attr, digest),
         };
         self.keep(handle, ino, attr, source);
-        Ok(Opened {
-            handle,
-            attr: shown,
-            unchanged,
-        })
+        Ok(Opened { handle, attr: shown, unchanged })
     }
 
     fn source(
@@ -157,13 +137,8 @@ impl Client {
     }
 
     fn keep(&self, handle: HandleId, ino: Ino, attr: Attr, source: Source) {
-        let file = OpenFile {
-            handle,
-            ino,
-            attr,
-            source: Mutex::new(source),
-            ahead: Mutex::new((0, 1)),
-        };
+        let file =
+            OpenFile { handle, ino, attr, source: Mutex::new(source), ahead: Mutex::new((0, 1)) };
         self.files().insert(handle, Arc::new(file));
     }
 
@@ -212,14 +187,7 @@ impl Client {
         while (data.len() as u32) < len {
             let want = (len - data.len() as u32).min(MAX_IO);
             let offset = offset.checked_add(data.len() as u64).ok_or(Errno::INVAL)?;
-            let mut part = self.data(
-                Op::Read {
-                    handle,
-                    offset,
-                    len: want,
-                },
-                want as usize,
-            )?;
+            let mut part = self.data(Op::Read { handle, offset, len: want }, want as usize)?;
             let end = (part.len() as u32) < want;
             match data.is_empty() {
                 true => data = part,
@@ -234,11 +202,7 @@ impl Client {
 
     /// How the file's bytes are come by; fetches its manifest first if need be.
     pub(super) fn file_source(&self, file: &OpenFile) -> Result<Source, Errno> {
-        let source = file
-            .source
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let source = file.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !matches!(source, Source::Unnamed) {
             return Ok(source);
         }
@@ -261,12 +225,7 @@ impl Client {
         loop {
             let first = u32::try_from(chunks.len()).map_err(|_| Errno::FBIG)?;
             let (answer, payload) = self.link.call(Op::Manifest { handle, first }, Vec::new())?;
-            let Answer::Manifest {
-                digest,
-                total,
-                size,
-            } = answer
-            else {
+            let Answer::Manifest { digest, total, size } = answer else {
                 return Err(unexpected(&answer));
             };
             let wrong = Manifest::chunk_count(size) != u64::from(total)
@@ -282,18 +241,13 @@ impl Client {
             }
             let manifest = Manifest::new(size, chunks).filter(|m| m.digest() == digest);
             // Pages of two different contents: it changed in between.
-            return manifest
-                .map(|manifest| (digest, manifest))
-                .ok_or(Errno::AGAIN);
+            return manifest.map(|manifest| (digest, manifest)).ok_or(Errno::AGAIN);
         }
     }
 
     /// Whether the open file has changed since it was opened.
     pub(super) fn has_changed(&self, file: &OpenFile) -> Result<bool, Errno> {
-        let op = Op::GetAttr {
-            node: self.node(file.ino)?,
-            handle: Some(file.handle),
-        };
+        let op = Op::GetAttr { node: self.node(file.ino)?, handle: Some(file.handle) };
         match self.link.call(op, Vec::new())?.0 {
             Answer::Attr(attr) => Ok(attr.stamp() != file.attr.stamp()),
             other => Err(unexpected(&other)),
@@ -305,11 +259,7 @@ impl Client {
     pub(super) fn window(&self, file: &OpenFile, offset: u64, end: u64) -> u32 {
         let mut ahead = file.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let most = MAX_IO / crate::proto::CHUNK;
-        let window = if ahead.0 == offset {
-            (ahead.1 * 2).min(most)
-        } else {
-            1
-        };
+        let window = if ahead.0 == offset { (ahead.1 * 2).min(most) } else { 1 };
         *ahead = (end, window);
         window
     }
@@ -329,11 +279,7 @@ impl Client {
         let mut written = 0;
         for part in data.chunks(MAX_IO as usize) {
             let offset = offset.checked_add(written).ok_or(Errno::FBIG)?;
-            let op = Op::Write {
-                handle,
-                offset,
-                append,
-            };
+            let op = Op::Write { handle, offset, append };
             match self.count(op, part.to_vec()) {
                 Ok(n) if n > part.len() as u64 => return Err(Errno::IO),
                 Ok(n) => {
@@ -368,15 +314,7 @@ impl Client {
         offset: u64,
         len: u64,
     ) -> Result<(), Errno> {
-        self.done(
-            Op::Fallocate {
-                handle,
-                mode,
-                offset,
-                len,
-            },
-            Vec::new(),
-        )
+        self.done(Op::Fallocate { handle, mode, offset, len }, Vec::new())
     }
 
     /// The next data or hole from `offset` on.
@@ -384,14 +322,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`]; `ENXIO` behind the end.
     pub fn seek(&self, handle: HandleId, offset: u64, what: SeekFor) -> Result<u64, Errno> {
-        self.count(
-            Op::Seek {
-                handle,
-                offset,
-                what,
-            },
-            Vec::new(),
-        )
+        self.count(Op::Seek { handle, offset, what }, Vec::new())
     }
 
     /// Copies up to `len` bytes between two open files at home. Returns how many.
@@ -404,19 +335,10 @@ impl Client {
         to: (HandleId, u64),
         len: u64,
     ) -> Result<u64, Errno> {
-        let op = Op::CopyRange {
-            from: from.0,
-            from_offset: from.1,
-            to: to.0,
-            to_offset: to.1,
-            len,
-        };
+        let op =
+            Op::CopyRange { from: from.0, from_offset: from.1, to: to.0, to_offset: to.1, len };
         let copied = self.count(op, Vec::new())?;
-        if copied > len {
-            Err(Errno::IO)
-        } else {
-            Ok(copied)
-        }
+        if copied > len { Err(Errno::IO) } else { Ok(copied) }
     }
 
     /// Opens a directory.
@@ -424,17 +346,11 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn open_dir(&self, ino: Ino) -> Result<Opened, Errno> {
-        let op = Op::OpenDir {
-            node: self.node(ino)?,
-        };
+        let op = Op::OpenDir { node: self.node(ino)? };
         let (handle, attr) = opened(self.link.call(op, Vec::new())?.0)?;
         let unchanged = self.table().see(ino, &attr, None) && attr.system;
         self.keep(handle, ino, attr, Source::Plain);
-        Ok(Opened {
-            handle,
-            attr: self.shown(ino, attr)?,
-            unchanged,
-        })
+        Ok(Opened { handle, attr: self.shown(ino, attr)?, unchanged })
     }
 
     /// Entries of an open directory from `offset` on (0 or a `next_offset`), about `max_bytes`
@@ -450,12 +366,7 @@ impl Client {
         attributes: bool,
     ) -> Result<Vec<DirEntry>, Errno> {
         let max_bytes = max_bytes.min(MAX_LISTING);
-        let op = Op::ReadDir {
-            handle,
-            offset,
-            max_bytes,
-            attributes,
-        };
+        let op = Op::ReadDir { handle, offset, max_bytes, attributes };
         let items = match self.link.call(op, Vec::new())?.0 {
             Answer::Listing(items) => items,
             other => return Err(unexpected(&other)),

@@ -115,10 +115,20 @@ struct State {
     root: Option<Entry>,
     /// When the link was last known to be well.
     well: Instant,
+    /// When a call was last answered, or there was none to answer. Home answers pings, so this
+    /// is never long ago unless it does not work on anything at all.
+    answered: Instant,
     dead: Option<Refusal>,
     closed: bool,
     forgets: Vec<(NodeId, u64)>,
     pinging: bool,
+}
+
+impl State {
+    /// Whether there has been no connection for so long that home counts as lost.
+    fn is_down(&self, deadline: Duration) -> bool {
+        self.conn.is_none() && self.well.elapsed() > deadline
+    }
 }
 
 /// The link of one session.
@@ -142,6 +152,7 @@ impl Link {
             conn: None,
             root: None,
             well: Instant::now(),
+            answered: Instant::now(),
             dead: None,
             closed: false,
             forgets: Vec::new(),
@@ -228,9 +239,7 @@ impl Link {
             if left.is_zero() || (begun.elapsed() > self.config.deadline && self.is_lost()) {
                 break;
             }
-            let wait = slot
-                .ready
-                .wait_timeout(outcome, left.min(self.config.deadline));
+            let wait = slot.ready.wait_timeout(outcome, left.min(self.config.deadline));
             outcome = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(outcome);
@@ -245,10 +254,7 @@ impl Link {
             if let Some(outcome) = outcome.take() {
                 return outcome;
             }
-            outcome = slot
-                .ready
-                .wait(outcome)
-                .unwrap_or_else(PoisonError::into_inner);
+            outcome = slot.ready.wait(outcome).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -281,9 +287,10 @@ impl Link {
         }
     }
 
+    /// Whether waiting any longer for what may take long makes no sense.
     fn is_lost(&self) -> bool {
         let state = self.lock();
-        state.conn.is_none() && state.well.elapsed() > self.config.deadline
+        state.is_down(self.config.deadline) || state.answered.elapsed() > 2 * self.config.deadline
     }
 
     /// Enters a call and sends it if there is a connection.
@@ -304,30 +311,21 @@ impl Link {
             let wait = self.changed.wait_timeout(state, left);
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let lost = state.conn.is_none() && state.well.elapsed() > self.config.deadline;
-        if state.closed || state.dead.is_some() || (lost && slot.is_some()) {
+        let lost = slot.is_some() && state.is_down(self.config.deadline);
+        if state.closed || state.dead.is_some() || lost {
             return Err(Errno::IO);
+        }
+        if state.calls.is_empty() {
+            state.answered = Instant::now();
         }
         let id = state.next;
         state.next += 1;
-        let oldest = state
-            .calls
-            .first_key_value()
-            .map_or(id, |(oldest, _)| *oldest);
-        let request = ToServer::Request {
-            id: RequestId(id),
-            answered_below: RequestId(oldest),
-            op,
-        };
+        let oldest = state.calls.first_key_value().map_or(id, |(oldest, _)| *oldest);
+        let request =
+            ToServer::Request { id: RequestId(id), answered_below: RequestId(oldest), op };
         let head = encode_head(&request, payload.len()).map_err(|_| Errno::MSGSIZE)?;
         let frame = Arc::new(Frame { head, payload });
-        state.calls.insert(
-            id,
-            Call {
-                frame: Arc::clone(&frame),
-                slot: slot.cloned(),
-            },
-        );
+        state.calls.insert(id, Call { frame: Arc::clone(&frame), slot: slot.cloned() });
         let conn = state.conn.clone();
         drop(state);
         if let Some(conn) = conn {
@@ -373,9 +371,7 @@ impl Link {
             if wait.unwrap_or_else(PoisonError::into_inner).0.closed {
                 return;
             }
-            pause = (pause * 2)
-                .min(self.config.deadline / 4)
-                .min(Duration::from_secs(1));
+            pause = (pause * 2).min(self.config.deadline / 4).min(Duration::from_secs(1));
         }
     }
 
@@ -406,10 +402,7 @@ impl Link {
             }
         };
         stream.set_read_timeout(Some(self.tick()))?;
-        let conn = Arc::new(Conn {
-            stream,
-            outbox: Mutex::default(),
-        });
+        let conn = Arc::new(Conn { stream, outbox: Mutex::default() });
         let mut state = self.lock();
         if state.closed {
             return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
@@ -417,11 +410,7 @@ impl Link {
         state.root.get_or_insert(root);
         state.well = Instant::now();
         state.conn = Some(Arc::clone(&conn));
-        let again: Vec<_> = state
-            .calls
-            .values()
-            .map(|call| Arc::clone(&call.frame))
-            .collect();
+        let again: Vec<_> = state.calls.values().map(|call| Arc::clone(&call.frame)).collect();
         drop(state);
         self.changed.notify_all();
         // In another thread: this one must read replies meanwhile, or both sides could wait for
@@ -456,12 +445,7 @@ impl Link {
                 Ok(_) => return io::Error::from(io::ErrorKind::InvalidData).into(),
                 Err(error) => return error,
             }
-            if self
-                .lock()
-                .conn
-                .as_deref()
-                .is_none_or(|current| !std::ptr::eq(current, conn))
-            {
+            if self.lock().conn.as_deref().is_none_or(|current| !std::ptr::eq(current, conn)) {
                 return io::Error::from(io::ErrorKind::ConnectionAborted).into();
             }
         }
@@ -489,6 +473,7 @@ impl Link {
     fn reply(&self, id: RequestId, result: Result<Answer, i32>, payload: Vec<u8>) {
         let mut state = self.lock();
         state.well = Instant::now();
+        state.answered = state.well;
         state.pinging = false;
         let call = state.calls.remove(&id.0);
         let was_full = state.calls.len() + 1 >= self.config.max_in_flight;
@@ -520,10 +505,8 @@ impl Link {
                 self.forget(&[(entry.node, 1)]);
             }
             Ok((Answer::Listing(items), _)) => {
-                let nodes: Vec<_> = items
-                    .iter()
-                    .filter_map(|item| Some((item.entry?.node, 1)))
-                    .collect();
+                let nodes: Vec<_> =
+                    items.iter().filter_map(|item| Some((item.entry?.node, 1))).collect();
                 self.forget(&nodes);
             }
             _ => {}
@@ -539,8 +522,5 @@ fn finish(slot: Option<Arc<Slot>>, outcome: Outcome) {
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

@@ -205,11 +205,7 @@ impl Client {
     }
 
     fn ttl(&self, attr: &Attr) -> Duration {
-        if attr.system {
-            self.config.system_ttl
-        } else {
-            self.config.user_ttl
-        }
+        if attr.system { self.config.system_ttl } else { self.config.user_ttl }
     }
 
     /// Home's word for an inode.
@@ -224,11 +220,7 @@ impl Client {
             tracing::error!(?entry, "home contradicts itself about a file");
             return Err(Errno::IO);
         };
-        Ok(Found {
-            ino,
-            attr: self.shown(ino, entry.attr)?,
-            ttl: self.ttl(&entry.attr),
-        })
+        Ok(Found { ino, attr: self.shown(ino, entry.attr)?, ttl: self.ttl(&entry.attr) })
     }
 
     /// Attributes as they are shown for `ino`; checked, since they come from another machine.

@@ -14,19 +14,12 @@ impl Client {
     /// # Errors
     /// Those of the home's kernel; `EIO` when home does not answer.
     pub fn lookup(&self, parent: Ino, name: &Name) -> Result<Lookup, Errno> {
-        let op = Op::Lookup {
-            parent: self.node(parent)?,
-            name: name.clone(),
-        };
+        let op = Op::Lookup { parent: self.node(parent)?, name: name.clone() };
         match self.link.call(op, Vec::new())?.0 {
             Answer::Entry(entry) => self.enter(&entry).map(Lookup::Found),
-            Answer::Absent { system: true } => Ok(Lookup::Absent {
-                ttl: self.config.system_ttl,
-            }),
+            Answer::Absent { system: true } => Ok(Lookup::Absent { ttl: self.config.system_ttl }),
             // Another program at home may make it any moment.
-            Answer::Absent { system: false } => Ok(Lookup::Absent {
-                ttl: Default::default(),
-            }),
+            Answer::Absent { system: false } => Ok(Lookup::Absent { ttl: Default::default() }),
             other => Err(unexpected(&other)),
         }
     }
@@ -44,10 +37,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn get_attr(&self, ino: Ino, handle: Option<HandleId>) -> Result<Found, Errno> {
-        let op = Op::GetAttr {
-            node: self.node(ino)?,
-            handle,
-        };
+        let op = Op::GetAttr { node: self.node(ino)?, handle };
         self.attr_answer(ino, op)
     }
 
@@ -61,11 +51,7 @@ impl Client {
         handle: Option<HandleId>,
         change: AttrChange,
     ) -> Result<Found, Errno> {
-        let op = Op::SetAttr {
-            node: self.node(ino)?,
-            handle,
-            change,
-        };
+        let op = Op::SetAttr { node: self.node(ino)?, handle, change };
         self.attr_answer(ino, op)
     }
 
@@ -76,11 +62,7 @@ impl Client {
                 if kind.is_some_and(|kind| kind != attr.kind) {
                     return Err(Errno::STALE);
                 }
-                Ok(Found {
-                    ino,
-                    attr: self.shown(ino, attr)?,
-                    ttl: self.ttl(&attr),
-                })
+                Ok(Found { ino, attr: self.shown(ino, attr)?, ttl: self.ttl(&attr) })
             }
             other => Err(unexpected(&other)),
         }
@@ -91,12 +73,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        let target = self.data(
-            Op::ReadLink {
-                node: self.node(ino)?,
-            },
-            MAX_VALUE,
-        )?;
+        let target = self.data(Op::ReadLink { node: self.node(ino)? }, MAX_VALUE)?;
         // The kernel takes it as a C string of less than a page.
         let bad = target.is_empty() || target.len() >= 4096 || target.contains(&0);
         if bad { Err(Errno::IO) } else { Ok(target) }
@@ -107,11 +84,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn make_dir(&self, parent: Ino, name: &Name, mode: u32) -> Result<Found, Errno> {
-        let op = Op::MakeDir {
-            parent: self.node(parent)?,
-            name: name.clone(),
-            mode,
-        };
+        let op = Op::MakeDir { parent: self.node(parent)?, name: name.clone(), mode };
         self.entry_answer(op, Vec::new())
     }
 
@@ -126,12 +99,7 @@ impl Client {
         mode: u32,
         kind: NodeKind,
     ) -> Result<Found, Errno> {
-        let op = Op::MakeNode {
-            parent: self.node(parent)?,
-            name: name.clone(),
-            mode,
-            kind,
-        };
+        let op = Op::MakeNode { parent: self.node(parent)?, name: name.clone(), mode, kind };
         self.entry_answer(op, Vec::new())
     }
 
@@ -140,10 +108,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn symlink(&self, parent: Ino, name: &Name, target: &[u8]) -> Result<Found, Errno> {
-        let op = Op::Symlink {
-            parent: self.node(parent)?,
-            name: name.clone(),
-        };
+        let op = Op::Symlink { parent: self.node(parent)?, name: name.clone() };
         self.entry_answer(op, target.to_vec())
     }
 
@@ -153,14 +118,7 @@ impl Client {
     /// As [`Client::lookup`].
     pub fn link(&self, ino: Ino, parent: Ino, name: &Name) -> Result<Found, Errno> {
         let (node, parent) = (self.node(ino)?, self.node(parent)?);
-        self.entry_answer(
-            Op::Link {
-                node,
-                parent,
-                name: name.clone(),
-            },
-            Vec::new(),
-        )
+        self.entry_answer(Op::Link { node, parent, name: name.clone() }, Vec::new())
     }
 
     fn entry_answer(&self, op: Op, payload: Vec<u8>) -> Result<Found, Errno> {
@@ -175,13 +133,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Errno> {
-        self.done(
-            Op::Unlink {
-                parent: self.node(parent)?,
-                name: name.clone(),
-            },
-            Vec::new(),
-        )
+        self.done(Op::Unlink { parent: self.node(parent)?, name: name.clone() }, Vec::new())
     }
 
     /// Removes a directory.
@@ -189,13 +141,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn remove_dir(&self, parent: Ino, name: &Name) -> Result<(), Errno> {
-        self.done(
-            Op::RemoveDir {
-                parent: self.node(parent)?,
-                name: name.clone(),
-            },
-            Vec::new(),
-        )
+        self.done(Op::RemoveDir { parent: self.node(parent)?, name: name.clone() }, Vec::new())
     }
 
     /// Renames `from` to `to`, each a directory and a name.
@@ -223,16 +169,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn space(&self, ino: Ino) -> Result<Space, Errno> {
-        match self
-            .link
-            .call(
-                Op::StatFs {
-                    node: self.node(ino)?,
-                },
-                Vec::new(),
-            )?
-            .0
-        {
+        match self.link.call(Op::StatFs { node: self.node(ino)? }, Vec::new())?.0 {
             Answer::Space(space) => Ok(space),
             other => Err(unexpected(&other)),
         }
@@ -243,10 +180,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn get_xattr(&self, ino: Ino, name: &Name) -> Result<Vec<u8>, Errno> {
-        let op = Op::GetXattr {
-            node: self.node(ino)?,
-            name: name.clone(),
-        };
+        let op = Op::GetXattr { node: self.node(ino)?, name: name.clone() };
         self.data(op, MAX_VALUE)
     }
 
@@ -255,12 +189,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn list_xattr(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        self.data(
-            Op::ListXattr {
-                node: self.node(ino)?,
-            },
-            MAX_VALUE,
-        )
+        self.data(Op::ListXattr { node: self.node(ino)? }, MAX_VALUE)
     }
 
     /// Sets a `user.` attribute.
@@ -274,11 +203,7 @@ impl Client {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<(), Errno> {
-        let op = Op::SetXattr {
-            node: self.node(ino)?,
-            name: name.clone(),
-            mode,
-        };
+        let op = Op::SetXattr { node: self.node(ino)?, name: name.clone(), mode };
         self.done(op, value.to_vec())
     }
 
@@ -287,13 +212,7 @@ impl Client {
     /// # Errors
     /// As [`Client::lookup`].
     pub fn remove_xattr(&self, ino: Ino, name: &Name) -> Result<(), Errno> {
-        self.done(
-            Op::RemoveXattr {
-                node: self.node(ino)?,
-                name: name.clone(),
-            },
-            Vec::new(),
-        )
+        self.done(Op::RemoveXattr { node: self.node(ino)?, name: name.clone() }, Vec::new())
     }
 
     /// Whether the app may access a file: bits 4 read, 2 write, 1 execute.
@@ -301,13 +220,7 @@ impl Client {
     /// # Errors
     /// `EACCES` if not; else as [`Client::lookup`].
     pub fn access(&self, ino: Ino, mask: u8) -> Result<(), Errno> {
-        self.done(
-            Op::Access {
-                node: self.node(ino)?,
-                mask,
-            },
-            Vec::new(),
-        )
+        self.done(Op::Access { node: self.node(ino)?, mask }, Vec::new())
     }
 
     pub(super) fn done(&self, op: Op, payload: Vec<u8>) -> Result<(), Errno> {
@@ -334,10 +247,7 @@ impl Client {
 
 /// An answer to another question than was asked.
 pub(super) fn unexpected(answer: &Answer) -> Errno {
-    tracing::error!(
-        ?answer,
-        "home gave an answer that does not fit the question"
-    );
+    tracing::error!(?answer, "home gave an answer that does not fit the question");
     Errno::IO
 }
 

@@ -41,12 +41,7 @@ impl Client {
     pub fn prefetch(&self, paths: &[Vec<u8>]) -> Prefetched {
         let counts = Counts::default();
         let queue = Mutex::new(paths.iter());
-        let next = || {
-            queue
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .next()
-        };
+        let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
         std::thread::scope(|scope| {
             for _ in 0..THREADS.min(paths.len()) {
                 scope.spawn(|| {
@@ -90,10 +85,7 @@ impl Client {
         if self.table().kind(ino) != Some(FileKind::File) {
             return Ok(None);
         }
-        let read = OpenMode {
-            read: true,
-            ..OpenMode::default()
-        };
+        let read = OpenMode { read: true, ..OpenMode::default() };
         let handle = self.open(ino, read)?.handle;
         let result = self.fetch_missing(handle);
         self.release(handle);
@@ -105,14 +97,16 @@ impl Client {
         let Source::Verified(content) = self.file_source(&file)? else {
             return Ok(None);
         };
-        let mut fetched = 0;
-        let mut index = 0;
-        while content.manifest().chunk_len(index) > 0 {
-            if !content.holds(&self.contents, index) {
+        let missing = |index| !content.holds(&self.contents, index);
+        let count = content.manifest().chunks().len() as u32;
+        let fetched = (0..count)
+            .filter(|index| missing(*index))
+            .map(|index| content.manifest().chunk_len(index) as u64)
+            .sum();
+        for index in 0..count {
+            if missing(index) {
                 self.fetch(&file, &content, index, u32::MAX)?;
-                fetched += content.manifest().chunk_len(index) as u64;
             }
-            index += 1;
         }
         Ok(Some(fetched))
     }
@@ -126,10 +120,7 @@ struct Dirs<'a> {
 
 impl<'a> Dirs<'a> {
     fn new(client: &'a Client) -> Self {
-        Self {
-            client,
-            known: HashMap::new(),
-        }
+        Self { client, known: HashMap::new() }
     }
 
     /// The file at `path`: one reference.
@@ -146,10 +137,7 @@ impl<'a> Dirs<'a> {
     fn dir(&mut self, path: &[u8]) -> Result<Ino, Errno> {
         let mut at = Ino::ROOT;
         let mut end = 0;
-        for part in path
-            .split(|byte| *byte == b'/')
-            .filter(|part| !part.is_empty())
-        {
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             end += part.len() + 1;
             let so_far = &path[..(end - 1).min(path.len())];
             at = match self.known.get(so_far) {

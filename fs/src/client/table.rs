@@ -78,13 +78,8 @@ impl Table {
                 Ino(self.spare)
             }
         };
-        let known = Known {
-            node: entry.node,
-            kind: entry.attr.kind,
-            home_refs: 1,
-            refs: 1,
-            seen: None,
-        };
+        let known =
+            Known { node: entry.node, kind: entry.attr.kind, home_refs: 1, refs: 1, seen: None };
         self.known.insert(ino, known);
         self.by_node.insert(entry.node, ino);
         Some(ino)
@@ -143,5 +138,76 @@ impl Table {
     /// How many inodes are handed out.
     pub(super) fn len(&self) -> usize {
         self.known.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Timestamp;
+
+    fn entry(node: u64, ino: u64, kind: FileKind) -> Entry {
+        let t = Timestamp::default();
+        let attr = Attr {
+            ino,
+            size: 0,
+            blocks: 0,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            kind,
+            perm: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: (0, 0),
+            block_size: 4096,
+            system: false,
+        };
+        Entry { node: NodeId(node), attr }
+    }
+
+    #[test]
+    fn files_keep_their_number_unless_it_is_taken() {
+        let mut table = Table::new();
+        let file = |node, ino| entry(node, ino, FileKind::File);
+        assert_eq!(table.enter(&file(5, 77)), Some(Ino(77)));
+        assert_eq!(table.enter(&file(5, 77)), Some(Ino(77)), "the same file");
+        let other = table.enter(&file(6, 77)).unwrap();
+        assert_ne!(other, Ino(77), "the same number on another file system");
+        for (node, ino) in [(7, 0), (8, 1), (9, u64::MAX)] {
+            let given = table.enter(&file(node, ino)).unwrap();
+            assert!(given.0 > 1 && given.0 < 1 << 63, "{given:?}");
+        }
+        assert_eq!(table.release(Ino(77), 1), None);
+        assert_eq!(table.release(Ino(77), 1), Some((NodeId(5), 2)), "all of home's references");
+        assert_eq!(table.node(Ino(77)), None);
+        assert_eq!(table.enter(&file(10, 77)), Some(Ino(77)));
+    }
+
+    #[test]
+    fn a_home_that_contradicts_itself_is_not_believed() {
+        let mut table = Table::new();
+        assert_eq!(table.enter(&entry(1, 9, FileKind::Directory)), None, "the root in the tree");
+        table.enter(&entry(2, 9, FileKind::File)).unwrap();
+        assert_eq!(table.enter(&entry(2, 9, FileKind::Directory)), None, "a file become directory");
+        assert_eq!(table.release(Ino::ROOT, u64::MAX), None);
+        assert!(table.node(Ino::ROOT).is_some());
+    }
+
+    #[test]
+    fn contents_are_recognised() {
+        let mut table = Table::new();
+        let mut e = entry(2, 9, FileKind::File);
+        let ino = table.enter(&e).unwrap();
+        let digest = Digest([1; 32]);
+        assert!(!table.see(ino, &e.attr, Some(digest)));
+        assert!(table.see(ino, &e.attr, None));
+        assert_eq!(table.digest(ino), Some(digest), "the same content keeps its name");
+        e.attr.mtime.nsec = 1;
+        assert!(!table.see(ino, &e.attr, None));
+        assert_eq!(table.digest(ino), None);
+        table.unsee(ino);
+        assert!(!table.see(ino, &e.attr, None));
     }
 }

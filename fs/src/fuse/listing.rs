@@ -71,9 +71,7 @@ impl Pages {
         // An answer without entries is the end: go on until there is one or it is true.
         while !taken {
             if page.entries.is_empty() {
-                page.entries = client
-                    .read_dir(handle, page.at, MAX_LISTING, attributes)?
-                    .into();
+                page.entries = client.read_dir(handle, page.at, MAX_LISTING, attributes)?.into();
             }
             if page.entries.is_empty() {
                 break;
@@ -95,16 +93,9 @@ impl Pages {
 
     /// The directory is closed: what was not taken is given back.
     pub(super) fn close(&self, client: &Client, handle: HandleId) {
-        let page = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&handle);
+        let page = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&handle);
         if let Some(page) = page {
-            drop_all(
-                client,
-                &mut page.lock().unwrap_or_else(PoisonError::into_inner),
-            );
+            drop_all(client, &mut page.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }

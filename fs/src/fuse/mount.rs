@@ -124,10 +124,7 @@ impl Drop for Mount {
 /// # Errors
 /// `EINVAL` when nothing is mounted there.
 pub fn detach(path: &Path) -> io::Result<()> {
-    Ok(unmount(
-        path,
-        UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
-    )?)
+    Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
 fn mount_device(device: &OwnedFd, path: &Path, client: &Client) -> rustix::io::Result<()> {
@@ -155,18 +152,9 @@ fn connection_of(path: &Path) -> rustix::io::Result<u32> {
 fn abort(connection: u32) -> io::Result<()> {
     let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
-    let root = fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     let path = format!("{connection}/abort");
-    match openat(
-        &root,
-        &*path,
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
+    match openat(&root, &*path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => File::from(file).write_all(b"1"),
         // It ended when it was unmounted.
         Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -177,11 +165,8 @@ fn abort(connection: u32) -> io::Result<()> {
 /// The kernel caps a FUSE mount's read-ahead at 128 KiB unless told otherwise. Without it
 /// reading is slower; so if /sys is not there, it stays.
 fn raise_read_ahead(connection: u32) {
-    let path = format!(
-        "/sys/class/bdi/{}:{}/read_ahead_kb",
-        connection >> 20,
-        connection & 0xfffff
-    );
+    let path =
+        format!("/sys/class/bdi/{}:{}/read_ahead_kb", connection >> 20, connection & 0xfffff);
     if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(%path, %error, "read-ahead stays at the kernel's default");
     }

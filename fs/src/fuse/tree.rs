@@ -96,10 +96,7 @@ fn fopen_flags(flags: i32, unchanged: bool) -> FopenFlags {
     let mut fopen = FopenFlags::FOPEN_NOFLUSH;
     fopen.set(FopenFlags::FOPEN_KEEP_CACHE, unchanged);
     // Appended data goes where the end is at home, which this kernel's page cache cannot know.
-    fopen.set(
-        FopenFlags::FOPEN_DIRECT_IO,
-        flags & O_APPEND != 0 && open_mode(flags).write,
-    );
+    fopen.set(FopenFlags::FOPEN_DIRECT_IO, flags & O_APPEND != 0 && open_mode(flags).write);
     fopen
 }
 
@@ -118,16 +115,10 @@ fn system_time(time: Timestamp) -> SystemTime {
 /// this undoes it.
 fn timestamp(time: SystemTime) -> Timestamp {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => Timestamp {
-            sec: since.as_secs() as i64,
-            nsec: since.subsec_nanos(),
-        },
+        Ok(since) => Timestamp { sec: since.as_secs() as i64, nsec: since.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
-            Timestamp {
-                sec: -(before.as_secs() as i64),
-                nsec: before.subsec_nanos(),
-            }
+            Timestamp { sec: -(before.as_secs() as i64), nsec: before.subsec_nanos() }
         }
     }
 }
@@ -153,11 +144,7 @@ fn file_type(kind: FileKind) -> FileType {
 
 impl Tree {
     pub(super) fn new(client: Arc<Client>, owners: Owners) -> Self {
-        Self {
-            client,
-            owners,
-            pages: Pages::default(),
-        }
+        Self { client, owners, pages: Pages::default() }
     }
 
     fn file_attr(&self, attr: &Attr) -> FileAttr {
@@ -203,14 +190,10 @@ impl Tree {
         times: (Option<TimeOrNow>, Option<TimeOrNow>),
     ) -> Result<AttrChange, Errno> {
         // An id the app cannot have means nothing at home.
-        let uid = owner
-            .0
-            .map(|uid| self.owners.uids.inside(uid).ok_or(Errno::INVAL))
-            .transpose()?;
-        let gid = owner
-            .1
-            .map(|gid| self.owners.gids.inside(gid).ok_or(Errno::INVAL))
-            .transpose()?;
+        let uid =
+            owner.0.map(|uid| self.owners.uids.inside(uid).ok_or(Errno::INVAL)).transpose()?;
+        let gid =
+            owner.1.map(|gid| self.owners.gids.inside(gid).ok_or(Errno::INVAL)).transpose()?;
         Ok(AttrChange {
             size,
             perm: mode.map(|mode| (mode & 0o7777) as u16),
@@ -335,8 +318,7 @@ impl Filesystem for Tree {
             _ => Err(Errno::PERM),
         };
         let made = kind.and_then(|kind| {
-            self.client
-                .make_node(ino(parent), &name_of(name)?, mode & 0o7777, kind)
+            self.client.make_node(ino(parent), &name_of(name)?, mode & 0o7777, kind)
         });
         self.reply_entry(reply, made);
     }
@@ -356,17 +338,11 @@ impl Filesystem for Tree {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(
-            reply,
-            name_of(name).and_then(|n| self.client.unlink(ino(parent), &n)),
-        );
+        reply_empty(reply, name_of(name).and_then(|n| self.client.unlink(ino(parent), &n)));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(
-            reply,
-            name_of(name).and_then(|n| self.client.remove_dir(ino(parent), &n)),
-        );
+        reply_empty(reply, name_of(name).and_then(|n| self.client.remove_dir(ino(parent), &n)));
     }
 
     fn symlink(
@@ -400,8 +376,7 @@ impl Filesystem for Tree {
         };
         let result = mode.and_then(|mode| {
             let (from, to) = (name_of(name)?, name_of(new_name)?);
-            self.client
-                .rename((ino(parent), &from), (ino(new_parent), &to), mode)
+            self.client.rename((ino(parent), &from), (ino(new_parent), &to), mode)
         });
         reply_empty(reply, result);
     }
@@ -421,10 +396,9 @@ impl Filesystem for Tree {
 
     fn open(&self, _req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.client.open(ino(number), open_mode(flags.0)) {
-            Ok(opened) => reply.opened(
-                FileHandle(opened.handle.0),
-                fopen_flags(flags.0, opened.unchanged),
-            ),
+            Ok(opened) => {
+                reply.opened(FileHandle(opened.handle.0), fopen_flags(flags.0, opened.unchanged))
+            }
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -440,8 +414,7 @@ impl Filesystem for Tree {
         reply: ReplyCreate,
     ) {
         let created = name_of(name).and_then(|name| {
-            self.client
-                .create(ino(parent), &name, mode & 0o7777, open_mode(flags))
+            self.client.create(ino(parent), &name, mode & 0o7777, open_mode(flags))
         });
         match created {
             Ok((found, handle)) => reply.created(
@@ -555,14 +528,12 @@ impl Filesystem for Tree {
             }
         }
         let offset = if offset == AFTER_DOTS { 0 } else { offset };
-        let result = self
-            .pages
-            .list(&self.client, handle(fh), offset, false, |entry| {
-                let item = &entry.item;
-                let kind = file_type(item.kind);
-                let name = item.name.as_os_str();
-                Take::of(reply.add(INodeNo(item.ino), item.next_offset, kind, name))
-            });
+        let result = self.pages.list(&self.client, handle(fh), offset, false, |entry| {
+            let item = &entry.item;
+            let kind = file_type(item.kind);
+            let name = item.name.as_os_str();
+            Take::of(reply.add(INodeNo(item.ino), item.next_offset, kind, name))
+        });
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -590,18 +561,16 @@ impl Filesystem for Tree {
             }
         }
         let offset = if offset == AFTER_DOTS { 0 } else { offset };
-        let result = self
-            .pages
-            .list(&self.client, handle(fh), offset, true, |entry| {
-                // What is gone by now is not listed.
-                let Some(found) = &entry.found else {
-                    return Take::Passed;
-                };
-                let attr = self.file_attr(&found.attr);
-                let name = entry.item.name.as_os_str();
-                let next = entry.item.next_offset;
-                Take::of(reply.add(attr.ino, next, name, &found.ttl, &attr, Generation(0)))
-            });
+        let result = self.pages.list(&self.client, handle(fh), offset, true, |entry| {
+            // What is gone by now is not listed.
+            let Some(found) = &entry.found else {
+                return Take::Passed;
+            };
+            let attr = self.file_attr(&found.attr);
+            let name = entry.item.name.as_os_str();
+            let next = entry.item.next_offset;
+            Take::of(reply.add(attr.ino, next, name, &found.ttl, &attr, Generation(0)))
+        });
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -721,11 +690,7 @@ impl Filesystem for Tree {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(
-            reply,
-            self.client
-                .allocate(handle(fh), mode as u32, offset, length),
-        );
+        reply_empty(reply, self.client.allocate(handle(fh), mode as u32, offset, length));
     }
 
     fn lseek(

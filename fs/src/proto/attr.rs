@@ -46,10 +46,7 @@ impl Timestamp {
     #[must_use]
     pub fn clamped(self) -> Self {
         const FAR_S: i64 = 1 << 38;
-        Self {
-            sec: self.sec.clamp(-FAR_S, FAR_S),
-            nsec: self.nsec.min(999_999_999),
-        }
+        Self { sec: self.sec.clamp(-FAR_S, FAR_S), nsec: self.nsec.min(999_999_999) }
     }
 }
 
@@ -90,12 +87,7 @@ pub struct Attr {
 impl Attr {
     /// What tells one content of the file from another.
     pub fn stamp(&self) -> Stamp {
-        Stamp {
-            ino: self.ino,
-            size: self.size,
-            mtime: self.mtime,
-            ctime: self.ctime,
-        }
+        Stamp { ino: self.ino, size: self.size, mtime: self.mtime, ctime: self.ctime }
     }
 }
 

@@ -60,10 +60,7 @@ pub(crate) fn encode_head<M: Serialize>(
     let head_len = head.len() - 8;
     let frame_len = 4 + head_len + payload;
     if head_len > MAX_HEAD || payload > MAX_IO as usize {
-        return Err(FrameError::Bounds {
-            frame: frame_len,
-            head: head_len,
-        });
+        return Err(FrameError::Bounds { frame: frame_len, head: head_len });
     }
     head[..4].copy_from_slice(&(frame_len as u32).to_le_bytes());
     head[4..8].copy_from_slice(&(head_len as u32).to_le_bytes());
@@ -117,11 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(op: Op) -> ToServer {
-        ToServer::Request {
-            id: RequestId(7),
-            answered_below: RequestId(3),
-            op,
-        }
+        ToServer::Request { id: RequestId(7), answered_below: RequestId(3), op }
     }
 
     /// Takes at most three bytes at a time.
@@ -140,12 +133,7 @@ mod tests {
 
     #[test]
     fn announced_sizes_are_bounded_before_anything_is_reserved() {
-        for (frame, head) in [
-            (u32::MAX, 4),
-            (100, 200),
-            (3, 0),
-            (MAX_FRAME as u32, u32::MAX),
-        ] {
+        for (frame, head) in [(u32::MAX, 4), (100, 200), (3, 0), (MAX_FRAME as u32, u32::MAX)] {
             let mut bytes = frame.to_le_bytes().to_vec();
             bytes.extend_from_slice(&head.to_le_bytes());
             let error = read_frame::<ToServer>(&mut &bytes[..]).unwrap_err();

@@ -90,13 +90,7 @@ impl ControlClient {
     /// # Errors
     /// When the process cannot be reached or the pin failed.
     pub fn pin(&self, path: &[u8], fd: impl AsFd) -> Result<(), ControlError> {
-        self.ask(
-            &Order::Pin {
-                path: path.to_vec(),
-            },
-            Some(fd.as_fd()),
-        )
-        .map(drop)
+        self.ask(&Order::Pin { path: path.to_vec() }, Some(fd.as_fd())).map(drop)
     }
 
     /// See [`Server::unpin_all`].
@@ -150,12 +144,7 @@ fn send<M: Serialize>(
     if let Some(fds) = &fds {
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
     }
-    sendmsg(
-        socket,
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )?;
+    sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -219,10 +208,7 @@ fn serve_in_thread(server: &Server, stream: UnixStream) -> Outcome {
             tracing::info!(%error, "a connection for files ended");
         }
     };
-    match std::thread::Builder::new()
-        .name("files".into())
-        .spawn(serve)
-    {
+    match std::thread::Builder::new().name("files".into()).spawn(serve) {
         Ok(_) => Outcome::Done,
         Err(error) => Outcome::Failed(format!("no thread for the connection: {error}")),
     }

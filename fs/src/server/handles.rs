@@ -51,10 +51,7 @@ pub(super) struct Handles {
 
 impl Handles {
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            inner: Mutex::default(),
-            limit,
-        }
+        Self { inner: Mutex::default(), limit }
     }
 
     /// Keeps `open` under a new number; `ENFILE` if there are too many.

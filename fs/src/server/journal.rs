@@ -28,12 +28,7 @@ pub(super) struct Journal<R> {
 impl<R: Clone> Journal<R> {
     /// Keeps at most `limit` replies and running requests together.
     pub(super) fn new(limit: usize) -> Self {
-        Self {
-            answered_below: 0,
-            running: BTreeSet::new(),
-            kept: BTreeMap::new(),
-            limit,
-        }
+        Self { answered_below: 0, running: BTreeSet::new(), kept: BTreeMap::new(), limit }
     }
 
     /// A request `id` came in, with the client's word that it has all replies below

@@ -30,11 +30,7 @@ impl Session {
     ) -> Result<Vec<DirItem>, Errno> {
         let view = self.nodes.view(node)?;
         let max_bytes = max_bytes.min(MAX_LISTING) as usize;
-        let entry_bytes = if attributes {
-            ENTRY_BYTES.0
-        } else {
-            ENTRY_BYTES.1
-        };
+        let entry_bytes = if attributes { ENTRY_BYTES.0 } else { ENTRY_BYTES.1 };
         let dir = dir.lock().unwrap_or_else(PoisonError::into_inner);
         seek(&*dir, SeekFrom::Start(offset))?;
         let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
@@ -79,15 +75,10 @@ impl Session {
         let mask = view.mask.as_ref().and_then(|mask| mask.get(name)).cloned();
         if let Some(Masked::Hidden) = mask {
             let attr = tree.hidden_attr(dir, name);
-            return tree
-                .enter_hidden(&self.nodes, view.key, parent, name, attr)
-                .ok();
+            return tree.enter_hidden(&self.nodes, view.key, parent, name, attr).ok();
         }
         if self.shared.pins.get(view.key, name, false).is_some() {
-            return tree
-                .lookup(&self.nodes, &self.shared.pins, parent, name)
-                .ok()?
-                .ok();
+            return tree.lookup(&self.nodes, &self.shared.pins, parent, name).ok()?.ok();
         }
         let stat = os::stat_entry(dir, name.as_bytes()).ok()?;
         let read_only = tree.is_read_only(&stat, || os::open_entry(dir, name.as_bytes()));
@@ -96,21 +87,9 @@ impl Session {
             Some(Masked::Inside(mask)) => Some(mask),
             _ => None,
         };
-        let view = View {
-            key: Key::of(&stat),
-            kind: attr.kind,
-            mask,
-            hidden: false,
-        };
+        let view = View { key: Key::of(&stat), kind: attr.kind, mask, hidden: false };
         let place = Some((parent, name.clone()));
-        let node = self
-            .nodes
-            .enter(NewNode {
-                view,
-                fd: None,
-                place,
-            })
-            .ok()?;
+        let node = self.nodes.enter(NewNode { view, fd: None, place }).ok()?;
         Some(Entry { node, attr })
     }
 }

@@ -56,10 +56,7 @@ pub(super) struct Manifests {
 
 impl Manifests {
     pub(super) fn new(max_chunks: usize) -> Self {
-        Self {
-            inner: Mutex::default(),
-            max_chunks,
-        }
+        Self { inner: Mutex::default(), max_chunks }
     }
 
     /// The manifest of the content described by `stat`, if it is known.

@@ -75,17 +75,11 @@ mod tests {
     #[test]
     fn masks_follow_paths() {
         let name = |text: &str| Name::new(text.as_bytes()).unwrap();
-        let mask = Mask::new(&[
-            b"/proc".to_vec(),
-            b"/var/run/".to_vec(),
-            b"/proc/sys".to_vec(),
-        ])
-        .unwrap();
+        let mask =
+            Mask::new(&[b"/proc".to_vec(), b"/var/run/".to_vec(), b"/proc/sys".to_vec()]).unwrap();
         assert!(matches!(mask.get(&name("proc")), Some(Masked::Hidden)));
         assert!(mask.get(&name("usr")).is_none());
-        let Some(Masked::Inside(var)) = mask.get(&name("var")) else {
-            panic!("/var")
-        };
+        let Some(Masked::Inside(var)) = mask.get(&name("var")) else { panic!("/var") };
         assert!(matches!(var.get(&name("run")), Some(Masked::Hidden)));
         assert!(Mask::new(&[b"/".to_vec()]).is_err());
         assert!(Mask::new(&[b"/a/../b".to_vec()]).is_err());

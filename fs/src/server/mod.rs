@@ -73,10 +73,7 @@ impl ServerConfig {
         let private = ["/proc", "/sys", "/dev", "/run", "/tmp"];
         Self {
             app,
-            excluded: private
-                .iter()
-                .map(|path| path.as_bytes().to_vec())
-                .collect(),
+            excluded: private.iter().map(|path| path.as_bytes().to_vec()).collect(),
             workers: 8,
             max_sessions: 4,
             max_nodes: 1 << 20,
@@ -158,10 +155,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let mask = Mask::new(&config.excluded)?;
         let tree = Tree::new(root, self_fds, mask, config.settle).map_err(ServerError::Root)?;
-        let state = State {
-            sessions: HashMap::new(),
-            epoch: Epoch(0),
-        };
+        let state = State { sessions: HashMap::new(), epoch: Epoch(0) };
         let manifests = Manifests::new(config.max_manifest_chunks);
         let shared = Shared {
             tree,
@@ -171,16 +165,11 @@ impl Server {
             state: Mutex::new(state),
             idle: Condvar::new(),
         };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves one connection until it ends. Sessions outlive it; several may be served at once.
@@ -189,13 +178,9 @@ impl Server {
     /// Says why the connection ended, if not by its orderly end.
     pub fn serve(&self, stream: UnixStream) -> Result<(), ServerError> {
         let timeout = self.shared.config.write_timeout;
-        stream
-            .set_write_timeout(Some(timeout))
-            .map_err(ServerError::Stream)?;
+        stream.set_write_timeout(Some(timeout)).map_err(ServerError::Stream)?;
         // Who does not say hello does not keep a thread.
-        stream
-            .set_read_timeout(Some(timeout))
-            .map_err(ServerError::Stream)?;
+        stream.set_read_timeout(Some(timeout)).map_err(ServerError::Stream)?;
         let (hello, _) = read_frame::<ToServer>(&mut &stream)?;
         let ToServer::Hello(hello) = hello else {
             return Err(ServerError::Stream(io::ErrorKind::InvalidData.into()));
@@ -244,18 +229,11 @@ impl Server {
             return Err(Refusal::Unknown);
         }
         if state.sessions.len() >= self.shared.config.max_sessions {
-            let unused = state
-                .sessions
-                .values()
-                .find(|session| !session.is_attached());
+            let unused = state.sessions.values().find(|session| !session.is_attached());
             let unused = unused.map(|session| session.id()).ok_or(Refusal::Full)?;
             state.sessions.remove(&unused);
         }
-        let session = Arc::new(Session::new(
-            hello.session,
-            hello.epoch,
-            Arc::clone(&self.shared),
-        ));
+        let session = Arc::new(Session::new(hello.session, hello.epoch, Arc::clone(&self.shared)));
         state.sessions.insert(hello.session, Arc::clone(&session));
         Ok(session)
     }
@@ -267,10 +245,7 @@ impl Server {
         let mut state = self.state();
         state.epoch = state.epoch.max(epoch);
         let limit = state.epoch;
-        let (current, old) = state
-            .sessions
-            .drain()
-            .partition(|(_, s)| s.epoch() >= limit);
+        let (current, old) = state.sessions.drain().partition(|(_, s)| s.epoch() >= limit);
         state.sessions = current;
         let old: HashMap<SessionId, Arc<Session>> = old;
         for session in old.values() {
@@ -305,10 +280,7 @@ impl Server {
             .map(Name::new)
             .collect();
         let names = names.map_err(|_| failed(Errno::INVAL))?;
-        self.shared
-            .pins
-            .pin(self.shared.tree.root(), &names, fd)
-            .map_err(failed)
+        self.shared.pins.pin(self.shared.tree.root(), &names, fd).map_err(failed)
     }
 
     /// Ends all pins; returns how many there were. Nodes a session holds stay alive until it

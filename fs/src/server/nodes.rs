@@ -40,12 +40,7 @@ impl Key {
 
     /// Equal to the key of no file.
     pub(super) fn of_nothing() -> Self {
-        Self {
-            mount: u64::MAX,
-            dev: (u32::MAX, u32::MAX),
-            ino: 0,
-            birth: (0, 0),
-        }
+        Self { mount: u64::MAX, dev: (u32::MAX, u32::MAX), ino: 0, birth: (0, 0) }
     }
 }
 
@@ -153,11 +148,7 @@ impl Nodes {
             next: NodeId::ROOT.0 + 1,
             open: VecDeque::new(),
         };
-        Self {
-            inner: Mutex::new(inner),
-            max_nodes,
-            max_open,
-        }
+        Self { inner: Mutex::new(inner), max_nodes, max_open }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -166,19 +157,12 @@ impl Nodes {
 
     /// The place of a node in its directory, if it has one.
     pub(super) fn place(&self, id: NodeId) -> Option<(NodeId, Name)> {
-        self.lock()
-            .nodes
-            .get(&id)
-            .and_then(|node| node.place.clone())
+        self.lock().nodes.get(&id).and_then(|node| node.place.clone())
     }
 
     /// What `id` is; `ESTALE` if the session has no such node.
     pub(super) fn view(&self, id: NodeId) -> Result<View, Errno> {
-        self.lock()
-            .nodes
-            .get(&id)
-            .map(|node| node.view.clone())
-            .ok_or(Errno::STALE)
+        self.lock().nodes.get(&id).map(|node| node.view.clone()).ok_or(Errno::STALE)
     }
 
     /// Adds one reference to the node, entering it if it is new.
@@ -334,15 +318,99 @@ impl Nodes {
 
     /// How many nodes there are, and how many of them hold references.
     #[cfg(test)]
-    pub(super) fn counts(&self) -> (usize, usize) {
+    fn counts(&self) -> (usize, usize) {
         let inner = self.lock();
-        (
-            inner.nodes.len(),
-            inner
-                .nodes
-                .values()
-                .filter(|node| node.fd.is_some())
-                .count(),
-        )
+        (inner.nodes.len(), inner.nodes.values().filter(|node| node.fd.is_some()).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::Path;
+
+    use super::*;
+
+    fn view(stat: &Statx) -> View {
+        let kind = FileKind::from_mode(stat.stx_mode.into());
+        View { key: Key::of(stat), kind, mask: None, hidden: false }
+    }
+
+    fn table(dir: &Path, max_nodes: usize, max_open: usize) -> (Nodes, OwnedFd) {
+        let root: OwnedFd = File::open(dir).unwrap().into();
+        let stat = os::stat_fd(&root).unwrap();
+        let nodes =
+            Nodes::new(Arc::new(root.try_clone().unwrap()), view(&stat), max_nodes, max_open);
+        (nodes, root)
+    }
+
+    fn enter(nodes: &Nodes, root: &OwnedFd, text: &str) -> Result<NodeId, Errno> {
+        let name = Name::new(text.as_bytes()).unwrap();
+        let fd = os::open_entry(root, name.as_bytes()).unwrap();
+        let view = view(&os::stat_fd(&fd).unwrap());
+        nodes.enter(NewNode { view, fd: Some(fd), place: Some((NodeId::ROOT, name)) })
+    }
+
+    #[test]
+    fn references_are_bounded_and_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..50).map(|i| format!("file-{i}")).collect();
+        for name in &names {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let (nodes, root) = table(dir.path(), 1000, 10);
+        let ids: Vec<_> = names.iter().map(|name| enter(&nodes, &root, name).unwrap()).collect();
+        assert_eq!(nodes.counts(), (51, 11), "ten and the root");
+        for id in &ids {
+            let stat = os::stat_fd(&*nodes.fd(*id).unwrap()).unwrap();
+            assert_eq!(view(&stat).key, nodes.view(*id).unwrap().key);
+        }
+        assert!(nodes.counts().1 <= 11);
+        // Another file in the place of one that was closed is not taken for it.
+        let first = ids[0];
+        fs::remove_file(dir.path().join("file-0")).unwrap();
+        fs::write(dir.path().join("file-0"), "other").unwrap();
+        assert_eq!(nodes.fd(first).unwrap_err(), Errno::STALE);
+        for id in ids {
+            nodes.forget(id, 1);
+        }
+        assert_eq!(nodes.counts(), (1, 1));
+        nodes.forget(NodeId::ROOT, u64::MAX);
+        assert_eq!(nodes.counts(), (1, 1), "the root stays");
+    }
+
+    #[test]
+    fn what_loses_its_name_keeps_its_reference() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..5 {
+            fs::write(dir.path().join(format!("{i}")), "x").unwrap();
+        }
+        let (nodes, root) = table(dir.path(), 1000, 1);
+        let ids: Vec<_> = (0..5).map(|i| enter(&nodes, &root, &i.to_string()).unwrap()).collect();
+        let name = Name::new(b"2").unwrap();
+        assert_eq!(nodes.before_removal(&root, &name), Some(ids[2]));
+        fs::remove_file(dir.path().join("2")).unwrap();
+        for id in &ids {
+            nodes.fd(*id).unwrap();
+        }
+        assert_eq!(os::stat_fd(&*nodes.fd(ids[2]).unwrap()).unwrap().stx_nlink, 0);
+    }
+
+    #[test]
+    fn there_are_only_so_many() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..5 {
+            fs::write(dir.path().join(format!("{i}")), "x").unwrap();
+        }
+        let (nodes, root) = table(dir.path(), 3, 10);
+        let entered = |i: u32| enter(&nodes, &root, &i.to_string());
+        let one = entered(0).unwrap();
+        entered(1).unwrap();
+        assert_eq!(entered(2), Err(Errno::NFILE));
+        assert_eq!(entered(0), Ok(one), "known ones are still given out");
+        nodes.forget(one, 1);
+        assert_eq!(entered(2), Err(Errno::NFILE), "one reference is left");
+        nodes.forget(one, 1);
+        entered(2).unwrap();
     }
 }

@@ -35,62 +35,37 @@ impl Session {
         match op {
             Op::Ping => Ok(done(())),
             Op::Forget { nodes } => {
-                nodes
-                    .into_iter()
-                    .for_each(|(node, refs)| self.nodes.forget(node, refs));
+                nodes.into_iter().for_each(|(node, refs)| self.nodes.forget(node, refs));
                 Ok(done(()))
             }
             Op::Lookup { parent, name } => self.lookup(parent, &name),
             Op::GetAttr { node, handle } => self.get_attr(node, handle),
-            Op::SetAttr {
-                node,
-                handle,
-                change,
-            } => self.set_attr(node, handle, &change),
+            Op::SetAttr { node, handle, change } => self.set_attr(node, handle, &change),
             Op::ReadLink { node } => self.read_link(node).map(data),
-            Op::Create {
-                parent,
-                name,
-                mode,
-                open,
-            } => self.create(parent, &name, mode, open),
+            Op::Create { parent, name, mode, open } => self.create(parent, &name, mode, open),
             Op::Open { node, open, known } => self.open(node, open, known),
             Op::Release { handle } => {
                 self.handles.remove(handle);
                 Ok(done(()))
             }
-            Op::Read {
-                handle,
-                offset,
-                len,
-            } => {
+            Op::Read { handle, offset, len } => {
                 let open = self.handles.get(handle)?;
                 os::read_at(open.file()?, offset, len.min(MAX_IO) as usize).map(data)
             }
-            Op::Write {
-                handle,
-                offset,
-                append,
-            } => self.write(handle, offset, append, &payload).map(count),
+            Op::Write { handle, offset, append } => {
+                self.write(handle, offset, append, &payload).map(count)
+            }
             Op::Fsync { handle, data_only } => self.sync(handle, data_only).map(done),
             Op::OpenDir { node } => self.open_dir(node),
-            Op::ReadDir {
-                handle,
-                offset,
-                max_bytes,
-                attributes,
-            } => self.read_dir(handle, offset, max_bytes, attributes),
+            Op::ReadDir { handle, offset, max_bytes, attributes } => {
+                self.read_dir(handle, offset, max_bytes, attributes)
+            }
             Op::MakeDir { parent, name, mode } => {
                 let dir = self.dir(parent)?;
                 mkdirat(&*dir, name.as_bytes(), Mode::from_raw_mode(mode & 0o7777))?;
                 self.entry(parent, &name)
             }
-            Op::MakeNode {
-                parent,
-                name,
-                mode,
-                kind,
-            } => self.make_node(parent, &name, mode, kind),
+            Op::MakeNode { parent, name, mode, kind } => self.make_node(parent, &name, mode, kind),
             Op::Symlink { parent, name } => {
                 let dir = self.dir(parent)?;
                 symlinkat(payload.as_slice(), &*dir, name.as_bytes())?;
@@ -101,15 +76,9 @@ impl Session {
             Op::RemoveDir { parent, name } => {
                 self.remove(parent, &name, AtFlags::REMOVEDIR).map(done)
             }
-            Op::Rename {
-                parent,
-                name,
-                new_parent,
-                new_name,
-                mode,
-            } => self
-                .rename((parent, name), (new_parent, new_name), mode)
-                .map(done),
+            Op::Rename { parent, name, new_parent, new_name, mode } => {
+                self.rename((parent, name), (new_parent, new_name), mode).map(done)
+            }
             Op::StatFs { node } => self.space(node),
             Op::GetXattr { node, name } => self.get_xattr(node, &name).map(data),
             Op::ListXattr { node } => self.list_xattr(node).map(data),
@@ -118,21 +87,12 @@ impl Session {
             }
             Op::RemoveXattr { node, name } => self.remove_xattr(node, &name).map(done),
             Op::Access { node, mask } => self.access(node, mask).map(done),
-            Op::Fallocate {
-                handle,
-                mode,
-                offset,
-                len,
-            } => {
+            Op::Fallocate { handle, mode, offset, len } => {
                 let open = self.handles.get(handle)?;
                 let mode = FallocateFlags::from_bits_retain(mode);
                 fallocate(open.file()?, mode, offset, len).map(done)
             }
-            Op::Seek {
-                handle,
-                offset,
-                what,
-            } => {
+            Op::Seek { handle, offset, what } => {
                 let open = self.handles.get(handle)?;
                 let to = match what {
                     SeekFor::Data => SeekFrom::Data(offset),
@@ -140,24 +100,12 @@ impl Session {
                 };
                 seek(open.file()?, to).map(count)
             }
-            Op::CopyRange {
-                from,
-                from_offset,
-                to,
-                to_offset,
-                len,
-            } => {
+            Op::CopyRange { from, from_offset, to, to_offset, len } => {
                 let (from, to) = (self.handles.get(from)?, self.handles.get(to)?);
                 let (mut at, mut to_at) = (from_offset, to_offset);
                 let len = usize::try_from(len.min(MAX_COPY)).map_err(|_| Errno::INVAL)?;
-                copy_file_range(
-                    from.file()?,
-                    Some(&mut at),
-                    to.file()?,
-                    Some(&mut to_at),
-                    len,
-                )
-                .map(|copied| count(copied as u64))
+                copy_file_range(from.file()?, Some(&mut at), to.file()?, Some(&mut to_at), len)
+                    .map(|copied| count(copied as u64))
             }
             Op::Manifest { handle, first } => self.manifest(handle, first),
         }
@@ -183,10 +131,7 @@ impl Session {
 
     fn lookup(&self, parent: NodeId, name: &Name) -> Outcome {
         let shared = &self.shared;
-        let answer = match shared
-            .tree
-            .lookup(&self.nodes, &shared.pins, parent, name)?
-        {
+        let answer = match shared.tree.lookup(&self.nodes, &shared.pins, parent, name)? {
             Ok(entry) => Answer::Entry(entry),
             Err(system) => Answer::Absent { system },
         };
@@ -200,10 +145,7 @@ impl Session {
 
     fn made(&self, parent: NodeId, name: &Name) -> Result<Entry, Errno> {
         let shared = &self.shared;
-        shared
-            .tree
-            .lookup(&self.nodes, &shared.pins, parent, name)?
-            .map_err(|_| Errno::STALE)
+        shared.tree.lookup(&self.nodes, &shared.pins, parent, name)?.map_err(|_| Errno::STALE)
     }
 
     fn attr_of(&self, fd: &OwnedFd) -> Result<crate::proto::Attr, Errno> {
@@ -218,9 +160,7 @@ impl Session {
             Some(Open::File { fd }) => self.attr_of(fd)?,
             _ if self.nodes.view(node)?.hidden => {
                 let (parent, name) = self.nodes.place(node).ok_or(Errno::STALE)?;
-                self.shared
-                    .tree
-                    .hidden_attr(&*self.nodes.fd(parent)?, &name)
+                self.shared.tree.hidden_attr(&*self.nodes.fd(parent)?, &name)
             }
             _ => self.attr_of(&*self.nodes.fd(node)?)?,
         };
@@ -293,11 +233,7 @@ impl Session {
         self.only_files(node)?;
         let mut flags = access_flags(open);
         flags.set(OFlags::TRUNC, open.truncate && open.write);
-        let fd = self
-            .shared
-            .tree
-            .self_fds()
-            .reopen(&*self.nodes.fd(node)?, flags)?;
+        let fd = self.shared.tree.self_fds().reopen(&*self.nodes.fd(node)?, flags)?;
         let stat = os::stat_fd(&fd)?;
         let tree = &self.shared.tree;
         let attr = tree.attr(&stat, tree.is_read_only(&stat, || Ok(&fd)));
@@ -317,14 +253,7 @@ impl Session {
             }
         }
         let handle = self.handles.add(Open::File { fd })?;
-        Ok((
-            Answer::Opened {
-                handle,
-                attr,
-                digest,
-            },
-            content,
-        ))
+        Ok((Answer::Opened { handle, attr, digest }, content))
     }
 
     fn create(&self, parent: NodeId, name: &Name, mode: u32, open: OpenMode) -> Outcome {
@@ -341,10 +270,7 @@ impl Session {
                 let entry = self.made(parent, name)?;
                 match self.open(entry.node, open, None) {
                     Ok((Answer::Opened { handle, attr, .. }, _)) => {
-                        let entry = Entry {
-                            node: entry.node,
-                            attr,
-                        };
+                        let entry = Entry { node: entry.node, attr };
                         Ok((Answer::Created { entry, handle }, Vec::new()))
                     }
                     other => {
@@ -366,11 +292,7 @@ impl Session {
     ) -> Result<u64, Errno> {
         let open = self.handles.get(handle)?;
         let file = open.file()?;
-        let flags = if append {
-            ReadWriteFlags::APPEND
-        } else {
-            ReadWriteFlags::empty()
-        };
+        let flags = if append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
         let mut written = 0;
         while written < data.len() {
             let slice = std::io::IoSlice::new(&data[written..]);
@@ -395,10 +317,7 @@ impl Session {
             Open::Dir { fd: None, .. } => Ok(()),
             Open::Dir { fd: Some(fd), .. } => {
                 // Not under the lock: a listing need not wait for the disk.
-                let fd = fd
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .try_clone();
+                let fd = fd.lock().unwrap_or_else(std::sync::PoisonError::into_inner).try_clone();
                 fsync(fd.map_err(|_| Errno::NFILE)?)
             }
         }
@@ -428,18 +347,8 @@ impl Session {
                 _ => return Err(Errno::IO),
             },
         };
-        let handle = self.handles.add(Open::Dir {
-            node,
-            fd: fd.map(Mutex::new),
-        })?;
-        Ok((
-            Answer::Opened {
-                handle,
-                attr,
-                digest: None,
-            },
-            Vec::new(),
-        ))
+        let handle = self.handles.add(Open::Dir { node, fd: fd.map(Mutex::new) })?;
+        Ok((Answer::Opened { handle, attr, digest: None }, Vec::new()))
     }
 
     fn read_dir(&self, handle: HandleId, offset: u64, max_bytes: u32, attributes: bool) -> Outcome {
@@ -460,13 +369,7 @@ impl Session {
             NodeKind::Socket => FileType::Socket,
             NodeKind::File => FileType::RegularFile,
         };
-        mknodat(
-            &*dir,
-            name.as_bytes(),
-            kind,
-            Mode::from_raw_mode(mode & 0o7777),
-            0,
-        )?;
+        mknodat(&*dir, name.as_bytes(), kind, Mode::from_raw_mode(mode & 0o7777), 0)?;
         self.entry(parent, name)
     }
 
@@ -474,13 +377,7 @@ impl Session {
         let (inode, dir) = (self.inode(node)?, self.dir(parent)?);
         let self_fds = self.shared.tree.self_fds().dir();
         let from = SelfFds::name(&*inode);
-        linkat(
-            self_fds,
-            &*from,
-            &*dir,
-            name.as_bytes(),
-            AtFlags::SYMLINK_FOLLOW,
-        )?;
+        linkat(self_fds, &*from, &*dir, name.as_bytes(), AtFlags::SYMLINK_FOLLOW)?;
         self.entry(parent, name)
     }
 
@@ -511,10 +408,7 @@ impl Session {
         let replaced = self.nodes.before_removal(&new_dir, &to.1);
         let (old_name, new_name) = (from.1.as_bytes(), to.1.as_bytes());
         if let Err(error) = renameat_with(&*dir, old_name, &*new_dir, new_name, flags) {
-            moved
-                .into_iter()
-                .chain(replaced)
-                .for_each(|node| self.nodes.kept_name(node));
+            moved.into_iter().chain(replaced).for_each(|node| self.nodes.kept_name(node));
             return Err(error);
         }
         if let Some(node) = moved {
@@ -527,11 +421,7 @@ impl Session {
     }
 
     fn space(&self, node: NodeId) -> Outcome {
-        let at = if self.nodes.view(node)?.hidden {
-            NodeId::ROOT
-        } else {
-            node
-        };
+        let at = if self.nodes.view(node)?.hidden { NodeId::ROOT } else { node };
         let vfs = fstatvfs(&*self.nodes.fd(at)?)?;
         let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         let space = Space {
@@ -616,11 +506,7 @@ impl Session {
         access.set(Access::WRITE_OK, mask & 2 != 0);
         access.set(Access::EXEC_OK, mask & 1 != 0);
         if self.nodes.view(node)?.hidden {
-            return if mask & 2 == 0 {
-                Ok(())
-            } else {
-                Err(Errno::ROFS)
-            };
+            return if mask & 2 == 0 { Ok(()) } else { Err(Errno::ROFS) };
         }
         let inode = self.nodes.fd(node)?;
         let self_fds = self.shared.tree.self_fds().dir();
@@ -635,21 +521,11 @@ impl Session {
         }
         let named = self.shared.manifests.of_file(file)?;
         let chunks = named.manifest.chunks();
-        let page = chunks
-            .iter()
-            .skip(first as usize)
-            .take(MANIFEST_PAGE as usize);
+        let page = chunks.iter().skip(first as usize).take(MANIFEST_PAGE as usize);
         let payload = page.flatten().copied().collect();
         let total = u32::try_from(chunks.len()).map_err(|_| Errno::FBIG)?;
         let size = named.manifest.size();
-        Ok((
-            Answer::Manifest {
-                digest: named.digest,
-                total,
-                size,
-            },
-            payload,
-        ))
+        Ok((Answer::Manifest { digest: named.digest, total, size }, payload))
     }
 }
 
@@ -663,20 +539,11 @@ fn access_flags(open: OpenMode) -> OFlags {
 
 fn timespec(time: Option<SetTime>) -> rustix::fs::Timespec {
     match time {
-        None => rustix::fs::Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_OMIT,
-        },
-        Some(SetTime::Now) => rustix::fs::Timespec {
-            tv_sec: 0,
-            tv_nsec: rustix::fs::UTIME_NOW,
-        },
+        None => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        Some(SetTime::Now) => rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
         Some(SetTime::At(at)) => {
             let at = at.clamped();
-            rustix::fs::Timespec {
-                tv_sec: at.sec,
-                tv_nsec: at.nsec.into(),
-            }
+            rustix::fs::Timespec { tv_sec: at.sec, tv_nsec: at.nsec.into() }
         }
     }
 }

@@ -35,13 +35,7 @@ impl Pins {
             let at = dir.as_deref().unwrap_or(root);
             let key = Key::of(&os::stat_fd(at)?);
             let below = Arc::new(os::open_entry(at, name.as_bytes())?);
-            found.push((
-                (key, name.clone()),
-                Pin {
-                    fd: Arc::clone(&below),
-                    always: false,
-                },
-            ));
+            found.push(((key, name.clone()), Pin { fd: Arc::clone(&below), always: false }));
             dir = Some(below);
         }
         let key = Key::of(&os::stat_fd(dir.as_deref().unwrap_or(root))?);
@@ -52,13 +46,7 @@ impl Pins {
         for (place, pin) in found {
             pins.entry(place).or_insert(pin);
         }
-        pins.insert(
-            (key, last.clone()),
-            Pin {
-                fd: Arc::new(fd),
-                always: true,
-            },
-        );
+        pins.insert((key, last.clone()), Pin { fd: Arc::new(fd), always: true });
         Ok(())
     }
 
@@ -75,9 +63,6 @@ impl Pins {
     /// Lets all go.
     pub(super) fn clear(&self) -> usize {
         let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *pins)
-            .values()
-            .filter(|pin| pin.always)
-            .count()
+        std::mem::take(&mut *pins).values().filter(|pin| pin.always).count()
     }
 }

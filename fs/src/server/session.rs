@@ -143,14 +143,7 @@ impl Session {
                 read_frame::<ToServer>(&mut *reader)
             };
             match next {
-                Ok((
-                    ToServer::Request {
-                        id,
-                        answered_below,
-                        op,
-                    },
-                    payload,
-                )) => {
+                Ok((ToServer::Request { id, answered_below, op }, payload)) => {
                     if !self.take(line, id, answered_below, op, payload) {
                         break Err(ServerError::Stream(io::ErrorKind::InvalidData.into()));
                     }
@@ -164,10 +157,7 @@ impl Session {
         };
         line.end();
         let mut current = self.line();
-        if current
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, line))
-        {
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, line)) {
             *current = None;
         }
         result
@@ -205,10 +195,7 @@ impl Session {
             Ok((answer, payload)) => (Ok(answer), payload),
             Err(error) => (Err(error.raw_os_error()), Vec::new()),
         };
-        let kept = Arc::new(Kept {
-            message: ToClient::Reply { id, result },
-            payload,
-        });
+        let kept = Arc::new(Kept { message: ToClient::Reply { id, result }, payload });
         let idle = {
             let mut journal = self.journal();
             journal.finished(id.0, (!repeatable).then(|| Arc::clone(&kept)));
@@ -216,11 +203,7 @@ impl Session {
         };
         if idle && self.closed.load(Ordering::SeqCst) {
             // Under the lock the waiter checks with, lest it miss the news.
-            let _state = self
-                .shared
-                .state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
             self.shared.idle.notify_all();
         }
         // The connection of now, which need not be the one the request came over.
@@ -233,8 +216,5 @@ impl Session {
 
 fn is_end(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    matches!(
-        error.kind(),
-        UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted
-    )
+    matches!(error.kind(), UnexpectedEof | BrokenPipe | ConnectionReset | ConnectionAborted)
 }

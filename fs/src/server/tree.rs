@@ -74,14 +74,8 @@ impl Tree {
 
     pub(super) fn root_entry(&self) -> Result<Entry, Errno> {
         let stat = os::stat_fd(&*self.root)?;
-        let attr = self.attr(
-            &stat,
-            self.is_read_only(&stat, || Ok(Arc::clone(&self.root))),
-        );
-        Ok(Entry {
-            node: NodeId::ROOT,
-            attr,
-        })
+        let attr = self.attr(&stat, self.is_read_only(&stat, || Ok(Arc::clone(&self.root))));
+        Ok(Entry { node: NodeId::ROOT, attr })
     }
 
     /// Whether the mount `stat` comes from cannot be written. `fd` is asked for if that is not
@@ -107,10 +101,7 @@ impl Tree {
 
     /// Attributes as the client gets them.
     pub(super) fn attr(&self, stat: &Statx, read_only: bool) -> Attr {
-        let time = |t: rustix::fs::StatxTimestamp| Timestamp {
-            sec: t.tv_sec,
-            nsec: t.tv_nsec,
-        };
+        let time = |t: rustix::fs::StatxTimestamp| Timestamp { sec: t.tv_sec, nsec: t.tv_nsec };
         let kind = FileKind::from_mode(stat.stx_mode.into());
         Attr {
             ino: self.shown_ino(stat, kind),
@@ -151,9 +142,7 @@ impl Tree {
 
     /// A log that is being written lies on a read-only mount, too; it is no content to cache.
     fn has_settled(&self, stat: &Statx) -> bool {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let changed = stat.stx_ctime.tv_sec.max(stat.stx_mtime.tv_sec).max(0) as u64;
         let age = now.saturating_sub(Duration::from_secs(changed));
         self.settle.is_zero() || age > self.settle
@@ -179,9 +168,7 @@ impl Tree {
         let mask = view.mask.as_ref().and_then(|mask| mask.get(name)).cloned();
         if let Some(Masked::Hidden) = mask {
             let attr = self.hidden_attr(&dir, name);
-            return self
-                .enter_hidden(nodes, view.key, parent, name, attr)
-                .map(Ok);
+            return self.enter_hidden(nodes, view.key, parent, name, attr).map(Ok);
         }
         if let Some(pinned) = pins.get(view.key, name, false) {
             return self.enter_pinned(nodes, &pinned).map(Ok);
@@ -203,36 +190,18 @@ impl Tree {
             Some(Masked::Inside(mask)) => Some(mask),
             _ => None,
         };
-        let view = View {
-            key: Key::of(&stat),
-            kind: attr.kind,
-            mask: below,
-            hidden: false,
-        };
+        let view = View { key: Key::of(&stat), kind: attr.kind, mask: below, hidden: false };
         let place = Some((parent, name.clone()));
-        let node = nodes.enter(NewNode {
-            view,
-            fd: Some(fd),
-            place,
-        })?;
+        let node = nodes.enter(NewNode { view, fd: Some(fd), place })?;
         Ok(Ok(Entry { node, attr }))
     }
 
     fn enter_pinned(&self, nodes: &Nodes, pinned: &OwnedFd) -> Result<Entry, Errno> {
         let stat = os::stat_fd(pinned)?;
         let attr = self.attr(&stat, self.is_read_only(&stat, || Ok(pinned)));
-        let view = View {
-            key: Key::of(&stat),
-            kind: attr.kind,
-            mask: None,
-            hidden: false,
-        };
+        let view = View { key: Key::of(&stat), kind: attr.kind, mask: None, hidden: false };
         let fd = Some(pinned.try_clone().map_err(|_| Errno::NFILE)?);
-        let node = nodes.enter(NewNode {
-            view,
-            fd,
-            place: None,
-        })?;
+        let node = nodes.enter(NewNode { view, fd, place: None })?;
         Ok(Entry { node, attr })
     }
 
@@ -244,18 +213,9 @@ impl Tree {
         name: &Name,
         attr: Attr,
     ) -> Result<Entry, Errno> {
-        let view = View {
-            key: parent_key,
-            kind: FileKind::Directory,
-            mask: None,
-            hidden: true,
-        };
+        let view = View { key: parent_key, kind: FileKind::Directory, mask: None, hidden: true };
         let place = Some((parent, name.clone()));
-        let node = nodes.enter(NewNode {
-            view,
-            fd: None,
-            place,
-        })?;
+        let node = nodes.enter(NewNode { view, fd: None, place })?;
         Ok(Entry { node, attr })
     }
 
@@ -266,13 +226,7 @@ impl Tree {
             |stat: &Statx| FileKind::from_mode(stat.stx_mode.into()) == FileKind::Directory;
         if let Some(stat) = real.ok().filter(directory) {
             let attr = self.attr(&stat, true);
-            return Attr {
-                nlink: 2,
-                size: 0,
-                blocks: 0,
-                system: true,
-                ..attr
-            };
+            return Attr { nlink: 2, size: 0, blocks: 0, system: true, ..attr };
         }
         // Nothing is there: a number made from the name, so that it stays the same.
         let hash = blake3::hash(name.as_bytes());

@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,7 +19,8 @@ use phantom_fs::fuse::{Mount, Owners};
 use phantom_fs::server::{SelfFds, Server, ServerConfig};
 use phantom_model::{AppId, Epoch};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::thread::UnshareFlags;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// The app of all tests.
 pub const APP: AppId = AppId(7);
@@ -61,27 +63,44 @@ pub fn in_own_mounts(test: &str, body: impl FnOnce() + Send) {
 
 /// Opens a directory as the root of what is served.
 pub fn open_root(path: &Path) -> OwnedFd {
-    openat(
-        CWD,
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .unwrap()
+    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+}
+
+/// Takes the rights of the user and group `id`, without supplementary groups or capabilities,
+/// for this thread alone and those it starts.
+pub fn become_user(id: u32) {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_groups(&[]).unwrap();
+    set_thread_res_gid(gid, gid, gid).unwrap();
+    set_thread_res_uid(uid, uid, uid).unwrap();
+}
+
+/// Runs `body` with the rights of a user.
+pub fn as_user<T: Send>(id: u32, body: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            become_user(id);
+            body()
+        });
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// The way to home: gives out socket pairs, each served by the server, and can be broken.
 pub struct Way {
     server: Server,
+    /// The user and group the server's threads have; root if `None`.
+    user: Option<u32>,
     broken: AtomicBool,
     live: Mutex<Vec<UnixStream>>,
     made: AtomicUsize,
 }
 
 impl Way {
-    pub fn new(server: Server) -> Arc<Self> {
+    pub fn new(server: Server, user: Option<u32>) -> Arc<Self> {
         Arc::new(Self {
             server,
+            user,
             broken: AtomicBool::new(false),
             live: Mutex::default(),
             made: AtomicUsize::new(0),
@@ -95,8 +114,13 @@ impl Way {
         let (ours, theirs) = UnixStream::pair()?;
         self.live.lock().unwrap().push(ours.try_clone()?);
         self.made.fetch_add(1, Ordering::SeqCst);
-        let server = self.server.clone();
-        std::thread::spawn(move || server.serve(theirs));
+        let (server, user) = (self.server.clone(), self.user);
+        std::thread::spawn(move || {
+            if let Some(user) = user {
+                become_user(user);
+            }
+            server.serve(theirs)
+        });
         Ok(ours)
     }
 
@@ -142,6 +166,8 @@ pub struct Options {
     pub deadline: Duration,
     pub cache_bytes: u64,
     pub owners: Owners,
+    /// The user the home's server runs as.
+    pub user: Option<u32>,
     /// Adjusts the configurations.
     pub server: fn(&mut ServerConfig),
     pub client: fn(&mut ClientConfig),
@@ -154,6 +180,7 @@ impl Default for Options {
             deadline: Duration::from_secs(10),
             cache_bytes: 64 << 20,
             owners: Owners::identity(),
+            user: None,
             server: |_| {},
             client: |_| {},
         }
@@ -163,16 +190,15 @@ impl Default for Options {
 impl World {
     /// To be called in [`in_own_mounts`]. `fill` puts files into the home first.
     pub fn new(options: Options, fill: impl FnOnce(&Path)) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("phantom-fs-test-")
-            .tempdir()
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("phantom-fs-test-").tempdir().unwrap();
         let at = |name: &str| {
             let path = dir.path().join(name);
             std::fs::create_dir(&path).unwrap();
             path
         };
         let (home, away, cache) = (at("home"), at("away"), dir.path().join("cache"));
+        // Users other than root must get through.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(home.join("system")).unwrap();
         fill(&home);
         if options.system {
@@ -185,7 +211,7 @@ impl World {
         config.settle = Duration::ZERO;
         (options.server)(&mut config);
         let server = Server::new(open_root(&home), SelfFds::open().unwrap(), config).unwrap();
-        let way = Way::new(server.clone());
+        let way = Way::new(server.clone(), options.user);
         let mut config = ClientConfig::new(APP, Epoch::FIRST);
         config.deadline = options.deadline;
         (options.client)(&mut config);
@@ -196,16 +222,7 @@ impl World {
         let disk = Arc::new(Cache::open(&cache, options.cache_bytes).unwrap());
         let client = Client::connect(transport, config, Some(disk)).unwrap();
         let mount = Mount::new(Arc::clone(&client), &away, options.owners, 8).unwrap();
-        Self {
-            mount,
-            client,
-            server,
-            way,
-            cache,
-            home,
-            away,
-            dir,
-        }
+        Self { mount, client, server, way, cache, home, away, dir }
     }
 
     pub fn scratch(&self) -> &Path {
@@ -229,14 +246,8 @@ pub fn run(dir: &Path, program: &str, args: &[&str]) -> String {
 /// Runs a program in `dir`.
 pub fn try_run(dir: &Path, program: &str, args: &[&str]) -> Output {
     let mut command = Command::new(program);
-    command
-        .current_dir(dir)
-        .args(args)
-        .env("HOME", dir)
-        .env("LC_ALL", "C");
-    command
-        .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}"))
+    command.current_dir(dir).args(args).env("HOME", dir).env("LC_ALL", "C");
+    command.output().unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// Whether a program is there; says so if not.
@@ -251,10 +262,8 @@ pub fn has(test: &str, program: &str) -> bool {
 
 /// The names in a directory.
 pub fn names(dir: &Path) -> Vec<OsString> {
-    let mut names: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     names
 }
