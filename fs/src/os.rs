@@ -1,5 +1,6 @@
 //! System calls: thin wrappers over rustix that fix flags and shapes.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -8,6 +9,7 @@ use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat, openat2, statx,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// What every attribute is made from.
@@ -65,14 +67,35 @@ pub fn own_file_mode_mask() -> Result<(), Errno> {
 pub struct SelfFds(OwnedFd);
 
 impl SelfFds {
-    /// To be called in the process that serves, before it enters a mount or pid namespace whose
-    /// `/proc` does not know it.
+    /// From the `/proc` this process sees. Where that belongs to another pid namespace, as in a
+    /// capsule's mount namespace, it does not show this process: see [`SelfFds::in_proc`].
     ///
     /// # Errors
-    /// When there is no `/proc`.
+    /// When `/proc` is not there or does not show this process.
     pub fn open() -> io::Result<Self> {
+        Self::at(CWD, c"/proc/self/fd")
+    }
+
+    /// From `proc`, a directory on a proc file system of this process's own pid namespace,
+    /// opened (`O_PATH` will do) by someone who sees one, and handed to this process.
+    ///
+    /// # Errors
+    /// When `proc` does not show this process.
+    pub fn in_proc(proc: impl AsFd) -> io::Result<Self> {
+        Self::at(proc, c"self/fd")
+    }
+
+    fn at(dir: impl AsFd, path: &CStr) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(openat(CWD, c"/proc/self/fd", flags, Mode::empty())?))
+        match openat(dir, path, flags, Mode::empty()) {
+            Ok(fd) => Ok(Self(fd)),
+            Err(Errno::NOENT) => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "this /proc does not show this process: it is missing or belongs to another pid \
+                 namespace; hand the process a directory on its own namespace's /proc",
+            )),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The directory; with [`SelfFds::name`] it makes a path to what `fd` refers to.
@@ -105,4 +128,10 @@ pub fn read_at(fd: impl AsFd, offset: u64, len: usize) -> Result<Vec<u8>, Errno>
     }
     data.truncate(len);
     Ok(data)
+}
+
+/// Lets this process have as many files open as its hard limit allows.
+pub fn raise_file_limit() -> Result<(), Errno> {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })
 }

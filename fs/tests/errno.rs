@@ -196,7 +196,7 @@ const RIGHTS: &[Case] = &[
     }),
     ("write through mode 0", |d| {
         let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0).open(d.join("new"));
+        let file = options.write(true).create_new(true).mode(0o0).open(d.join("new"));
         io(file.and_then(|file| file.write_all_at(b"x", 0)))
     }),
     ("link another's", |d| io(fs::hard_link(d.join("sticky/theirs"), d.join("new")))),

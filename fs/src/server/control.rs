@@ -14,6 +14,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use super::Server;
+use crate::os;
 
 /// Largest message in bytes: a path and little more.
 const MAX_MESSAGE: usize = 8 << 10;
@@ -177,11 +178,14 @@ fn receive<M: serde::de::DeserializeOwned>(
 }
 
 /// Obeys the shim until it closes its end, then ends all sessions: the main loop of the process
-/// that serves an app's files.
+/// that serves an app's files. Lets the process have as many files open as it may.
 ///
 /// # Errors
 /// When the socket fails.
 pub fn serve_control(server: &Server, socket: &OwnedFd) -> Result<(), ControlError> {
+    if let Err(error) = os::raise_file_limit() {
+        tracing::warn!(%error, "the number of open files stays limited");
+    }
     while let Some((order, fd)) = receive::<Order>(socket)? {
         let outcome = match (order, fd) {
             (Order::Serve, Some(fd)) => serve_in_thread(server, UnixStream::from(fd)),
