@@ -95,9 +95,7 @@ impl Book {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub fn now(&self) -> u64 {
@@ -113,18 +111,11 @@ impl Book {
         let (certificate, _) = state.own.as_ref()?;
         let holds = |key: &SubgridKey| key.id() == certificate.terms().subgrid;
         let founder = state.key.as_ref().is_some_and(holds);
-        Some(Membership {
-            certificate: certificate.clone(),
-            founder,
-        })
+        Some(Membership { certificate: certificate.clone(), founder })
     }
 
     pub fn members(&self) -> Vec<Member> {
-        self.state()
-            .own
-            .iter()
-            .flat_map(|(_, roster)| roster.iter().cloned())
-            .collect()
+        self.state().own.iter().flat_map(|(_, roster)| roster.iter().cloned()).collect()
     }
 
     pub fn member(&self, node: NodeId) -> Option<Member> {
@@ -158,10 +149,7 @@ impl Book {
         let subgrid = certificate.terms().subgrid;
         certificate.check_for(self.id, subgrid, now)?;
         let mut roster = Roster::new(subgrid);
-        let own = Member {
-            certificate: certificate.clone(),
-            addrs,
-        };
+        let own = Member { certificate: certificate.clone(), addrs };
         for member in members.into_iter().take(MAX_MEMBERS).chain([own]) {
             roster.learn(member, now);
         }
@@ -203,11 +191,8 @@ impl Book {
                 if node == self.id {
                     continue;
                 }
-                let news = if own {
-                    roster.announce(member, now)
-                } else {
-                    roster.learn(member, now)
-                };
+                let news =
+                    if own { roster.announce(member, now) } else { roster.learn(member, now) };
                 if news {
                     changed.extend(roster.get(node).cloned());
                 }
@@ -245,10 +230,7 @@ impl Book {
 
     async fn save(&self, member: &Member) -> Result<(), Error> {
         let (key, bytes) = (format!("{MEMBERS}{}", member.node()), encode(member));
-        on_store(&self.store, "record a member", move |store| {
-            store.put(&key, &bytes)
-        })
-        .await
+        on_store(&self.store, "record a member", move |store| store.put(&key, &bytes)).await
     }
 
     fn bump(&self) {
@@ -259,9 +241,7 @@ impl Book {
     pub async fn invite(&self, ttl_s: u64, addrs: Vec<PeerAddr>) -> Result<Token, Error> {
         let membership = self.membership().ok_or(Error::NotMember)?;
         if !membership.founder {
-            return Err(Error::NotFounder {
-                subgrid: membership.subgrid(),
-            });
+            return Err(Error::NotFounder { subgrid: membership.subgrid() });
         }
         let now = self.now();
         self.sweep(now).await?;
@@ -272,21 +252,14 @@ impl Book {
             secret: rand::random(),
             expires: now.saturating_add(ttl_s),
         };
-        let invitation = Invitation {
-            secret: token.secret,
-            expires: token.expires,
-            used: None,
-        };
+        let invitation = Invitation { secret: token.secret, expires: token.expires, used: None };
         self.keep(token.id(), &invitation).await?;
         Ok(token)
     }
 
     async fn keep(&self, id: TokenId, invitation: &Invitation) -> Result<(), Error> {
         let (key, bytes) = (format!("{INVITATIONS}{id}"), encode(invitation));
-        on_store(&self.store, "record an invitation", move |store| {
-            store.put(&key, &bytes)
-        })
-        .await
+        on_store(&self.store, "record an invitation", move |store| store.put(&key, &bytes)).await
     }
 
     async fn sweep(&self, now: u64) -> Result<(), Error> {
@@ -318,9 +291,8 @@ impl Book {
         let key = self.state().key.clone().filter(|_| membership.founder);
         let key = key.ok_or(JoinRefusal::NotFounder)?;
         let name = format!("{INVITATIONS}{}", ask.token);
-        let invitation: Option<Invitation> = read(&self.store, &name, "an invitation")
-            .await
-            .map_err(internal)?;
+        let invitation: Option<Invitation> =
+            read(&self.store, &name, "an invitation").await.map_err(internal)?;
         let (now, subgrid) = (self.now(), membership.subgrid());
         let certificate = match decide(invitation.as_ref(), &ask, joiner, self.id, subgrid, now) {
             Decision::Refuse(refusal) => return Err(refusal),
@@ -333,22 +305,12 @@ impl Book {
                 let issued = issue(&key, joiner, &name, now).map_err(internal)?;
                 // Durable before the joiner has it: a crash in between burns nothing, the
                 // same node asks again and gets the same certificate.
-                let used = Invitation {
-                    used: Some(issued.clone()),
-                    ..invitation
-                };
+                let used = Invitation { used: Some(issued.clone()), ..invitation };
                 self.keep(ask.token, &used).await.map_err(internal)?;
                 issued
             }
         };
-        self.learn(
-            vec![Member {
-                certificate: certificate.clone(),
-                addrs: ask.addrs,
-            }],
-            true,
-        )
-        .await;
+        self.learn(vec![Member { certificate: certificate.clone(), addrs: ask.addrs }], true).await;
         Ok((certificate, self.members()))
     }
 
@@ -386,9 +348,7 @@ async fn read<T: DeserializeOwned>(
 ) -> Result<Option<T>, Error> {
     let key = key.to_owned();
     let bytes = on_store(store, "read", move |store| store.get(&key)).await?;
-    bytes
-        .map(|bytes| postcard::from_bytes(&bytes).map_err(|_| Error::Damaged { what }))
-        .transpose()
+    bytes.map(|bytes| postcard::from_bytes(&bytes).map_err(|_| Error::Damaged { what })).transpose()
 }
 
 async fn on_store<T: Send + 'static>(

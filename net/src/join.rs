@@ -28,10 +28,7 @@ const MAX_ANSWER: usize = 4 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Welcome {
-        certificate: Certificate,
-        members: Vec<Member>,
-    },
+    Welcome { certificate: Certificate, members: Vec<Member> },
     Refused(JoinRefusal),
 }
 
@@ -52,11 +49,8 @@ pub(crate) async fn ask(
         after: inner.config.timing.handshake,
         reason: source.to_string(),
     };
-    let connection = inner
-        .link
-        .dial(inviter, &token.addrs, Protocol::Join)
-        .await
-        .map_err(unreachable)?;
+    let connection =
+        inner.link.dial(inviter, &token.addrs, Protocol::Join).await.map_err(unreachable)?;
     let addrs = inner.link.addrs().await;
     let ask = JoinAsk {
         token: token.id(),
@@ -66,11 +60,8 @@ pub(crate) async fn ask(
         addrs: addrs.iter().take(MAX_ADDRS).cloned().collect(),
         now: inner.book.now(),
     };
-    let mut stream = connection.open().await.map_err(|source| Error::Cut {
-        peer: inviter,
-        what,
-        source,
-    })?;
+    let mut stream =
+        connection.open().await.map_err(|source| Error::Cut { peer: inviter, what, source })?;
     let work = async {
         write_frame(&mut stream, &ask, MAX_ASK).await?;
         stream.shutdown().await?;
@@ -80,10 +71,7 @@ pub(crate) async fn ask(
     connection.close(CloseCode::Done, "joined");
     match answer? {
         Answer::Refused(refusal) => Err(Error::Refused { inviter, refusal }),
-        Answer::Welcome {
-            certificate,
-            mut members,
-        } => {
+        Answer::Welcome { certificate, mut members } => {
             certificate.check_for(inner.id, token.subgrid, inner.book.now())?;
             // The inviter's addresses in the token have just worked.
             if let Some(known) = members.iter_mut().find(|member| member.node() == inviter) {
@@ -125,9 +113,7 @@ async fn respond(
     let joiner = connection.peer();
     let mut ask: JoinAsk = read_frame(stream, MAX_ASK).await?;
     if stream.read(&mut [0]).await? != 0 {
-        return Err(FrameError::Malformed {
-            wanted: "single question",
-        });
+        return Err(FrameError::Malformed { wanted: "single question" });
     }
     ask.addrs.truncate(MAX_ADDRS);
     if let Some(path) = connection.stats().path {
@@ -136,10 +122,7 @@ async fn respond(
     let answer = match inner.book.admit(ask, joiner).await {
         Ok((certificate, members)) => {
             tracing::info!(joiner = %joiner.short(), name = certificate.terms().name, "joined");
-            Answer::Welcome {
-                certificate,
-                members,
-            }
+            Answer::Welcome { certificate, members }
         }
         Err(refusal) => {
             tracing::info!(joiner = %joiner.short(), %refusal, "a join was refused");

@@ -97,17 +97,12 @@ fn load_or_create(path: &Path) -> Result<SecretKey, KeyError> {
         Err(KeyError::Write { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
         other => other?,
     }
-    load(path)?.ok_or_else(|| KeyError::Read {
-        path: path.to_owned(),
-        source: ErrorKind::NotFound.into(),
-    })
+    load(path)?
+        .ok_or_else(|| KeyError::Read { path: path.to_owned(), source: ErrorKind::NotFound.into() })
 }
 
 fn load(path: &Path) -> Result<Option<SecretKey>, KeyError> {
-    let failed = |source| KeyError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| KeyError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -115,50 +110,30 @@ fn load(path: &Path) -> Result<Option<SecretKey>, KeyError> {
     };
     let meta = file.metadata().map_err(failed)?;
     if meta.mode() & 0o077 != 0 {
-        return Err(KeyError::Exposed {
-            path: path.to_owned(),
-            mode: meta.mode() & 0o777,
-        });
+        return Err(KeyError::Exposed { path: path.to_owned(), mode: meta.mode() & 0o777 });
     }
     let mut text = String::new();
     file.take(4096).read_to_string(&mut text).map_err(failed)?;
     let bytes = text
         .strip_prefix(PREFIX)
-        .and_then(|hex| {
-            data_encoding::HEXLOWER
-                .decode(hex.trim_end().as_bytes())
-                .ok()
-        })
+        .and_then(|hex| data_encoding::HEXLOWER.decode(hex.trim_end().as_bytes()).ok())
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-        .ok_or_else(|| KeyError::Malformed {
-            path: path.to_owned(),
-        })?;
+        .ok_or_else(|| KeyError::Malformed { path: path.to_owned() })?;
     Ok(Some(SecretKey::from_bytes(&bytes)))
 }
 
 /// Writes beside the target and links into place, so that a crash leaves either no key or a whole
 /// one, and a key that exists is never replaced.
 fn create(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
-    let failed = |source| KeyError::Write {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| KeyError::Write { path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
     if !dir.exists() {
         fs::create_dir_all(dir).map_err(failed)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
-    let staged = dir.join(format!(
-        ".key-{}-{:08x}",
-        std::process::id(),
-        rand::random::<u32>()
-    ));
+    let staged = dir.join(format!(".key-{}-{:08x}", std::process::id(), rand::random::<u32>()));
     let write = || {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&staged)?;
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&staged)?;
         let secret = data_encoding::HEXLOWER.encode(&key.to_bytes());
         file.write_all(format!("{PREFIX}{secret}\n").as_bytes())?;
         file.sync_all()?;
@@ -183,11 +158,7 @@ mod tests {
         assert_eq!(NodeKey::load_or_create(&state).unwrap().id(), first.id());
         let mode = fs::metadata(state.join(NODE_KEY_FILE)).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(
-            fs::read_dir(&state).unwrap().count(),
-            1,
-            "no staged file stays"
-        );
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no staged file stays");
     }
 
     #[test]
@@ -197,10 +168,7 @@ mod tests {
         let path = dir.path().join(NODE_KEY_FILE);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let error = NodeKey::load_or_create(dir.path()).unwrap_err().to_string();
-        assert!(
-            error.contains("mode 640") && error.contains("chmod 600"),
-            "{error}"
-        );
+        assert!(error.contains("mode 640") && error.contains("chmod 600"), "{error}");
     }
 
     #[test]
@@ -209,14 +177,8 @@ mod tests {
         NodeKey::load_or_create(dir.path()).unwrap();
         let path = dir.path().join(NODE_KEY_FILE);
         fs::write(&path, "phantom-ed25519-secret 00ff\n").unwrap();
-        assert!(matches!(
-            NodeKey::load_or_create(dir.path()),
-            Err(KeyError::Malformed { .. })
-        ));
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            "phantom-ed25519-secret 00ff\n"
-        );
+        assert!(matches!(NodeKey::load_or_create(dir.path()), Err(KeyError::Malformed { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "phantom-ed25519-secret 00ff\n");
     }
 
     #[test]
@@ -226,10 +188,7 @@ mod tests {
             let threads: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| NodeKey::load_or_create(dir.path()).unwrap().id()))
                 .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(ids.windows(2).all(|pair| pair[0] == pair[1]));
     }

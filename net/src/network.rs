@@ -48,7 +48,7 @@ pub(crate) struct Inner {
     pub config: Config,
     pub link: Arc<dyn Link>,
     pub book: Book,
-    pub table: Table,
+    pub table: Arc<Table>,
     pub dials: Dials,
     pub bulk: Arrivals,
     pub incoming: mpsc::Sender<Incoming>,
@@ -104,20 +104,21 @@ impl Network {
         let subgrid_key = SubgridKey::load(&config.state_dir)?;
         let id = key.id();
         let book = Book::open(id, store, subgrid_key, config.clock.clone()).await?;
-        let tls = Tls::new(key).map_err(|error| Error::Bind {
-            addr: "bulk".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let tls = Tls::new(key)
+            .map_err(|error| Error::Bind { addr: "bulk".to_owned(), reason: error.to_string() })?;
         let (incoming, accepted) = mpsc::channel(INCOMING);
+        let table = Arc::new(Table::new(id));
+        let counting = table.clone();
+        let bulk = Arrivals::new(Arc::new(move |node, bytes| counting.count_bulk(node, bytes, 0)));
         let inner = Arc::new(Inner {
             id,
             instance: rand::random(),
             config,
             link,
             book,
-            table: Table::new(id),
+            table,
             dials: Dials::default(),
-            bulk: Arrivals::default(),
+            bulk,
             incoming,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -138,9 +139,7 @@ impl Network {
                     let _ = inner.bulk_port.set(port);
                 }
                 let (tasks, stop) = (inner.tasks.clone(), inner.stop.clone());
-                inner
-                    .tasks
-                    .spawn(listener.run(inner.bulk.clone(), tasks, stop));
+                inner.tasks.spawn(listener.run(inner.bulk.clone(), tasks, stop));
             }
             Err(error) => tracing::warn!(
                 %error, %listen,
@@ -187,11 +186,7 @@ impl Network {
         let mut addrs = self.addrs().await;
         addrs.truncate(crate::member::MAX_TOKEN_ADDRS);
         let token = self.inner.book.invite(ttl.as_secs().max(1), addrs).await?;
-        if token.addrs.is_empty() {
-            Err(Error::NoOwnAddress)
-        } else {
-            Ok(token)
-        }
+        if token.addrs.is_empty() { Err(Error::NoOwnAddress) } else { Ok(token) }
     }
 
     /// Joins the sub-grid `token` invites to, asking to be called `name` there. After a failure
@@ -238,10 +233,7 @@ impl Network {
 
     /// All other members and how this node stands with them.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        let others = self
-            .members()
-            .into_iter()
-            .filter(|member| member.node() != self.id());
+        let others = self.members().into_iter().filter(|member| member.node() != self.id());
         others.map(|member| self.status(member)).collect()
     }
 
@@ -327,21 +319,13 @@ impl Network {
             match timeout(left(), opened).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Err(_) => {
-                    return Err(Error::Deadline {
-                        peer: node,
-                        what,
-                        after: within,
-                    });
+                    return Err(Error::Deadline { peer: node, what, after: within });
                 }
                 // The connection died under us: a new one is worth a try, the stream is not
                 // known to the other side.
                 Ok(Err(_)) if live.connection.is_closed() && !left().is_zero() => {}
                 Ok(Err(source)) => {
-                    return Err(Error::Cut {
-                        peer: node,
-                        what,
-                        source,
-                    });
+                    return Err(Error::Cut { peer: node, what, source });
                 }
             }
         }
@@ -389,9 +373,7 @@ impl Network {
         options: BulkOptions,
         sink: Arc<dyn ExtentSink>,
     ) -> BulkReceiver {
-        self.inner
-            .bulk
-            .announce(node, options, Delivery::Sink(sink))
+        self.inner.bulk.announce(node, options, Delivery::Sink(sink))
     }
 
     /// Begins the bulk transfer `node` has announced with `ticket`: over TCP connections of its

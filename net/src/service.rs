@@ -153,16 +153,10 @@ pub(crate) async fn bounded<T>(
     work: impl Future<Output = Result<T, FrameError>>,
 ) -> Result<T, Error> {
     match timeout(deadline, work).await {
-        Err(_) => Err(Error::Deadline {
-            peer,
-            what,
-            after: deadline,
-        }),
-        Ok(Err(FrameError::Io(error))) => Err(Error::Cut {
-            peer,
-            what,
-            source: LinkError::Other(error.to_string()),
-        }),
+        Err(_) => Err(Error::Deadline { peer, what, after: deadline }),
+        Ok(Err(FrameError::Io(error))) => {
+            Err(Error::Cut { peer, what, source: LinkError::Other(error.to_string()) })
+        }
         Ok(Err(FrameError::Ended)) => {
             let source = LinkError::Other("the other side gave no answer".to_owned());
             Err(Error::Cut { peer, what, source })

@@ -53,9 +53,7 @@ pub struct MemoryStore(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl MemoryStore {
     fn map(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -76,8 +74,7 @@ impl Store for MemoryStore {
 
     fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let matching = |(key, value): (&String, &Vec<u8>)| {
-            key.starts_with(prefix)
-                .then(|| (key.clone(), value.clone()))
+            key.starts_with(prefix).then(|| (key.clone(), value.clone()))
         };
         Ok(self.map().iter().filter_map(matching).collect())
     }
@@ -96,13 +93,8 @@ impl FileStore {
     /// It cannot be made.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-        })
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        Ok(Self { dir: dir.to_owned() })
     }
 
     fn path(&self, key: &str) -> Result<PathBuf, StoreError> {
@@ -172,10 +164,7 @@ mod tests {
         assert_eq!(store.get("net/b/1").unwrap().unwrap(), b"uno");
         let listed = store.list("net/b/").unwrap();
         assert_eq!(
-            listed
-                .iter()
-                .map(|(key, _)| key.as_str())
-                .collect::<Vec<_>>(),
+            listed.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
             ["net/b/1", "net/b/2"]
         );
         store.remove("net/b/1").unwrap();

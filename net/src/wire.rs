@@ -48,10 +48,7 @@ impl From<io::Error> for FrameError {
 }
 
 fn name_of<T>() -> &'static str {
-    std::any::type_name::<T>()
-        .rsplit("::")
-        .next()
-        .unwrap_or("message")
+    std::any::type_name::<T>().rsplit("::").next().unwrap_or("message")
 }
 
 /// Encodes a message.
@@ -59,14 +56,10 @@ fn name_of<T>() -> &'static str {
 /// # Errors
 /// It is larger than `max` bytes.
 pub fn encode<T: Serialize>(message: &T, max: usize) -> Result<Vec<u8>, FrameError> {
-    let bytes = postcard::to_stdvec(message).map_err(|_| FrameError::Malformed {
-        wanted: name_of::<T>(),
-    })?;
+    let bytes = postcard::to_stdvec(message)
+        .map_err(|_| FrameError::Malformed { wanted: name_of::<T>() })?;
     if bytes.len() > max {
-        return Err(FrameError::TooLarge {
-            len: bytes.len(),
-            max,
-        });
+        return Err(FrameError::TooLarge { len: bytes.len(), max });
     }
     Ok(bytes)
 }
@@ -78,9 +71,7 @@ pub fn encode<T: Serialize>(message: &T, max: usize) -> Result<Vec<u8>, FrameErr
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes(bytes) {
         Ok((message, [])) => Ok(message),
-        _ => Err(FrameError::Malformed {
-            wanted: name_of::<T>(),
-        }),
+        _ => Err(FrameError::Malformed { wanted: name_of::<T>() }),
     }
 }
 
@@ -116,13 +107,8 @@ pub async fn write_bytes(
     bytes: &[u8],
     max: usize,
 ) -> Result<(), FrameError> {
-    let len = u32::try_from(bytes.len())
-        .ok()
-        .filter(|_| bytes.len() <= max);
-    let len = len.ok_or(FrameError::TooLarge {
-        len: bytes.len(),
-        max,
-    })?;
+    let len = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= max);
+    let len = len.ok_or(FrameError::TooLarge { len: bytes.len(), max })?;
     let mut frame = Vec::with_capacity(4 + bytes.len());
     frame.extend(len.to_le_bytes());
     frame.extend(bytes);
@@ -160,9 +146,7 @@ mod tests {
     async fn frames_survive_and_are_bounded() {
         let (mut a, mut b) = tokio::io::duplex(64);
         let writer = tokio::spawn(async move {
-            write_frame(&mut a, &("hello".to_owned(), 7u64), 100)
-                .await
-                .unwrap();
+            write_frame(&mut a, &("hello".to_owned(), 7u64), 100).await.unwrap();
             a.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
         });
         let got: (String, u64) = read_frame(&mut b, 100).await.unwrap();
@@ -172,26 +156,14 @@ mod tests {
             matches!(error, FrameError::TooLarge { len, max: 100 } if len == u32::MAX as usize)
         );
         writer.await.unwrap();
-        assert!(matches!(
-            read_bytes(&mut b, 100).await,
-            Err(FrameError::Ended)
-        ));
+        assert!(matches!(read_bytes(&mut b, 100).await, Err(FrameError::Ended)));
     }
 
     #[tokio::test]
     async fn a_short_frame_and_left_over_bytes_are_refused() {
         let mut short = &[9, 0, 0, 0, 1, 2][..];
-        assert!(matches!(
-            read_bytes(&mut short, 100).await,
-            Err(FrameError::Ended)
-        ));
-        assert!(matches!(
-            decode::<u8>(&[1, 2]),
-            Err(FrameError::Malformed { wanted: "u8" })
-        ));
-        assert!(matches!(
-            encode(&[0u8; 9], 8),
-            Err(FrameError::TooLarge { len: 9, max: 8 })
-        ));
+        assert!(matches!(read_bytes(&mut short, 100).await, Err(FrameError::Ended)));
+        assert!(matches!(decode::<u8>(&[1, 2]), Err(FrameError::Malformed { wanted: "u8" })));
+        assert!(matches!(encode(&[0u8; 9], 8), Err(FrameError::TooLarge { len: 9, max: 8 })));
     }
 }

@@ -43,11 +43,7 @@ impl LaneHead {
         let lane = u16::from_le_bytes([bytes[16], bytes[17]]);
         let lanes = u16::from_le_bytes([bytes[18], bytes[19]]);
         let sensible = lane < lanes && lanes <= MAX_LANES;
-        sensible.then_some(Self {
-            ticket: BulkTicket(ticket),
-            lane,
-            lanes,
-        })
+        sensible.then_some(Self { ticket: BulkTicket(ticket), lane, lanes })
     }
 }
 
@@ -67,11 +63,7 @@ impl Frame {
 
     pub fn encode(self) -> [u8; Self::LEN] {
         let (kind, object, offset, len) = match self {
-            Frame::Piece {
-                object,
-                offset,
-                len,
-            } => (1, object, offset, len),
+            Frame::Piece { object, offset, len } => (1, object, offset, len),
             Frame::Alive => (2, 0, 0, 0),
             Frame::End { bytes } => (3, 0, bytes, 0),
         };
@@ -93,11 +85,7 @@ impl Frame {
             1 => {
                 let fits = (1..=MAX_PIECE as u32).contains(&len)
                     && offset.checked_add(u64::from(len)).is_some();
-                fits.then_some(Frame::Piece {
-                    object,
-                    offset,
-                    len,
-                })
+                fits.then_some(Frame::Piece { object, offset, len })
             }
             2 => Some(Frame::Alive),
             3 => Some(Frame::End { bytes: offset }),
@@ -113,10 +101,7 @@ pub(super) async fn write_all(
     progress: &Progress,
 ) -> Result<(), BulkError> {
     while !bytes.is_empty() {
-        let written = progress
-            .guard(lane.write(bytes))
-            .await?
-            .map_err(|e| progress.broken(e))?;
+        let written = progress.guard(lane.write(bytes)).await?.map_err(|e| progress.broken(e))?;
         if written == 0 {
             return Err(progress.broken(io::Error::from(io::ErrorKind::WriteZero)));
         }
@@ -128,10 +113,7 @@ pub(super) async fn write_all(
 
 /// Flushes.
 pub(super) async fn flush(lane: &mut dyn Duplex, progress: &Progress) -> Result<(), BulkError> {
-    progress
-        .guard(lane.flush())
-        .await?
-        .map_err(|e| progress.broken(e))
+    progress.guard(lane.flush()).await?.map_err(|e| progress.broken(e))
 }
 
 /// Fills `bytes`; every part that moves counts as progress.
@@ -143,10 +125,7 @@ pub(super) async fn read_exact(
     let mut filled = 0;
     while filled < bytes.len() {
         let read = lane.read(&mut bytes[filled..]);
-        let read = progress
-            .guard(read)
-            .await?
-            .map_err(|e| progress.broken(e))?;
+        let read = progress.guard(read).await?.map_err(|e| progress.broken(e))?;
         if read == 0 {
             return Err(progress.broken("the other side gave up"));
         }
@@ -181,16 +160,7 @@ mod tests {
 
     #[test]
     fn oversize_pieces_are_refused() {
-        let piece = |offset, len| {
-            Frame::decode(
-                Frame::Piece {
-                    object: 0,
-                    offset,
-                    len,
-                }
-                .encode(),
-            )
-        };
+        let piece = |offset, len| Frame::decode(Frame::Piece { object: 0, offset, len }.encode());
         assert!(piece(0, MAX_PIECE as u32).is_some());
         assert!(piece(0, MAX_PIECE as u32 + 1).is_none());
         assert!(piece(0, 0).is_none());

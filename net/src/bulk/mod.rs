@@ -48,11 +48,7 @@ pub struct BulkTicket(pub [u8; 16]);
 
 impl fmt::Debug for BulkTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "BulkTicket({})",
-            data_encoding::HEXLOWER.encode(&self.0[..4])
-        )
+        write!(f, "BulkTicket({})", data_encoding::HEXLOWER.encode(&self.0[..4]))
     }
 }
 
@@ -92,12 +88,7 @@ pub struct BulkOptions {
 
 impl Default for BulkOptions {
     fn default() -> Self {
-        Self {
-            tcp_lanes: 4,
-            stream_lanes: 8,
-            stall: Duration::from_secs(10),
-            limit: u64::MAX,
-        }
+        Self { tcp_lanes: 4, stream_lanes: 8, stall: Duration::from_secs(10), limit: u64::MAX }
     }
 }
 
@@ -213,13 +204,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub fn new(peer: NodeId, stall: Duration) -> Self {
         let start = Instant::now();
-        Self {
-            start,
-            last: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            stall,
-            peer,
-        }
+        Self { start, last: AtomicU64::new(0), moved: AtomicU64::new(0), stall, peer }
     }
 
     /// Something happened.
@@ -242,11 +227,7 @@ impl Progress {
     }
 
     pub fn broken(&self, reason: impl fmt::Display) -> BulkError {
-        BulkError::Broken {
-            peer: self.peer,
-            bytes: self.moved(),
-            reason: reason.to_string(),
-        }
+        BulkError::Broken { peer: self.peer, bytes: self.moved(), reason: reason.to_string() }
     }
 
     /// How often a lane that is alive says so.

@@ -31,9 +31,15 @@ pub(crate) enum Delivery {
     Sink(Arc<dyn ExtentSink>),
 }
 
+/// Told what a transfer that ended well has brought: from whom, how many bytes.
+pub(crate) type Received = Arc<dyn Fn(NodeId, u64) + Send + Sync>;
+
 /// The transfers announced here.
-#[derive(Default, Clone)]
-pub(crate) struct Arrivals(Arc<Mutex<HashMap<BulkTicket, Arc<Transfer>>>>);
+#[derive(Clone)]
+pub(crate) struct Arrivals {
+    transfers: Arc<Mutex<HashMap<BulkTicket, Arc<Transfer>>>>,
+    account: Received,
+}
 
 struct Transfer {
     peer: NodeId,
@@ -62,10 +68,13 @@ struct State {
 }
 
 impl Arrivals {
+    /// None announced yet.
+    pub fn new(account: Received) -> Self {
+        Self { transfers: Arc::default(), account }
+    }
+
     fn map(&self) -> MutexGuard<'_, HashMap<BulkTicket, Arc<Transfer>>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.transfers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether any transfer is expected.
@@ -93,18 +102,12 @@ impl Arrivals {
             ended: watch::Sender::new(false),
         });
         self.map().insert(ticket, transfer.clone());
-        BulkReceiver {
-            ticket,
-            transfer,
-            pieces,
-            arrivals: self.clone(),
-        }
+        BulkReceiver { ticket, transfer, pieces, arrivals: self.clone() }
     }
 
     /// Serves a stream of the node connection as a lane.
     pub async fn lane(&self, peer: NodeId, stream: Stream) {
-        self.lane_on(peer, Box::new(stream), BulkPath::NodeConnection)
-            .await;
+        self.lane_on(peer, Box::new(stream), BulkPath::NodeConnection).await;
     }
 
     /// Serves a lane whose other end has proven to be `peer`, until it ends.
@@ -131,17 +134,20 @@ impl Arrivals {
             outcome = transfer.serve(head, &mut *lane, path) => outcome,
             () = transfer.stop.cancelled() => return,
         };
-        if let Err(error) = outcome {
-            transfer.end(Err(error));
+        match outcome {
+            Ok(Some(report)) => {
+                (self.account)(peer, report.bytes);
+                transfer.end(Ok(report));
+            }
+            Ok(None) => {}
+            Err(error) => transfer.end(Err(error)),
         }
     }
 }
 
 impl Transfer {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Settles the transfer; the first word counts.
@@ -155,19 +161,13 @@ impl Transfer {
         }
         self.stop.cancel();
         if let Deliver::Channel(sender) = &self.delivery {
-            sender
-                .lock()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .take();
+            sender.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         }
         self.ended.send_replace(true);
     }
 
     fn protocol(&self, what: &'static str) -> BulkError {
-        BulkError::Protocol {
-            peer: self.peer,
-            what,
-        }
+        BulkError::Protocol { peer: self.peer, what }
     }
 
     fn claim(&self, head: LaneHead, path: BulkPath) -> Result<(), BulkError> {
@@ -189,7 +189,7 @@ impl Transfer {
         head: LaneHead,
         lane: &mut dyn Duplex,
         path: BulkPath,
-    ) -> Result<(), BulkError> {
+    ) -> Result<Option<BulkReport>, BulkError> {
         self.claim(head, path)?;
         let progress = &self.progress;
         progress.touch();
@@ -206,32 +206,20 @@ impl Transfer {
             match Frame::decode(frame) {
                 None => return Err(self.protocol("an unknown frame")),
                 Some(Frame::Alive) => {}
-                Some(Frame::Piece {
-                    object,
-                    offset,
-                    len,
-                }) => {
+                Some(Frame::Piece { object, offset, len }) => {
                     carried += u64::from(len);
                     if progress.count(len.into()) > self.limit {
-                        return Err(BulkError::TooMuch {
-                            peer: self.peer,
-                            limit: self.limit,
-                        });
+                        return Err(BulkError::TooMuch { peer: self.peer, limit: self.limit });
                     }
-                    self.piece(lane, &mut buffer, (object, offset, len as usize))
-                        .await?;
+                    self.piece(lane, &mut buffer, (object, offset, len as usize)).await?;
                 }
                 Some(Frame::End { bytes }) if bytes == carried => break,
                 Some(Frame::End { .. }) => return Err(self.protocol("bytes are missing")),
             }
         }
         super::lane::write_all(lane, &[DONE], progress).await?;
-        progress
-            .guard(lane.shutdown())
-            .await?
-            .map_err(|error| progress.broken(error))?;
-        self.lane_done();
-        Ok(())
+        progress.guard(lane.shutdown()).await?.map_err(|error| progress.broken(error))?;
+        Ok(self.lane_done())
     }
 
     async fn piece(
@@ -244,54 +232,32 @@ impl Transfer {
             Deliver::Sink(sink) => {
                 let bytes = &mut buffer[..len];
                 read_exact(lane, bytes, &self.progress).await?;
-                sink.write(object, offset, bytes)
-                    .await
-                    .map_err(|error| BulkError::Sink {
-                        peer: self.peer,
-                        reason: error.to_string(),
-                    })?;
+                sink.write(object, offset, bytes).await.map_err(|error| BulkError::Sink {
+                    peer: self.peer,
+                    reason: error.to_string(),
+                })?;
             }
             Deliver::Channel(sender) => {
                 let mut bytes = vec![0; len];
                 read_exact(lane, &mut bytes, &self.progress).await?;
-                let sender = sender
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner())
-                    .clone();
+                let sender = sender.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
                 let sender = sender.ok_or(BulkError::Cancelled)?;
-                let extent = Extent {
-                    object,
-                    offset,
-                    bytes: Bytes::from(bytes),
-                };
-                sender
-                    .send(extent)
-                    .await
-                    .map_err(|_| BulkError::Cancelled)?;
+                let extent = Extent { object, offset, bytes: Bytes::from(bytes) };
+                sender.send(extent).await.map_err(|_| BulkError::Cancelled)?;
             }
         }
         self.progress.touch();
         Ok(())
     }
 
-    fn lane_done(&self) {
-        let report = {
-            let mut state = self.state();
-            state.done += 1;
-            let Some(lanes) = state.lanes.filter(|lanes| *lanes == state.done) else {
-                return;
-            };
-            let Some((first, path)) = state.first else {
-                return;
-            };
-            BulkReport {
-                bytes: self.progress.moved(),
-                elapsed: first.elapsed(),
-                path,
-                lanes,
-            }
-        };
-        self.end(Ok(report));
+    /// Counts a lane that has ended well; the report when it was the last.
+    fn lane_done(&self) -> Option<BulkReport> {
+        let mut state = self.state();
+        state.done += 1;
+        let lanes = state.lanes.filter(|lanes| *lanes == state.done)?;
+        let (first, path) = state.first?;
+        let bytes = self.progress.moved();
+        Some(BulkReport { bytes, elapsed: first.elapsed(), path, lanes })
     }
 }
 
@@ -331,11 +297,7 @@ impl BulkReceiver {
     /// The transfer failed.
     pub async fn finished(&mut self) -> Result<BulkReport, BulkError> {
         let mut ended = self.transfer.ended.subscribe();
-        let wait = self
-            .transfer
-            .progress
-            .guard(ended.wait_for(|ended| *ended))
-            .await;
+        let wait = self.transfer.progress.guard(ended.wait_for(|ended| *ended)).await;
         if let Err(error) = wait {
             self.transfer.end(Err(error));
         }

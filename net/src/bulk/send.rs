@@ -41,11 +41,7 @@ pub(crate) async fn connect(
     let lanes = u16::try_from(connections.len()).unwrap_or(u16::MAX);
     let mut ready = Vec::new();
     for (lane, mut connection) in (0..).zip(connections) {
-        let head = LaneHead {
-            ticket,
-            lane,
-            lanes,
-        };
+        let head = LaneHead { ticket, lane, lanes };
         write_all(&mut *connection, &head.encode(), &progress).await?;
         flush(&mut *connection, &progress).await?;
         ready.push(connection);
@@ -57,10 +53,7 @@ pub(crate) async fn connect(
             [TAKEN] => {}
             [REFUSED] => return Err(BulkError::Unknown(peer)),
             _ => {
-                return Err(BulkError::Protocol {
-                    peer,
-                    what: "an unknown answer",
-                });
+                return Err(BulkError::Protocol { peer, what: "an unknown answer" });
             }
         }
     }
@@ -121,12 +114,7 @@ impl BulkSender {
             account(bytes);
         }
         let elapsed = self.progress.elapsed();
-        Ok(BulkReport {
-            bytes,
-            elapsed,
-            path: self.path,
-            lanes: self.count,
-        })
+        Ok(BulkReport { bytes, elapsed, path: self.path, lanes: self.count })
     }
 
     /// What the lanes are made of.
@@ -191,15 +179,10 @@ async fn run(
     let mut answer = [0];
     read_exact(lane, &mut answer, &progress).await?;
     if answer != [DONE] {
-        return Err(BulkError::Protocol {
-            peer: progress.peer,
-            what: "an unknown answer",
-        });
+        return Err(BulkError::Protocol { peer: progress.peer, what: "an unknown answer" });
     }
     // The receiver has everything; whether the goodbye arrives no longer matters.
-    let _ = progress
-        .guard(tokio::io::AsyncWriteExt::shutdown(lane))
-        .await;
+    let _ = progress.guard(tokio::io::AsyncWriteExt::shutdown(lane)).await;
     Ok(())
 }
 
@@ -215,25 +198,11 @@ async fn send_extent(
     extent: Extent,
     progress: &Progress,
 ) -> Result<(), BulkError> {
-    let Extent {
-        object,
-        mut offset,
-        mut bytes,
-    } = extent;
+    let Extent { object, mut offset, mut bytes } = extent;
     while !bytes.is_empty() {
         let piece: Bytes = bytes.split_to(bytes.len().min(MAX_PIECE));
         let len = piece.len() as u32; // at most MAX_PIECE
-        write_all(
-            lane,
-            &Frame::Piece {
-                object,
-                offset,
-                len,
-            }
-            .encode(),
-            progress,
-        )
-        .await?;
+        write_all(lane, &Frame::Piece { object, offset, len }.encode(), progress).await?;
         write_all(lane, &piece, progress).await?;
         progress.count(u64::from(len));
         offset = offset.saturating_add(u64::from(len));

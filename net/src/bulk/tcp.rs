@@ -96,9 +96,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, from: SocketAddr, arriv
         Err(_) => return tracing::debug!(%from, "a bulk handshake took too long"),
     };
     if let Some(peer) = peer_of(stream.get_ref().1) {
-        arrivals
-            .lane_on(peer, Box::new(stream), BulkPath::Tcp(from))
-            .await;
+        arrivals.lane_on(peer, Box::new(stream), BulkPath::Tcp(from)).await;
     }
 }
 

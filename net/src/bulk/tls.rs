@@ -52,16 +52,11 @@ impl Tls {
     /// # Errors
     /// The crypto library lacks TLS 1.3.
     pub fn server(&self) -> Result<Arc<ServerConfig>, Error> {
-        let anyone = Arc::new(Verifier {
-            provider: self.provider.clone(),
-            wanted: None,
-        });
+        let anyone = Arc::new(Verifier { provider: self.provider.clone(), wanted: None });
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(anyone)
-            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(
-                self.own.clone(),
-            )));
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.own.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
@@ -72,10 +67,7 @@ impl Tls {
     /// # Errors
     /// The crypto library lacks TLS 1.3.
     pub fn client(&self, peer: NodeId) -> Result<Arc<ClientConfig>, Error> {
-        let wanted = Arc::new(Verifier {
-            provider: self.provider.clone(),
-            wanted: Some(peer),
-        });
+        let wanted = Arc::new(Verifier { provider: self.provider.clone(), wanted: Some(peer) });
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -148,8 +140,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.check(shown, rest)
-            .map(|()| ServerCertVerified::assertion())
+        self.check(shown, rest).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -190,8 +181,7 @@ impl ClientCertVerifier for Verifier {
         rest: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.check(shown, rest)
-            .map(|()| ClientCertVerified::assertion())
+        self.check(shown, rest).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -33,20 +33,14 @@ struct Board {
 
 impl Switchboard {
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A link for `id`.
     pub fn link(&self, id: NodeId) -> MemoryLink {
         let (sender, accepted) = mpsc::channel(16);
         self.board().nodes.insert(id, sender);
-        MemoryLink {
-            id,
-            board: self.clone(),
-            accepted: tokio::sync::Mutex::new(accepted),
-        }
+        MemoryLink { id, board: self.clone(), accepted: tokio::sync::Mutex::new(accepted) }
     }
 
     /// Cuts two nodes off from each other: their connections fall silent, dialling fails.
@@ -58,9 +52,7 @@ impl Switchboard {
                 shared.end(Ending::Silent);
             }
         }
-        board
-            .connections
-            .retain(|shared| !shared.ended.is_cancelled());
+        board.connections.retain(|shared| !shared.ended.is_cancelled());
     }
 
     /// Joins them again.
@@ -107,10 +99,7 @@ impl Link for MemoryLink {
             board.connections.push(near.shared.clone());
             (near, far, target)
         };
-        target
-            .send(Arc::new(far))
-            .await
-            .map_err(|_| LinkError::Silent)?;
+        target.send(Arc::new(far)).await.map_err(|_| LinkError::Silent)?;
         Ok(Arc::new(near))
     }
 
@@ -144,25 +133,18 @@ struct Shared {
 
 impl Shared {
     fn end(&self, ending: Ending) {
-        let mut slot = self
-            .ending
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut slot = self.ending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         slot.get_or_insert(ending);
         self.ended.cancel();
     }
 
     fn seen_by(&self, side: NodeId) -> LinkError {
-        let slot = self
-            .ending
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let slot = self.ending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match slot.as_ref() {
             Some(Ending::By(who, _, _)) if *who == side => LinkError::ClosedHere,
-            Some(Ending::By(_, code, reason)) => LinkError::ClosedByPeer {
-                code: Some(*code),
-                reason: reason.clone(),
-            },
+            Some(Ending::By(_, code, reason)) => {
+                LinkError::ClosedByPeer { code: Some(*code), reason: reason.clone() }
+            }
             Some(Ending::Silent) | None => LinkError::Silent,
         }
     }
@@ -257,13 +239,11 @@ impl Connection for MemoryConnection {
     }
 
     fn allow(&self, streams: u32) {
-        self.peer_credit
-            .add_permits(streams.saturating_sub(1) as usize);
+        self.peer_credit.add_permits(streams.saturating_sub(1) as usize);
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
-        self.shared
-            .end(Ending::By(self.id, code, reason.to_owned()));
+        self.shared.end(Ending::By(self.id, code, reason.to_owned()));
     }
 
     async fn closed(&self) -> LinkError {
@@ -276,12 +256,7 @@ impl Connection for MemoryConnection {
     }
 
     fn stats(&self) -> LinkStats {
-        LinkStats {
-            path: None,
-            rtt: None,
-            bytes_in: 0,
-            bytes_out: 0,
-        }
+        LinkStats { path: None, rtt: None, bytes_in: 0, bytes_out: 0 }
     }
 }
 
@@ -296,17 +271,8 @@ fn stream(
     let ended = || Box::pin(shared.ended.clone().cancelled_owned());
     let given_up = Box::pin(out.clone().cancelled_owned());
     Stream::new(
-        MemorySend {
-            write,
-            ended: ended(),
-            given_up,
-            direction: out,
-        },
-        MemoryRecv {
-            read,
-            ended: ended(),
-            direction: back,
-        },
+        MemorySend { write, ended: ended(), given_up, direction: out },
+        MemoryRecv { read, ended: ended(), direction: back },
     )
 }
 

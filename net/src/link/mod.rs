@@ -67,9 +67,7 @@ impl Protocol {
 
     /// The protocol with that name.
     pub fn from_alpn(alpn: &[u8]) -> Option<Self> {
-        [Protocol::Member, Protocol::Join]
-            .into_iter()
-            .find(|protocol| protocol.alpn() == alpn)
+        [Protocol::Member, Protocol::Join].into_iter().find(|protocol| protocol.alpn() == alpn)
     }
 }
 
@@ -210,7 +208,5 @@ pub trait Connection: Send + Sync + 'static {
 /// Makes text from another node fit to be shown: one line, no control characters, bounded.
 pub(crate) fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]);
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -57,16 +57,11 @@ impl QuicLink {
                 RelayMode::custom([parsed])
             }
         };
-        let failed = |reason: String| Error::Bind {
-            addr: format!("UDP {}", config.listen),
-            reason,
-        };
+        let failed =
+            |reason: String| Error::Bind { addr: format!("UDP {}", config.listen), reason };
         let mut builder = Endpoint::builder(presets::Minimal)
             .secret_key(key.0.clone())
-            .alpns(vec![
-                Protocol::Member.alpn().to_vec(),
-                Protocol::Join.alpn().to_vec(),
-            ])
+            .alpns(vec![Protocol::Member.alpn().to_vec(), Protocol::Join.alpn().to_vec()])
             .relay_mode(relay)
             .clear_address_lookup()
             .transport_config(transport(&config.timing))
@@ -81,18 +76,10 @@ impl QuicLink {
                 .bind_addr_with_opts(v6, optional)
                 .map_err(|error| failed(error.to_string()))?;
         }
-        let endpoint = builder
-            .bind()
-            .await
-            .map_err(|error| failed(chain(&error)))?;
+        let endpoint = builder.bind().await.map_err(|error| failed(chain(&error)))?;
         let stop = CancellationToken::new();
         let (sender, accepted) = mpsc::channel(16);
-        tokio::spawn(accept_all(
-            endpoint.clone(),
-            config.timing,
-            sender,
-            stop.clone(),
-        ));
+        tokio::spawn(accept_all(endpoint.clone(), config.timing, sender, stop.clone()));
         Ok(Self {
             endpoint,
             advertise: config.advertise.clone(),
@@ -215,10 +202,8 @@ impl Link for QuicLink {
             return Err(LinkError::NoAddress);
         }
         let target = EndpointAddr::from_parts(key, addrs);
-        let dialled = timeout(
-            self.timing.handshake,
-            self.endpoint.connect(target, protocol.alpn()),
-        );
+        let dialled =
+            timeout(self.timing.handshake, self.endpoint.connect(target, protocol.alpn()));
         let connection = match dialled.await {
             Err(_) => return Err(LinkError::Silent),
             Ok(Err(error)) => return Err(connect_error(&error)),
@@ -296,11 +281,7 @@ struct QuicConnection {
 impl QuicConnection {
     fn new(inner: iroh::endpoint::Connection, dialled: bool) -> Option<Self> {
         let protocol = Protocol::from_alpn(inner.alpn())?;
-        Some(Self {
-            inner,
-            protocol,
-            dialled,
-        })
+        Some(Self { inner, protocol, dialled })
     }
 }
 
@@ -319,31 +300,21 @@ impl Connection for QuicConnection {
     }
 
     async fn open(&self) -> Result<Stream, LinkError> {
-        let (send, recv) = self
-            .inner
-            .open_bi()
-            .await
-            .map_err(|error| link_error(&error))?;
+        let (send, recv) = self.inner.open_bi().await.map_err(|error| link_error(&error))?;
         Ok(Stream::new(QuicSend(send), QuicRecv(recv)))
     }
 
     async fn accept(&self) -> Result<Stream, LinkError> {
-        let (send, recv) = self
-            .inner
-            .accept_bi()
-            .await
-            .map_err(|error| link_error(&error))?;
+        let (send, recv) = self.inner.accept_bi().await.map_err(|error| link_error(&error))?;
         Ok(Stream::new(QuicSend(send), QuicRecv(recv)))
     }
 
     fn allow(&self, streams: u32) {
-        self.inner
-            .set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+        self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
-        self.inner
-            .close(VarInt::from_u32(code as u32), reason.as_bytes());
+        self.inner.close(VarInt::from_u32(code as u32), reason.as_bytes());
     }
 
     async fn closed(&self) -> LinkError {
@@ -359,12 +330,8 @@ impl Connection for QuicConnection {
         let paths = self.inner.paths();
         let selected = paths.iter().find(|path| path.is_selected());
         LinkStats {
-            path: selected
-                .as_ref()
-                .and_then(|path| from_transport(path.remote_addr())),
-            rtt: selected
-                .as_ref()
-                .map(|path| Duration::from_micros(path.rtt().as_micros() as u64)),
+            path: selected.as_ref().and_then(|path| from_transport(path.remote_addr())),
+            rtt: selected.as_ref().map(|path| Duration::from_micros(path.rtt().as_micros() as u64)),
             bytes_in: totals.udp_rx.bytes,
             bytes_out: totals.udp_tx.bytes,
         }

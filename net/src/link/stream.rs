@@ -49,16 +49,8 @@ impl Stream {
     /// Puts the two halves together.
     pub fn new(send: impl SendHalf + 'static, recv: impl RecvHalf + 'static) -> Self {
         Self {
-            send: SendStream {
-                half: Box::new(send),
-                ended: false,
-                _use: None,
-            },
-            recv: RecvStream {
-                half: Box::new(recv),
-                ended: false,
-                _use: None,
-            },
+            send: SendStream { half: Box::new(send), ended: false, _use: None },
+            recv: RecvStream { half: Box::new(recv), ended: false, _use: None },
         }
     }
 

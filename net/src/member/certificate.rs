@@ -102,9 +102,7 @@ pub enum CertificateError {
 pub fn valid_name(name: &str) -> bool {
     name.len() <= 63
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 impl Certificate {
@@ -116,10 +114,7 @@ impl Certificate {
         if !valid_name(&terms.name) {
             return Err(CertificateError::Name(terms.name));
         }
-        let terms = Terms {
-            subgrid: key.id(),
-            ..terms
-        };
+        let terms = Terms { subgrid: key.id(), ..terms };
         let signature = key.0.sign(&signed_bytes(&terms));
         Ok(Self { terms, signature })
     }
@@ -135,12 +130,7 @@ impl Certificate {
     /// The first thing that is wrong with it.
     pub fn check(&self, subgrid: SubgridId, now: u64) -> Result<(), CertificateError> {
         self.check_genuine(subgrid)?;
-        let Terms {
-            name,
-            not_before,
-            expires,
-            ..
-        } = &self.terms;
+        let Terms { name, not_before, expires, .. } = &self.terms;
         if *not_before > now.saturating_add(CLOCK_SKEW_S) {
             return Err(CertificateError::NotYet {
                 name: name.clone(),
@@ -149,11 +139,7 @@ impl Certificate {
             });
         }
         if *expires <= now {
-            return Err(CertificateError::Expired {
-                name: name.clone(),
-                expires: *expires,
-                now,
-            });
+            return Err(CertificateError::Expired { name: name.clone(), expires: *expires, now });
         }
         Ok(())
     }
@@ -169,10 +155,7 @@ impl Certificate {
         now: u64,
     ) -> Result<(), CertificateError> {
         if self.terms.node != proven {
-            return Err(CertificateError::NotTheirs {
-                named: self.terms.node,
-                proven,
-            });
+            return Err(CertificateError::NotTheirs { named: self.terms.node, proven });
         }
         self.check(subgrid, now)
     }
@@ -182,11 +165,7 @@ impl Certificate {
     /// # Errors
     /// It is not, or its name is not one.
     pub fn check_genuine(&self, subgrid: SubgridId) -> Result<(), CertificateError> {
-        let Terms {
-            name,
-            subgrid: theirs,
-            ..
-        } = &self.terms;
+        let Terms { name, subgrid: theirs, .. } = &self.terms;
         if !valid_name(name) {
             return Err(CertificateError::Name(name.chars().take(64).collect()));
         }
@@ -200,10 +179,7 @@ impl Certificate {
         PublicKey::from_bytes(&subgrid.0)
             .ok()
             .and_then(|key| key.verify(&signed_bytes(&self.terms), &self.signature).ok())
-            .ok_or_else(|| CertificateError::Forged {
-                name: name.clone(),
-                subgrid,
-            })
+            .ok_or_else(|| CertificateError::Forged { name: name.clone(), subgrid })
     }
 }
 

@@ -104,10 +104,7 @@ pub enum Decision {
 pub fn proof(secret: &[u8; 16], subgrid: SubgridId, inviter: NodeId, joiner: NodeId) -> [u8; 32] {
     let key = blake3::derive_key("phantom invitation proof 1", secret);
     let mut hasher = blake3::Hasher::new_keyed(&key);
-    hasher
-        .update(&subgrid.0)
-        .update(&inviter.0)
-        .update(&joiner.0);
+    hasher.update(&subgrid.0).update(&inviter.0).update(&joiner.0);
     *hasher.finalize().as_bytes()
 }
 
@@ -132,10 +129,7 @@ pub fn decide(
         return Decision::Refuse(JoinRefusal::Unknown);
     }
     if ask.now.abs_diff(now) > CLOCK_SKEW_S {
-        return Decision::Refuse(JoinRefusal::Clock {
-            ours: now,
-            theirs: ask.now,
-        });
+        return Decision::Refuse(JoinRefusal::Clock { ours: now, theirs: ask.now });
     }
     match &invitation.used {
         Some(given) if given.terms().node == joiner => Decision::Again(Box::new(given.clone())),

@@ -45,10 +45,7 @@ pub struct Roster {
 impl Roster {
     /// An empty list.
     pub fn new(subgrid: SubgridId) -> Self {
-        Self {
-            subgrid,
-            members: BTreeMap::new(),
-        }
+        Self { subgrid, members: BTreeMap::new() }
     }
 
     /// Which sub-grid.
@@ -96,13 +93,7 @@ impl Roster {
             None => {
                 let mut addrs = Vec::new();
                 append(&mut addrs, heard.addrs);
-                self.members.insert(
-                    node,
-                    Member {
-                        certificate: heard.certificate,
-                        addrs,
-                    },
-                );
+                self.members.insert(node, Member { certificate: heard.certificate, addrs });
                 true
             }
         }
@@ -141,10 +132,8 @@ impl Roster {
 
     /// `wanted`, or `wanted-2`, `wanted-3`, … so that no other node bears it.
     pub fn free_name(&self, wanted: &str, node: NodeId) -> String {
-        let taken = |name: &str| {
-            self.iter()
-                .any(|other| other.node() != node && other.name() == name)
-        };
+        let taken =
+            |name: &str| self.iter().any(|other| other.node() != node && other.name() == name);
         if !taken(wanted) {
             return wanted.to_owned();
         }
@@ -159,9 +148,7 @@ impl Roster {
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for (node, member) in &self.members {
-            hasher
-                .update(&node.0)
-                .update(&member.certificate.terms().serial.to_le_bytes());
+            hasher.update(&node.0).update(&member.certificate.terms().serial.to_le_bytes());
         }
         *hasher.finalize().as_bytes()
     }

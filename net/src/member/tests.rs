@@ -42,10 +42,7 @@ fn certificate_holds_for_its_node_sub_grid_and_time_only() {
 
     let other = SubgridKey::ephemeral().id();
     let stranger = NodeKey::ephemeral().id();
-    assert!(matches!(
-        certificate.check(other, NOW),
-        Err(CertificateError::Foreign { .. })
-    ));
+    assert!(matches!(certificate.check(other, NOW), Err(CertificateError::Foreign { .. })));
     assert!(matches!(
         certificate.check_for(stranger, key.id(), NOW),
         Err(CertificateError::NotTheirs { .. })
@@ -64,16 +61,10 @@ fn certificate_holds_for_its_node_sub_grid_and_time_only() {
 fn names_are_checked_when_issued_and_when_read() {
     let key = SubgridKey::ephemeral();
     for name in ["", "-x", "a b", "é", "a/b", "\u{1b}[31m", &"x".repeat(64)] {
-        assert!(
-            Certificate::issue(&key, terms(NodeId([1; 32]), name)).is_err(),
-            "{name:?}"
-        );
+        assert!(Certificate::issue(&key, terms(NodeId([1; 32]), name)).is_err(), "{name:?}");
     }
     for name in ["a", "Desk-2.local", "0_0", &"x".repeat(63)] {
-        assert!(
-            Certificate::issue(&key, terms(NodeId([1; 32]), name)).is_ok(),
-            "{name:?}"
-        );
+        assert!(Certificate::issue(&key, terms(NodeId([1; 32]), name)).is_ok(), "{name:?}");
     }
 }
 
@@ -86,51 +77,29 @@ fn tokens_survive_wrapping_and_capitals() {
         .to_uppercase()
         .chars()
         .enumerate()
-        .flat_map(|(at, c)| {
-            if at % 40 == 39 {
-                vec![c, '\n', ' ']
-            } else {
-                vec![c]
-            }
-        })
+        .flat_map(|(at, c)| if at % 40 == 39 { vec![c, '\n', ' '] } else { vec![c] })
         .collect();
     assert_eq!(wrapped.parse::<Token>().unwrap(), token);
-    assert!(
-        !format!("{token:?}").contains("7, 7"),
-        "the secret stays out of logs"
-    );
+    assert!(!format!("{token:?}").contains("7, 7"), "the secret stays out of logs");
 }
 
 #[test]
 fn not_a_token_and_a_damaged_one_are_told_apart() {
     assert_eq!("".parse::<Token>(), Err(TokenError::NotAToken));
     assert_eq!("phantom".parse::<Token>(), Err(TokenError::NotAToken));
-    assert_eq!(
-        "ssh-ed25519 AAAA".parse::<Token>(),
-        Err(TokenError::NotAToken)
-    );
+    assert_eq!("ssh-ed25519 AAAA".parse::<Token>(), Err(TokenError::NotAToken));
     assert_eq!("phantom1".parse::<Token>(), Err(TokenError::Damaged));
     let text = token().to_string();
-    assert_eq!(
-        text[..text.len() - 1].parse::<Token>(),
-        Err(TokenError::Damaged)
-    );
+    assert_eq!(text[..text.len() - 1].parse::<Token>(), Err(TokenError::Damaged));
 }
 
 #[test]
 fn invitation_is_good_for_one_node_once() {
     let key = SubgridKey::ephemeral();
-    let (inviter, joiner, other) = (
-        NodeKey::ephemeral().id(),
-        NodeKey::ephemeral().id(),
-        NodeKey::ephemeral().id(),
-    );
+    let (inviter, joiner, other) =
+        (NodeKey::ephemeral().id(), NodeKey::ephemeral().id(), NodeKey::ephemeral().id());
     let secret = [9; 16];
-    let mut invitation = Invitation {
-        secret,
-        expires: NOW + 60,
-        used: None,
-    };
+    let mut invitation = Invitation { secret, expires: NOW + 60, used: None };
     let ask = |who: NodeId| JoinAsk {
         token: TokenId([0; 8]),
         subgrid: key.id(),
@@ -144,62 +113,31 @@ fn invitation_is_good_for_one_node_once() {
     };
     let refused = Decision::Refuse;
 
-    assert_eq!(
-        decide_at(Some(&invitation), &ask(joiner), joiner, NOW),
-        Decision::Issue
-    );
-    assert_eq!(
-        decide_at(None, &ask(joiner), joiner, NOW),
-        refused(JoinRefusal::Unknown)
-    );
+    assert_eq!(decide_at(Some(&invitation), &ask(joiner), joiner, NOW), Decision::Issue);
+    assert_eq!(decide_at(None, &ask(joiner), joiner, NOW), refused(JoinRefusal::Unknown));
     // A proof overheard from another node is worth nothing.
     assert_eq!(
         decide_at(Some(&invitation), &ask(joiner), other, NOW),
         refused(JoinRefusal::Unknown)
     );
     assert_eq!(
-        decide_at(
-            Some(&invitation),
-            &JoinAsk {
-                now: NOW + 60,
-                ..ask(joiner)
-            },
-            joiner,
-            NOW + 60
-        ),
+        decide_at(Some(&invitation), &JoinAsk { now: NOW + 60, ..ask(joiner) }, joiner, NOW + 60),
         refused(JoinRefusal::Expired)
     );
     assert_eq!(
-        decide_at(
-            Some(&invitation),
-            &JoinAsk {
-                now: NOW - 301,
-                ..ask(joiner)
-            },
-            joiner,
-            NOW
-        ),
-        refused(JoinRefusal::Clock {
-            ours: NOW,
-            theirs: NOW - 301
-        })
+        decide_at(Some(&invitation), &JoinAsk { now: NOW - 301, ..ask(joiner) }, joiner, NOW),
+        refused(JoinRefusal::Clock { ours: NOW, theirs: NOW - 301 })
     );
 
     let given = Certificate::issue(&key, terms(joiner, "desk")).unwrap();
     invitation.used = Some(given.clone());
     // The same node lost the answer: it gets the same one, even after the invitation's end.
-    let late = JoinAsk {
-        now: NOW + 90,
-        ..ask(joiner)
-    };
+    let late = JoinAsk { now: NOW + 90, ..ask(joiner) };
     assert_eq!(
         decide_at(Some(&invitation), &late, joiner, NOW + 90),
         Decision::Again(Box::new(given))
     );
-    assert_eq!(
-        decide_at(Some(&invitation), &ask(other), other, NOW),
-        refused(JoinRefusal::Used)
-    );
+    assert_eq!(decide_at(Some(&invitation), &ask(other), other, NOW), refused(JoinRefusal::Used));
 }
 
 #[test]
@@ -208,14 +146,7 @@ fn roster_takes_only_what_its_key_signed() {
     let node = NodeKey::ephemeral().id();
     let mut roster = Roster::new(key.id());
     let member = |key: &SubgridKey, serial, port: u16| Member {
-        certificate: Certificate::issue(
-            key,
-            Terms {
-                serial,
-                ..terms(node, "desk")
-            },
-        )
-        .unwrap(),
+        certificate: Certificate::issue(key, Terms { serial, ..terms(node, "desk") }).unwrap(),
         addrs: vec![PeerAddr::Ip(([192, 0, 2, 1], port).into())],
     };
     assert!(!roster.learn(member(&foreign, 1, 1), NOW));
@@ -226,10 +157,7 @@ fn roster_takes_only_what_its_key_signed() {
     assert!(roster.learn(member(&key, 1, 2), NOW), "an address is news");
     assert_eq!(roster.digest(), before, "an old certificate is not");
     assert!(roster.worked(node, &PeerAddr::Ip(([192, 0, 2, 1], 2).into())));
-    assert_eq!(
-        roster.get(node).unwrap().addrs[0],
-        PeerAddr::Ip(([192, 0, 2, 1], 2).into())
-    );
+    assert_eq!(roster.get(node).unwrap().addrs[0], PeerAddr::Ip(([192, 0, 2, 1], 2).into()));
     assert_eq!(roster.free_name("desk", NodeId([1; 32])), "desk-2");
     assert_eq!(roster.free_name("desk", node), "desk");
 }

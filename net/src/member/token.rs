@@ -82,10 +82,7 @@ impl Token {
     /// It does not.
     pub fn check(&self, now: u64) -> Result<(), TokenError> {
         if self.expires <= now {
-            return Err(TokenError::Expired {
-                expires: self.expires,
-                now,
-            });
+            return Err(TokenError::Expired { expires: self.expires, now });
         }
         Ok(())
     }
@@ -125,10 +122,7 @@ impl FromStr for Token {
         let bytes = BASE32_NOPAD_NOCASE
             .decode(&text.as_bytes()[PREFIX.len()..])
             .map_err(|_| TokenError::Damaged)?;
-        let split = bytes
-            .len()
-            .checked_sub(CHECK_BYTES)
-            .ok_or(TokenError::Damaged)?;
+        let split = bytes.len().checked_sub(CHECK_BYTES).ok_or(TokenError::Damaged)?;
         let (bytes, check) = bytes.split_at(split);
         if check != checksum(bytes) {
             return Err(TokenError::Damaged);

@@ -37,26 +37,19 @@ struct PauseState {
 
 impl Dials {
     fn pause(&self, peer: NodeId) -> Arc<Pause> {
-        let mut pauses = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         pauses.entry(peer).or_default().clone()
     }
 
     /// Forgets all failures: the network has changed.
     pub fn reset(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clear();
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
     }
 }
 
 /// The pause after `failures` failed dials in a row.
 fn pause_after(failures: u32, min: Duration, max: Duration) -> Duration {
-    min.saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(max)
+    min.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(max)
 }
 
 /// A live connection to `peer`: the one there is, or a new one made by `deadline`.
@@ -88,11 +81,7 @@ pub(crate) async fn connected(
             Err(_) => {
                 let silent = || LinkError::Silent.to_string();
                 let reason = last.as_ref().map_or_else(silent, reason);
-                return Err(Error::Unreachable {
-                    peer,
-                    after: within,
-                    reason,
-                });
+                return Err(Error::Unreachable { peer, after: within, reason });
             }
         }
     }
@@ -161,16 +150,8 @@ async fn dial(inner: &Arc<Inner>, peer: NodeId) -> Result<Arc<Live>, Error> {
         return Err(Error::NotMember);
     }
     let member = inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
-    let cut = |source| Error::Cut {
-        peer,
-        what: "dialling",
-        source,
-    };
-    let connection = inner
-        .link
-        .dial(peer, &member.addrs, Protocol::Member)
-        .await
-        .map_err(cut)?;
+    let cut = |source| Error::Cut { peer, what: "dialling", source };
+    let connection = inner.link.dial(peer, &member.addrs, Protocol::Member).await.map_err(cut)?;
     let established = session::establish(inner, connection).await?;
     Ok(inner.admit(established))
 }

@@ -70,16 +70,7 @@ pub(crate) async fn establish(
                 // listen on.
                 Some(path) => {
                     let certificate = established.1.certificate.clone();
-                    inner
-                        .book
-                        .learn(
-                            vec![Member {
-                                certificate,
-                                addrs: vec![path],
-                            }],
-                            false,
-                        )
-                        .await;
+                    inner.book.learn(vec![Member { certificate, addrs: vec![path] }], false).await;
                 }
                 None => {}
             }
@@ -90,10 +81,7 @@ pub(crate) async fn establish(
     };
     let (code, reason) = match &error {
         Error::Certificate(error) => (CloseCode::NotAdmitted, error.to_string()),
-        Error::NotMember => (
-            CloseCode::NotAdmitted,
-            "the node belongs to no sub-grid".to_owned(),
-        ),
+        Error::NotMember => (CloseCode::NotAdmitted, "the node belongs to no sub-grid".to_owned()),
         Error::Protocol { source, .. } => (CloseCode::Protocol, source.to_string()),
         Error::Deadline { .. } => (CloseCode::Protocol, format!("{what} took too long")),
         _ => (CloseCode::Done, "the connection failed".to_owned()),
@@ -128,9 +116,7 @@ async fn exchange(
     let subgrid = membership.subgrid();
     let (stream, theirs) = if connection.dialled() {
         let mut stream = connection.open().await.map_err(cut)?;
-        write_frame(&mut stream, &hello, MAX_HELLO)
-            .await
-            .map_err(frame)?;
+        write_frame(&mut stream, &hello, MAX_HELLO).await.map_err(frame)?;
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
         check(inner, connection, &theirs, subgrid)?;
         (stream, theirs)
@@ -139,9 +125,7 @@ async fn exchange(
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
         // A stranger learns nothing before this.
         check(inner, connection, &theirs, subgrid)?;
-        write_frame(&mut stream, &hello, MAX_HELLO)
-            .await
-            .map_err(frame)?;
+        write_frame(&mut stream, &hello, MAX_HELLO).await.map_err(frame)?;
         (stream, theirs)
     };
     let remote = Remote {
@@ -159,9 +143,7 @@ fn check(
     hello: &Hello,
     subgrid: SubgridId,
 ) -> Result<(), Error> {
-    hello
-        .certificate
-        .check_for(connection.peer(), subgrid, inner.book.now())?;
+    hello.certificate.check_for(connection.peer(), subgrid, inner.book.now())?;
     Ok(())
 }
 
@@ -255,9 +237,7 @@ async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
         Ok(head) => head,
         Err(error @ (FrameError::TooLarge { .. } | FrameError::Malformed { .. })) => {
             tracing::warn!(peer = %live.peer().short(), %error, "a member broke the protocol");
-            return live
-                .connection
-                .close(CloseCode::Protocol, &error.to_string());
+            return live.connection.close(CloseCode::Protocol, &error.to_string());
         }
         Err(_) => return,
     };
@@ -265,12 +245,8 @@ async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
     if head.service == ServiceId::BULK {
         return inner.bulk.lane(live.peer(), stream).await;
     }
-    let incoming = Incoming {
-        peer: live.peer(),
-        service: head.service,
-        raw_header: head.header,
-        stream,
-    };
+    let incoming =
+        Incoming { peer: live.peer(), service: head.service, raw_header: head.header, stream };
     // When nobody takes it in time it is dropped, and so reset.
     let _ = inner.incoming.send_timeout(incoming, limit).await;
 }
@@ -286,21 +262,18 @@ async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
         let now = inner.book.now();
         let own = inner.book.membership();
         let Some(own) = own else {
-            live.connection
-                .close(CloseCode::NotAdmitted, "the node has left the sub-grid");
+            live.connection.close(CloseCode::NotAdmitted, "the node has left the sub-grid");
             return LinkError::ClosedHere;
         };
         for certificate in [&live.remote.certificate, &own.certificate] {
             if let Err(error) = certificate.check(own.subgrid(), now) {
-                live.connection
-                    .close(CloseCode::NotAdmitted, &error.to_string());
+                live.connection.close(CloseCode::NotAdmitted, &error.to_string());
                 return LinkError::Other(error.to_string());
             }
         }
         let unused = live.connection.dialled() && inner.table.is_spare(live) && live.is_unused();
         if unused && was_unused {
-            live.connection
-                .close(CloseCode::Duplicate, "there is a better connection");
+            live.connection.close(CloseCode::Duplicate, "there is a better connection");
             return LinkError::ClosedHere;
         }
         was_unused = unused;
@@ -313,10 +286,7 @@ pub(crate) async fn write_head(
     service: &ServiceId,
     header: Vec<u8>,
 ) -> Result<(), FrameError> {
-    let head = StreamHead {
-        service: service.clone(),
-        header,
-    };
+    let head = StreamHead { service: service.clone(), header };
     write_frame(send, &head, MAX_HEADER + 64).await?;
     send.flush().await?;
     Ok(())

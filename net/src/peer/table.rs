@@ -38,12 +38,7 @@ pub(crate) struct Live {
 
 impl Live {
     pub fn new(connection: Arc<dyn Connection>, remote: Remote) -> Arc<Self> {
-        Arc::new(Self {
-            connection,
-            remote,
-            since: Instant::now(),
-            streams: Arc::new(()),
-        })
+        Arc::new(Self { connection, remote, since: Instant::now(), streams: Arc::new(()) })
     }
 
     pub fn peer(&self) -> NodeId {
@@ -100,11 +95,7 @@ pub(crate) fn choose(old: Facts, new: Facts, here: NodeId, peer: NodeId) -> Verd
         return Verdict::Close; // whoever dialled again had lost it
     }
     // Crossed: the one the lower id dialled counts.
-    if old.dialled_here == (here < peer) {
-        Verdict::PreferOld
-    } else {
-        Verdict::PreferNew
-    }
+    if old.dialled_here == (here < peer) { Verdict::PreferOld } else { Verdict::PreferNew }
 }
 
 #[derive(Default)]
@@ -126,17 +117,11 @@ pub(crate) struct Table {
 
 impl Table {
     pub fn new(here: NodeId) -> Self {
-        Self {
-            here,
-            slots: Mutex::default(),
-            changed: watch::Sender::new(0),
-        }
+        Self { here, slots: Mutex::default(), changed: watch::Sender::new(0) }
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<NodeId, Slot>> {
-        self.slots
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Counts changes of any peer's state.
@@ -151,12 +136,7 @@ impl Table {
     /// The connection to use for new streams.
     pub fn current(&self, peer: NodeId) -> Option<Arc<Live>> {
         let slots = self.slots();
-        slots
-            .get(&peer)?
-            .live
-            .iter()
-            .find(|live| !live.connection.is_closed())
-            .cloned()
+        slots.get(&peer)?.live.iter().find(|live| !live.connection.is_closed()).cloned()
     }
 
     /// Adds a connection, closing those it makes obsolete.
@@ -187,8 +167,7 @@ impl Table {
             slot.last_error = None;
         }
         for live in obsolete {
-            live.connection
-                .close(CloseCode::Duplicate, "a newer connection has taken over");
+            live.connection.close(CloseCode::Duplicate, "a newer connection has taken over");
         }
         self.bump();
     }
@@ -239,9 +218,7 @@ impl Table {
 
     /// Bulk data received from and sent to `peer`, in bytes.
     pub fn bulk(&self, peer: NodeId) -> (u64, u64) {
-        self.slots()
-            .get(&peer)
-            .map_or((0, 0), |slot| (slot.bulk_in, slot.bulk_out))
+        self.slots().get(&peer).map_or((0, 0), |slot| (slot.bulk_in, slot.bulk_out))
     }
 
     pub fn state(&self, peer: NodeId) -> PeerState {
@@ -255,9 +232,7 @@ impl Table {
             PeerState::Connecting
         } else {
             match &slot.last_error {
-                Some(reason) => PeerState::Unreachable {
-                    reason: reason.clone(),
-                },
+                Some(reason) => PeerState::Unreachable { reason: reason.clone() },
                 None => PeerState::Unknown,
             }
         }
@@ -272,11 +247,7 @@ mod tests {
     const HIGH: NodeId = NodeId([2; 32]);
 
     fn facts(instance: u64, dialled_here: bool, age_s: u64) -> Facts {
-        Facts {
-            instance,
-            dialled_here,
-            age: Duration::from_secs(age_s),
-        }
+        Facts { instance, dialled_here, age: Duration::from_secs(age_s) }
     }
 
     #[test]
@@ -286,28 +257,15 @@ mod tests {
             let verdict_low = choose(facts(7, order, 0), facts(7, !order, 0), LOW, HIGH);
             let verdict_high = choose(facts(9, !order, 0), facts(9, order, 0), HIGH, LOW);
             assert_eq!(verdict_low, verdict_high);
-            let keeps_lows = if order {
-                Verdict::PreferOld
-            } else {
-                Verdict::PreferNew
-            };
+            let keeps_lows = if order { Verdict::PreferOld } else { Verdict::PreferNew };
             assert_eq!(verdict_low, keeps_lows);
         }
     }
 
     #[test]
     fn a_restarted_or_lost_peer_gets_the_new_connection() {
-        assert_eq!(
-            choose(facts(1, true, 0), facts(2, false, 0), LOW, HIGH),
-            Verdict::Close
-        );
-        assert_eq!(
-            choose(facts(1, false, 0), facts(1, false, 0), LOW, HIGH),
-            Verdict::Close
-        );
-        assert_eq!(
-            choose(facts(1, true, 60), facts(1, false, 0), LOW, HIGH),
-            Verdict::Close
-        );
+        assert_eq!(choose(facts(1, true, 0), facts(2, false, 0), LOW, HIGH), Verdict::Close);
+        assert_eq!(choose(facts(1, false, 0), facts(1, false, 0), LOW, HIGH), Verdict::Close);
+        assert_eq!(choose(facts(1, true, 60), facts(1, false, 0), LOW, HIGH), Verdict::Close);
     }
 }

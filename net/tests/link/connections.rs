@@ -1,0 +1,129 @@
+//! Connections between members: many, crossing, lost and made again.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{Clock, SOON, config, echo, sees_all, start, start_with, two, until};
+use phantom_net::{Error, Incoming, Network, PeerAddr, PeerState, ServiceId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_nodes_all_connect() {
+    const NODES: usize = 20;
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let founder = start(&dir.path().join("0"), &clock).await;
+    founder.found("n0").await.unwrap();
+    let mut nodes = vec![founder];
+    let started = Instant::now();
+    for number in 1..NODES {
+        let node = start(&dir.path().join(number.to_string()), &clock).await;
+        let token = nodes[0].invite(Duration::from_secs(60)).await.unwrap();
+        node.join(&token, &format!("n{number}")).await.unwrap();
+        nodes.push(node);
+    }
+    let joined = started.elapsed();
+    for node in &nodes {
+        until(node, "all connected", || sees_all(node, NODES - 1)).await;
+    }
+    println!("{NODES} nodes joined in {joined:?}, all connected after {:?}", started.elapsed());
+    for node in nodes {
+        node.shutdown(SOON).await;
+    }
+}
+
+#[tokio::test]
+async fn dials_that_cross_leave_one_connection_and_lose_nothing() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    a.connect(b.id(), SOON).await.unwrap();
+    echo(&a);
+    echo(&b);
+    let service = ServiceId::new("echo").unwrap();
+    for round in 0..10u8 {
+        // Both start without a connection and with the other's address.
+        a.network_changed().await;
+        b.network_changed().await;
+        let request = vec![round];
+        let (to_b, to_a) = tokio::join!(
+            a.call::<_, Vec<u8>>(b.id(), &service, &request, SOON),
+            b.call::<_, Vec<u8>>(a.id(), &service, &request, SOON),
+        );
+        assert_eq!((to_b.unwrap(), to_a.unwrap()), (request.clone(), request));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_peer_is_noticed_and_found_again() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    a.connect(b.id(), SOON).await.unwrap();
+    let PeerAddr::Ip(addr) = b.addrs().await.remove(0) else { panic!() };
+    let id = b.id();
+    b.shutdown(SOON).await;
+    drop(b);
+    until(&a, "a notices", || matches!(a.peer_state(id), PeerState::Unreachable { .. })).await;
+    let error = a.connect(id, Duration::from_millis(700)).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+
+    let mut again = config(&dir.path().join("b"), &clock);
+    again.listen = addr;
+    let b = start_with(again).await;
+    echo(&b);
+    let service = ServiceId::new("echo").unwrap();
+    let answer: Vec<u8> = a.call(id, &service, &vec![1u8], SOON).await.unwrap();
+    assert_eq!(answer, [1]);
+}
+
+async fn pair(a: &Network, b: &Network) -> (phantom_net::Stream, Incoming) {
+    let service = ServiceId::new("pipe").unwrap();
+    let (opened, incoming) =
+        tokio::join!(a.open(b.id(), &service, &("path", 7u8), SOON), b.accept());
+    (opened.unwrap(), incoming.unwrap())
+}
+
+#[tokio::test]
+async fn streams_carry_their_header_and_tell_an_end_from_a_break() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(dir.path(), &Clock::new()).await;
+    let (mut near, mut far) = pair(&a, &b).await;
+    assert_eq!((far.peer, far.service.as_str()), (a.id(), "pipe"));
+    assert_eq!(far.header::<(String, u8)>().unwrap(), ("path".to_owned(), 7));
+    assert!(matches!(far.header::<u8>(), Err(Error::Protocol { .. })));
+    near.write_all(b"abc").await.unwrap();
+    near.shutdown().await.unwrap();
+    let mut all = Vec::new();
+    far.stream.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, b"abc");
+
+    // Dropped without an end: the reader gets an error, not an end.
+    let (near, mut far) = pair(&a, &b).await;
+    drop(near);
+    assert!(far.stream.read_to_end(&mut all).await.is_err());
+
+    // Nobody answers: the caller is told.
+    let service = ServiceId::new("mute").unwrap();
+    let call = a.call::<_, u8>(b.id(), &service, &1u8, SOON);
+    let (called, incoming) = tokio::join!(call, async { drop(b.accept().await) });
+    let () = incoming;
+    assert!(matches!(called, Err(Error::Cut { .. })), "{called:?}");
+}
+
+#[tokio::test]
+async fn requests_are_bounded_and_have_deadlines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(dir.path(), &Clock::new()).await;
+    let service = ServiceId::new("slow").unwrap();
+    let started = Instant::now();
+    let call = a.call::<_, u8>(b.id(), &service, &1u8, Duration::from_millis(300));
+    let (called, held) = tokio::join!(call, b.accept());
+    assert!(matches!(called, Err(Error::Deadline { .. })), "{called:?}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+    drop(held);
+    let huge = vec![0u8; 5 << 20];
+    let called = a.call::<_, u8>(b.id(), &service, &huge, SOON).await;
+    assert!(matches!(called, Err(Error::Protocol { .. })), "{called:?}");
+    let header = vec![0u8; 65 << 10];
+    let opened = a.open(b.id(), &service, &header, SOON).await;
+    assert!(matches!(opened, Err(Error::Protocol { .. })));
+    let stranger = phantom_net::NodeKey::ephemeral().id();
+    assert!(matches!(a.connect(stranger, SOON).await, Err(Error::UnknownPeer(_))));
+}

@@ -1,0 +1,6 @@
+//! The link end to end: real endpoints and real QUIC.
+
+mod bulk;
+mod common;
+mod connections;
+mod membership;
