@@ -174,37 +174,21 @@ mod tests {
         assert_eq!(read(&[]), Ok(Task::Help));
         assert_eq!(read(&["setup"]), Ok(Task::Setup));
         assert_eq!(read(&["tidy", "--fast"]), Ok(Task::Tidy { fast: true }));
-        let options = TestOptions {
-            tier: Some(Tier::Fast),
-            filter: Some("net".into()),
-            list: false,
-        };
-        assert_eq!(
-            read(&["test", "--tier", "fast", "net"]),
-            Ok(Task::Test(options))
-        );
+        let options =
+            TestOptions { tier: Some(Tier::Fast), filter: Some("net".into()), list: false };
+        assert_eq!(read(&["test", "--tier", "fast", "net"]), Ok(Task::Test(options)));
         assert_eq!(
             read(&["bench", "migration", "--json"]),
             Ok(Task::Bench(vec!["migration".into(), "--json".into()]))
         );
-        assert_eq!(
-            read(&["soak", "--rounds=3"]),
-            Ok(Task::Soak {
-                rounds: 3,
-                filter: None
-            })
-        );
+        assert_eq!(read(&["soak", "--rounds=3"]), Ok(Task::Soak { rounds: 3, filter: None }));
     }
 
     #[test]
     fn wrong_use_is_named() {
         assert!(read(&["fly"]).unwrap_err().contains("fly"));
         assert!(read(&["setup", "now"]).unwrap_err().contains("now"));
-        assert!(
-            read(&["test", "--tier", "slow"])
-                .unwrap_err()
-                .contains("slow")
-        );
+        assert!(read(&["test", "--tier", "slow"]).unwrap_err().contains("slow"));
         assert!(read(&["bench"]).unwrap_err().contains("NAME"));
         assert!(read(&["soak", "--rounds", "0"]).is_err());
     }

@@ -65,15 +65,13 @@ impl Cmd {
 
     /// Adds arguments.
     pub fn args<I: IntoIterator<Item: AsRef<OsStr>>>(mut self, args: I) -> Cmd {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets a variable; it reaches the program through sudo too.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Cmd {
-        self.env
-            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -127,8 +125,13 @@ impl Cmd {
             command
         };
         command.args(&self.args);
-        // Set by `cargo run` for us alone.
-        command.env_remove("LD_LIBRARY_PATH");
+        // Set by `cargo run` for us alone. A cargo below would take them for a change of its
+        // environment and compile again what build scripts had derived from them.
+        for (name, _) in std::env::vars_os() {
+            if is_cargo_run(&name.to_string_lossy()) && !self.env.iter().any(|own| own.0 == name) {
+                command.env_remove(name);
+            }
+        }
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
@@ -200,21 +203,13 @@ impl Cmd {
             Ended::Failed(code) => format!("failed (exit code {code})"),
             Ended::TimedOut => format!("took longer than {:?}", self.limit),
         };
-        bail!(
-            "`{}` {how}; the end of {}:\n{}",
-            self.shown(),
-            log.display(),
-            tail(log)
-        );
+        bail!("`{}` {how}; the end of {}:\n{}", self.shown(), log.display(), tail(log));
     }
 
     /// Runs it on the user's own terminal, in the foreground; returns its exit code.
     pub fn foreground(&self) -> Result<i32> {
         interrupt::park_if_stopped();
-        let child = self
-            .build()
-            .spawn()
-            .with_context(|| format!("starting `{}`", self.shown()))?;
+        let child = self.build().spawn().with_context(|| format!("starting `{}`", self.shown()))?;
         let registered = Registered::new(child.id(), false);
         let status = self.wait(child, false, || ());
         drop(registered);
@@ -286,16 +281,22 @@ impl Cmd {
     }
 }
 
+/// Whether `cargo run` sets this variable to describe the package it runs.
+fn is_cargo_run(name: &str) -> bool {
+    let families = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    name == "LD_LIBRARY_PATH"
+        || name == "CARGO_PRIMARY_PACKAGE"
+        || families.iter().any(|family| name.starts_with(family))
+}
+
 fn ended(status: Option<ExitStatus>) -> Ended {
     use std::os::unix::process::ExitStatusExt;
     match status {
         None => Ended::TimedOut,
         Some(status) if status.success() => Ended::Ok,
-        Some(status) => Ended::Failed(
-            status
-                .code()
-                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-        ),
+        Some(status) => {
+            Ended::Failed(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+        }
     }
 }
 
@@ -313,9 +314,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Drained {
 }
 
 fn joined(handle: Drained) -> String {
-    let bytes = handle
-        .and_then(|handle| handle.join().ok())
-        .unwrap_or_default();
+    let bytes = handle.and_then(|handle| handle.join().ok()).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -347,10 +346,7 @@ pub fn need_root() -> Result<()> {
 
 fn renew_sudo() {
     // When this fails the next command that needs root says so.
-    let _ = Command::new("sudo")
-        .args(["-n", "-v"])
-        .stdin(Stdio::null())
-        .status();
+    let _ = Command::new("sudo").args(["-n", "-v"]).stdin(Stdio::null()).status();
 }
 
 fn quote(word: &str) -> String {
@@ -375,24 +371,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cargo_run_sets_is_taken_away_again() {
+        assert!(is_cargo_run("CARGO_PKG_NAME") && is_cargo_run("LD_LIBRARY_PATH"));
+        assert!(!is_cargo_run("CARGO_TARGET_DIR") && !is_cargo_run("CARGO_HOME"));
+        let printed = Cmd::new("env").env("CARGO_PKG_NAME", "ours").stdout().unwrap();
+        assert!(printed.contains("CARGO_PKG_NAME=ours"));
+        assert!(!printed.contains("CARGO_PKG_VERSION="));
+    }
+
+    #[test]
     fn output_and_failure() {
-        assert_eq!(
-            Cmd::new("printf").arg("%s").arg("hi").stdout().unwrap(),
-            "hi"
-        );
-        let error = Cmd::new("sh")
-            .args(["-c", "echo why >&2; exit 3"])
-            .stdout()
-            .unwrap_err();
+        assert_eq!(Cmd::new("printf").arg("%s").arg("hi").stdout().unwrap(), "hi");
+        let error = Cmd::new("sh").args(["-c", "echo why >&2; exit 3"]).stdout().unwrap_err();
         assert!(error.to_string().contains("why"), "{error}");
         assert!(Cmd::new("no-such-program").stdout().is_err());
     }
 
     #[test]
     fn a_deadline_ends_a_whole_group() {
-        let cmd = Cmd::new("sh")
-            .args(["-c", "sleep 600 & wait"])
-            .limit(Duration::from_millis(10));
+        let cmd = Cmd::new("sh").args(["-c", "sleep 600 & wait"]).limit(Duration::from_millis(10));
         let error = cmd.stdout().unwrap_err();
         assert!(error.to_string().contains("longer"), "{error}");
     }

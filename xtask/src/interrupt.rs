@@ -79,10 +79,7 @@ fn end_all() {
     }
     while !children.is_empty() && Instant::now() < deadline {
         let left = deadline.saturating_duration_since(Instant::now());
-        children = CHANGED
-            .wait_timeout(children, left)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        children = CHANGED.wait_timeout(children, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     for (&pid, &group) in children.iter() {
         signal(pid, group, Signal::SIGKILL);
@@ -94,17 +91,9 @@ fn end_all() {
 /// Sends a signal to a process or its group, through sudo where it belongs to root.
 pub fn signal(pid: i32, group: bool, signal: Signal) {
     let target = Pid::from_raw(pid);
-    let sent = if group {
-        killpg(target, signal)
-    } else {
-        kill(target, signal)
-    };
+    let sent = if group { killpg(target, signal) } else { kill(target, signal) };
     if sent == Err(Errno::EPERM) {
-        let target = if group {
-            format!("-{pid}")
-        } else {
-            pid.to_string()
-        };
+        let target = if group { format!("-{pid}") } else { pid.to_string() };
         // Nothing more can be done when this fails too: the process stays, and is named.
         let _ = std::process::Command::new("sudo")
             .args(["-n", "kill", "-s", signal.as_str(), "--", &target])
@@ -162,11 +151,7 @@ pub fn descendants() -> Vec<Leftover> {
         return Vec::new();
     };
     for entry in entries.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         // A process that has gone in between has no stat, which is as good.
@@ -184,10 +169,7 @@ pub fn descendants() -> Vec<Leftover> {
         for (pid, of, name) in &parents {
             if *of == parent {
                 below.push(*pid);
-                found.push(Leftover {
-                    pid: *pid,
-                    name: name.clone(),
-                });
+                found.push(Leftover { pid: *pid, name: name.clone() });
             }
         }
     }
@@ -218,13 +200,8 @@ mod tests {
 
     #[test]
     fn a_child_is_a_descendant() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        let found = descendants()
-            .iter()
-            .any(|one| one.pid == child.id().cast_signed());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let found = descendants().iter().any(|one| one.pid == child.id().cast_signed());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found);

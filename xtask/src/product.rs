@@ -20,31 +20,18 @@ const RUN: Duration = Duration::from_secs(24 * 3600);
 pub fn demo(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
     let ready = setup::run(workspace)?;
     say::title("Build");
-    let built = build::build(
-        workspace,
-        &["-p", "phantom", "-p", "phantom-tests", "--bins"],
-        BUILD,
-    )?;
+    let built =
+        build::build(workspace, &["-p", "phantom", "-p", "phantom-tests", "--bins"], BUILD)?;
     say::title("Demo");
     run(&built, "demo", &ready, rest)
 }
 
 /// Measures, with everything compiled as it is released.
 pub fn bench(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
-    let selection = [
-        "--release",
-        "-p",
-        "phantom",
-        "-p",
-        "phantom-tests",
-        "--bins",
-    ];
+    let selection = ["--release", "-p", "phantom", "-p", "phantom-tests", "--bins"];
     if rest.iter().any(|word| word == "--list") {
         let built = build::build(workspace, &["-p", "phantom-tests", "--bin", "bench"], BUILD)?;
-        return Ok(Cmd::new(built.program("bench")?)
-            .arg("--list")
-            .foreground()?
-            == 0);
+        return Ok(Cmd::new(built.program("bench")?).arg("--list").foreground()? == 0);
     }
     let ready = setup::run(workspace)?;
     let built = build::build(workspace, &selection, BUILD)?;
@@ -55,11 +42,7 @@ pub fn bench(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
 pub fn doctor(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
     need_root()?;
     let built = build::build(workspace, &["-p", "phantom", "--bins"], BUILD)?;
-    let doctor = Cmd::new(built.program("phantom")?)
-        .arg("doctor")
-        .args(rest)
-        .rooted()
-        .limit(RUN);
+    let doctor = Cmd::new(built.program("phantom")?).arg("doctor").args(rest).rooted().limit(RUN);
     Ok(doctor.foreground()? == 0)
 }
 
@@ -94,10 +77,7 @@ fn run(built: &Built, program: &str, ready: &Ready, rest: &[OsString]) -> Result
         .limit(RUN)
         .foreground()?;
     for one in interrupt::kill_leftovers() {
-        say::note(format!(
-            "{program} left {} ({}) running: ended",
-            one.name, one.pid
-        ));
+        say::note(format!("{program} left {} ({}) running: ended", one.name, one.pid));
     }
     if code != 0 {
         eprintln!("xtask: {program} ended with exit code {code}");
@@ -115,14 +95,7 @@ struct Soak<'a> {
 }
 
 fn soak_report(soak: &Soak<'_>) -> String {
-    let Soak {
-        day,
-        what,
-        rounds,
-        held,
-        failed,
-        took,
-    } = soak;
+    let Soak { day, what, rounds, held, failed, took } = soak;
     let took = say::duration(*took);
     let mut report =
         format!("# Last soak\n\n{day}, {what}: {held} of {rounds} rounds held, {took}.\n");
@@ -137,9 +110,8 @@ fn soak_report(soak: &Soak<'_>) -> String {
 
 /// The date (UTC) of a moment, as `2026-11-21`.
 fn day(now: SystemTime) -> String {
-    let days = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() / 86_400);
+    let days =
+        now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
     let (mut year, mut left) = (1970, days);
     let leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))

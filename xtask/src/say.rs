@@ -59,12 +59,7 @@ impl Progress {
             flush();
         }
         let now = Instant::now();
-        Progress {
-            text: text.to_owned(),
-            started: now,
-            last: now,
-            terminal,
-        }
+        Progress { text: text.to_owned(), started: now, last: now, terminal }
     }
 
     /// Called about once a second.

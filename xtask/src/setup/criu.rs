@@ -56,16 +56,9 @@ pub fn state(recipe: &Recipe, recipe_digest: &str) -> State {
         return State::Missing(format!("{} is only {found}", path.display()));
     }
     if !has_feature(&path, &recipe.feature) {
-        return State::Missing(format!(
-            "{} {found} lacks {}",
-            path.display(),
-            recipe.feature
-        ));
+        return State::Missing(format!("{} {found} lacks {}", path.display(), recipe.feature));
     }
-    State::System {
-        path,
-        version: found,
-    }
+    State::System { path, version: found }
 }
 
 /// The distribution's own CRIU and its version.
@@ -85,17 +78,12 @@ fn version_of(criu: &Path) -> Option<String> {
 }
 
 fn parse_version(printed: &str) -> Option<String> {
-    let line = printed
-        .lines()
-        .find_map(|line| line.strip_prefix("Version:"))?;
+    let line = printed.lines().find_map(|line| line.strip_prefix("Version:"))?;
     Some(line.trim().to_owned())
 }
 
 fn has_feature(criu: &Path, feature: &str) -> bool {
-    Cmd::new(criu)
-        .args(["check", "--feature", feature])
-        .rooted()
-        .succeeds()
+    Cmd::new(criu).args(["check", "--feature", feature]).rooted().succeeds()
 }
 
 /// One line about what will be done.
@@ -135,27 +123,15 @@ pub fn build(workspace: &Workspace, recipe: &Recipe, recipe_digest: &str) -> Res
         .args(&recipe.make_args)
         .dir(&tree)
         .limit(Duration::from_secs(1800))
-        .must(
-            &log,
-            &format!(
-                "building CRIU {} (about a minute on two cores)",
-                source.version
-            ),
-        )?;
+        .must(&log, &format!("building CRIU {} (about a minute on two cores)", source.version))?;
     let binary = tree.join(&recipe.binary);
     Cmd::new("strip").arg(&binary).quiet()?;
     let found = version_of(&binary).context("the CRIU that was built does not run")?;
     if !version::at_least(&found, &recipe.minimum) {
-        bail!(
-            "the CRIU that was built says {found}, {} is needed",
-            recipe.minimum
-        );
+        bail!("the CRIU that was built says {found}, {} is needed", recipe.minimum);
     }
     install(&binary, &dir, recipe, recipe_digest)?;
-    say::ok(format!(
-        "CRIU {found} built in {} and installed",
-        say::duration(took)
-    ));
+    say::ok(format!("CRIU {found} built in {} and installed", say::duration(took)));
     std::fs::remove_dir_all(&dir).with_context(|| format!("removing {}", dir.display()))?;
     let path = installed();
     if !has_feature(&path, &recipe.feature) {
@@ -172,18 +148,16 @@ pub fn build(workspace: &Workspace, recipe: &Recipe, recipe_digest: &str) -> Res
 fn patch(workspace: &Workspace, recipe: &Recipe, version: &str, tree: &Path) -> Result<()> {
     for name in &recipe.patches {
         let file = workspace.root.join("xtask/criu").join(name);
-        let cmd = Cmd::new("patch")
-            .args(["-p1", "--forward", "--batch", "-i"])
-            .arg(&file)
-            .dir(tree);
+        let cmd =
+            Cmd::new("patch").args(["-p1", "--forward", "--batch", "-i"]).arg(&file).dir(tree);
         match cmd.clone().arg("--dry-run").quiet() {
             Ok(()) => cmd.quiet().context("patching CRIU")?,
             Err(misfit) if version == recipe.version => {
                 return Err(misfit).with_context(|| format!("{name} does not fit CRIU {version}"));
             }
-            Err(_) => say::note(format!(
-                "{name} does not fit CRIU {version}, which is built without it"
-            )),
+            Err(_) => {
+                say::note(format!("{name} does not fit CRIU {version}, which is built without it"))
+            }
         }
     }
     Ok(())
@@ -201,24 +175,12 @@ fn install(binary: &Path, dir: &Path, recipe: &Recipe, recipe_digest: &str) -> R
     let link = Path::new(LIBRARY).join(".criu.new");
     let steps = [
         Cmd::new("rm").arg("-rf").arg(&fresh).arg(&folder),
-        Cmd::new("install")
-            .arg("-d")
-            .args(["-m", "755"])
-            .arg(&fresh),
-        Cmd::new("install")
-            .args(["-m", "755"])
-            .arg(binary)
-            .arg(fresh.join("criu")),
-        Cmd::new("install")
-            .args(["-m", "644"])
-            .arg(&mark)
-            .arg(fresh.join(MARK)),
+        Cmd::new("install").arg("-d").args(["-m", "755"]).arg(&fresh),
+        Cmd::new("install").args(["-m", "755"]).arg(binary).arg(fresh.join("criu")),
+        Cmd::new("install").args(["-m", "644"]).arg(&mark).arg(fresh.join(MARK)),
         Cmd::new("mv").arg("-T").arg(&fresh).arg(&folder),
         Cmd::new("ln").arg("-sfn").arg(&name).arg(&link),
-        Cmd::new("mv")
-            .arg("-T")
-            .arg(&link)
-            .arg(Path::new(LIBRARY).join("criu")),
+        Cmd::new("mv").arg("-T").arg(&link).arg(Path::new(LIBRARY).join("criu")),
     ];
     for step in steps {
         step.rooted().quiet().context("installing CRIU")?;
@@ -232,10 +194,7 @@ mod tests {
 
     #[test]
     fn version_is_read() {
-        assert_eq!(
-            parse_version("Version: 4.2.1\nGitID: v4.2.1\n").as_deref(),
-            Some("4.2.1")
-        );
+        assert_eq!(parse_version("Version: 4.2.1\nGitID: v4.2.1\n").as_deref(), Some("4.2.1"));
         assert_eq!(parse_version("criu: not found"), None);
     }
 }

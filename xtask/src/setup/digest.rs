@@ -31,9 +31,7 @@ pub fn of_bytes(bytes: &[u8]) -> Result<String> {
 fn first_word(printed: &str) -> Result<String> {
     // An escaped file name is announced by a backslash before the digest.
     let word = printed.trim_start_matches('\\').split_whitespace().next();
-    word.filter(|word| word.len() == 64)
-        .map(str::to_owned)
-        .context("sha256sum printed no digest")
+    word.filter(|word| word.len() == 64).map(str::to_owned).context("sha256sum printed no digest")
 }
 
 #[cfg(test)]

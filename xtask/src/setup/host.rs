@@ -23,10 +23,7 @@ pub fn distribution() -> Result<Distribution> {
     let text = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let found = parse_os_release(&text)?;
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "no apt-get here ({}): set-up knows Debian 12 and 13",
-            found.name
-        );
+        bail!("no apt-get here ({}): set-up knows Debian 12 and 13", found.name);
     }
     Ok(found)
 }
@@ -51,15 +48,8 @@ fn parse_os_release(text: &str) -> Result<Distribution> {
 
 /// The compiler's version; fails when it is older than the workspace needs.
 pub fn rust(needed: &str) -> Result<String> {
-    let text = Cmd::new("rustc")
-        .arg("--version")
-        .stdout()
-        .context("asking rustc its version")?;
-    let version = text
-        .split_whitespace()
-        .nth(1)
-        .unwrap_or_default()
-        .to_owned();
+    let text = Cmd::new("rustc").arg("--version").stdout().context("asking rustc its version")?;
+    let version = text.split_whitespace().nth(1).unwrap_or_default().to_owned();
     if super::version::at_least(&version, needed) {
         return Ok(version);
     }
@@ -132,10 +122,8 @@ fn with_slash(uri: &str) -> String {
 /// apt's own settings that a private apt (in a new root, or for another release) must share:
 /// proxies and what to think of dates.
 pub fn shared_apt_settings() -> Result<Vec<String>> {
-    let text = Cmd::new("apt-config")
-        .arg("dump")
-        .stdout()
-        .context("asking apt for its settings")?;
+    let text =
+        Cmd::new("apt-config").arg("dump").stdout().context("asking apt for its settings")?;
     Ok(choose_settings(&text))
 }
 
@@ -164,12 +152,7 @@ mod tests {
             "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nVERSION_ID=\"12\"\nID=debian\n";
         assert_eq!(parse_os_release(debian).unwrap().version, "12");
         let fedora = "PRETTY_NAME=\"Fedora 43\"\nVERSION_ID=43\nID=fedora\n";
-        assert!(
-            parse_os_release(fedora)
-                .unwrap_err()
-                .to_string()
-                .contains("Fedora 43")
-        );
+        assert!(parse_os_release(fedora).unwrap_err().to_string().contains("Fedora 43"));
         let old = "PRETTY_NAME=\"Debian 11\"\nVERSION_ID=\"11\"\nID=debian\n";
         assert!(parse_os_release(old).is_err());
         assert!(parse_os_release("").is_err());
@@ -181,10 +164,7 @@ mod tests {
                        http://mirror.example/debian-security bookworm-security main\n\
                        http://mirror.example/debian bookworm-updates main\n\
                        http://mirror.example/debian bookworm main\n";
-        assert_eq!(
-            choose_archive(targets).as_deref(),
-            Some("http://mirror.example/debian/")
-        );
+        assert_eq!(choose_archive(targets).as_deref(), Some("http://mirror.example/debian/"));
         assert_eq!(choose_archive(""), None);
     }
 
@@ -195,10 +175,7 @@ mod tests {
                     Dir::State \"var/lib/apt\";\n";
         assert_eq!(
             choose_settings(dump),
-            [
-                "Acquire::http::Proxy \"http://p:3142\";",
-                "Acquire::Check-Valid-Until \"false\";"
-            ]
+            ["Acquire::http::Proxy \"http://p:3142\";", "Acquire::Check-Valid-Until \"false\";"]
         );
     }
 }

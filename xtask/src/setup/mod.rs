@@ -63,15 +63,7 @@ impl Plan {
         let wanted = packages::needed(&recipe, build_criu, build_root);
         let missing = packages::missing(&wanted)?;
         let wanted = wanted.len();
-        Ok(Plan {
-            recipe,
-            recipe_digest,
-            criu,
-            second_root,
-            build_root,
-            wanted,
-            missing,
-        })
+        Ok(Plan { recipe, recipe_digest, criu, second_root, build_root, wanted, missing })
     }
 
     /// What will be changed on this system, one line each.
@@ -93,11 +85,7 @@ impl Plan {
         if self.missing.is_empty() {
             say::ok(format!("{} packages", self.wanted));
         } else {
-            say::need(format!(
-                "{} of {} packages",
-                self.missing.len(),
-                self.wanted
-            ));
+            say::need(format!("{} of {} packages", self.missing.len(), self.wanted));
         }
         match &self.criu {
             criu::State::System { path, version } => {
@@ -123,10 +111,7 @@ impl Plan {
             criu::State::System { path, .. } | criu::State::Built(path) => path.clone(),
             criu::State::Missing(_) => return None,
         };
-        (self.changes().is_empty()).then(|| Ready {
-            criu,
-            second_root: self.second_root.clone(),
-        })
+        (self.changes().is_empty()).then(|| Ready { criu, second_root: self.second_root.clone() })
     }
 }
 
@@ -134,22 +119,11 @@ impl Plan {
 pub fn run(workspace: &Workspace) -> Result<Ready> {
     let started = Instant::now();
     let distribution = host::distribution()?;
-    let how = if command::is_root() {
-        "as root"
-    } else {
-        "with sudo"
-    };
+    let how = if command::is_root() { "as root" } else { "with sudo" };
     say::title(format!("Set-up on {}, {how}", distribution.name));
     say::ok(format!("Rust {}", host::rust(RUST)?));
     command::need_root()?;
-    host::room(
-        &workspace.target,
-        if workspace.target.exists() {
-            512
-        } else {
-            BUILD_ROOM_MIB
-        },
-    )?;
+    host::room(&workspace.target, if workspace.target.exists() { 512 } else { BUILD_ROOM_MIB })?;
     let plan = Plan::make(workspace)?;
     plan.say();
     if let Some(ready) = plan.ready() {
@@ -169,15 +143,9 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     drop(lock);
     let plan = Plan::make(workspace)?;
     let Some(ready) = plan.ready() else {
-        bail!(
-            "set-up ended, and this is still missing: {}",
-            plan.changes().join("; ")
-        );
+        bail!("set-up ended, and this is still missing: {}", plan.changes().join("; "));
     };
-    say::title(format!(
-        "Set-up done in {}",
-        say::duration(started.elapsed())
-    ));
+    say::title(format!("Set-up done in {}", say::duration(started.elapsed())));
     Ok(ready)
 }
 
@@ -196,10 +164,7 @@ fn execute(workspace: &Workspace, plan: &Plan) -> Result<()> {
 
 /// Waits until no other set-up runs on this machine.
 fn lock() -> Result<Flock<std::fs::File>> {
-    Cmd::new("install")
-        .args(["-d", "-m", "755", "/var/cache/phantom"])
-        .rooted()
-        .quiet()?;
+    Cmd::new("install").args(["-d", "-m", "755", "/var/cache/phantom"]).rooted().quiet()?;
     Cmd::new("touch").arg(LOCK).rooted().quiet()?;
     // Every user may lock it, whatever root's umask is.
     Cmd::new("chmod").args(["644", LOCK]).rooted().quiet()?;

@@ -10,20 +10,11 @@ use crate::say;
 use crate::workspace::Workspace;
 
 /// What Phantom is compiled with: the kernel programs want clang, their loader libelf and zlib.
-const BUILD: [&str; 6] = [
-    "clang",
-    "gcc",
-    "libelf-dev",
-    "make",
-    "pkg-config",
-    "zlib1g-dev",
-];
+const BUILD: [&str; 6] = ["clang", "gcc", "libelf-dev", "make", "pkg-config", "zlib1g-dev"];
 /// What a running node calls.
 const RUN: [&str; 2] = ["iproute2", "nftables"];
 /// What the demo and the tests run as programs of a user, and look with.
-const TRY: [&str; 7] = [
-    "bpftool", "less", "procps", "python3", "sqlite3", "tmux", "vim",
-];
+const TRY: [&str; 7] = ["bpftool", "less", "procps", "python3", "sqlite3", "tmux", "vim"];
 /// What makes the second root.
 pub const ROOT: [&str; 2] = ["mmdebstrap", "debian-archive-keyring"];
 
@@ -32,12 +23,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(300);
 
 /// All packages that must be there; those of the two builds only when these are to be made.
 pub fn needed(recipe: &Recipe, build_criu: bool, build_root: bool) -> Vec<String> {
-    let mut all: Vec<String> = BUILD
-        .iter()
-        .chain(&RUN)
-        .chain(&TRY)
-        .map(|&name| name.to_owned())
-        .collect();
+    let mut all: Vec<String> =
+        BUILD.iter().chain(&RUN).chain(&TRY).map(|&name| name.to_owned()).collect();
     all.extend(recipe.runtime_apt_packages.iter().cloned());
     if build_criu {
         all.extend(recipe.apt_packages.iter().cloned());
@@ -54,19 +41,12 @@ pub fn needed(recipe: &Recipe, build_criu: bool, build_root: bool) -> Vec<String
 pub fn missing(wanted: &[String]) -> Result<Vec<String>> {
     // dpkg-query fails when it does not know one of the names, and still prints the others.
     let printed = Cmd::new("sh")
-        .args([
-            "-c",
-            "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n' \"$@\" 2>/dev/null; :",
-        ])
+        .args(["-c", "dpkg-query -W -f '${Package} ${db:Status-Abbrev}\\n' \"$@\" 2>/dev/null; :"])
         .arg("dpkg-query")
         .args(wanted)
         .stdout()?;
     let installed = parse_installed(&printed);
-    Ok(wanted
-        .iter()
-        .filter(|name| !installed.contains(&name.as_str()))
-        .cloned()
-        .collect())
+    Ok(wanted.iter().filter(|name| !installed.contains(&name.as_str())).cloned().collect())
 }
 
 fn parse_installed(printed: &str) -> Vec<&str> {
@@ -85,13 +65,7 @@ fn install_command(packages: &[String]) -> Cmd {
 
 fn apt(arguments: &[&str]) -> Cmd {
     Cmd::new("apt-get")
-        .args([
-            "-q",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-            "-o",
-            "Acquire::Retries=3",
-        ])
+        .args(["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .rooted()
@@ -103,10 +77,7 @@ fn apt(arguments: &[&str]) -> Cmd {
 pub fn install(workspace: &Workspace, packages: &[String]) -> Result<()> {
     let log = workspace.log("apt")?;
     let text = format!("installing {} packages", packages.len());
-    let have_lists = Cmd::new("apt-cache")
-        .arg("show")
-        .arg(&packages[0])
-        .succeeds();
+    let have_lists = Cmd::new("apt-cache").arg("show").arg(&packages[0]).succeeds();
     if have_lists {
         let (ended, took) = wait_for_lock(&install_command(packages), &log, &text)?;
         if ended == Ended::Ok {
@@ -117,21 +88,12 @@ pub fn install(workspace: &Workspace, packages: &[String]) -> Result<()> {
     }
     let (ended, _) = wait_for_lock(&apt(&["update"]), &log, "apt-get update")?;
     if ended != Ended::Ok {
-        bail!(
-            "apt-get update failed: {}\n{}",
-            advice(&tail(&log)),
-            tail(&log)
-        );
+        bail!("apt-get update failed: {}\n{}", advice(&tail(&log)), tail(&log));
     }
     let command = install_command(packages);
     let (ended, took) = wait_for_lock(&command, &log, &text)?;
     if ended != Ended::Ok {
-        bail!(
-            "`{}` failed: {}\n{}",
-            command.shown(),
-            advice(&tail(&log)),
-            tail(&log)
-        );
+        bail!("`{}` failed: {}\n{}", command.shown(), advice(&tail(&log)), tail(&log));
     }
     say::ok(format!("{text}: done in {}", say::duration(took)));
     Ok(())

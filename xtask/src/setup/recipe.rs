@@ -58,11 +58,7 @@ impl Recipe {
     fn parse(text: &str) -> Result<Recipe> {
         let recipe: Recipe = toml::from_str(text)?;
         if super::version::compare(&recipe.version, &recipe.minimum).is_lt() {
-            bail!(
-                "version {} is older than minimum {}",
-                recipe.version,
-                recipe.minimum
-            );
+            bail!("version {} is older than minimum {}", recipe.version, recipe.minimum);
         }
         for digest in &recipe.sha256 {
             if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
@@ -72,10 +68,7 @@ impl Recipe {
         if recipe.sha256.is_empty() || recipe.pool_paths.is_empty() {
             bail!("sha256 and pool_paths must each name at least one");
         }
-        let inside = recipe
-            .patches
-            .iter()
-            .chain([&recipe.source_dir, &recipe.binary]);
+        let inside = recipe.patches.iter().chain([&recipe.source_dir, &recipe.binary]);
         for path in inside.chain(&recipe.pool_paths) {
             let plain = |part| matches!(part, Component::Normal(_));
             if path.is_empty() || !Path::new(path).components().all(plain) {
@@ -87,9 +80,7 @@ impl Recipe {
 
     /// Whether a source with this digest has been looked at.
     pub fn knows(&self, sha256: &str) -> bool {
-        self.sha256
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(sha256))
+        self.sha256.iter().any(|known| known.eq_ignore_ascii_case(sha256))
     }
 
     /// The folder the source of `version` unpacks into.
@@ -134,10 +125,7 @@ mod tests {
             ("binary", "binaries"),
             ("[\"pool/c.tar.gz\"]", "[]"),
         ] {
-            assert!(
-                Recipe::parse(&TEXT.replace(from, to)).is_err(),
-                "{from} -> {to}"
-            );
+            assert!(Recipe::parse(&TEXT.replace(from, to)).is_err(), "{from} -> {to}");
         }
     }
 

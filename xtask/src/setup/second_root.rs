@@ -15,14 +15,7 @@ use crate::workspace::Workspace;
 const RELEASE: &str = "trixie";
 /// What is in it besides the smallest Debian: what a node calls and loads, and a Python of another
 /// version than the first node's.
-const PACKAGES: [&str; 6] = [
-    "iproute2",
-    "libelf1t64",
-    "nftables",
-    "procps",
-    "python3",
-    "zlib1g",
-];
+const PACKAGES: [&str; 6] = ["iproute2", "libelf1t64", "nftables", "procps", "python3", "zlib1g"];
 /// What nobody reads there.
 const WITHOUT: [&str; 4] = ["doc", "info", "locale", "man"];
 /// Where roots are kept.
@@ -34,9 +27,7 @@ const ROOM_MIB: u64 = 1024;
 
 /// Where the root is, or will be.
 pub fn path() -> Result<PathBuf> {
-    let words = [&[EDITION, RELEASE], &PACKAGES[..], &WITHOUT[..]]
-        .concat()
-        .join(" ");
+    let words = [&[EDITION, RELEASE], &PACKAGES[..], &WITHOUT[..]].concat().join(" ");
     let digest = digest::of_bytes(words.as_bytes())?;
     Ok(Path::new(CACHE).join(format!("{RELEASE}-{}", &digest[..12])))
 }
@@ -48,10 +39,7 @@ pub fn exists(path: &Path) -> bool {
 
 /// One line about what will be done.
 pub fn intention(path: &Path) -> String {
-    format!(
-        "makes a Debian 13 root of about 130 MiB for the second node in {}",
-        path.display()
-    )
+    format!("makes a Debian 13 root of about 130 MiB for the second node in {}", path.display())
 }
 
 /// Makes the root at `path`.
@@ -63,10 +51,7 @@ pub fn build(workspace: &Workspace, path: &Path) -> Result<()> {
     let log = workspace.log("second-root")?;
     let fresh = path.with_extension("new");
     Cmd::new("rm").arg("-rf").arg(&fresh).rooted().quiet()?;
-    Cmd::new("install")
-        .args(["-d", "-m", "755", CACHE])
-        .rooted()
-        .quiet()?;
+    Cmd::new("install").args(["-d", "-m", "755", CACHE]).rooted().quiet()?;
     let mut cmd = Cmd::new("mmdebstrap")
         .args(["--mode=root", "--variant=minbase", "--format=directory"])
         .arg(format!("--keyring={}", keys.display()))
@@ -87,18 +72,9 @@ pub fn build(workspace: &Workspace, path: &Path) -> Result<()> {
         .logged(&log, text)?;
     if ended != Ended::Ok {
         let printed = tail(&log);
-        bail!(
-            "mmdebstrap failed: {}\nThe end of {}:\n{printed}",
-            advice(&printed),
-            log.display()
-        );
+        bail!("mmdebstrap failed: {}\nThe end of {}:\n{printed}", advice(&printed), log.display());
     }
-    Cmd::new("mv")
-        .arg("-T")
-        .arg(&fresh)
-        .arg(path)
-        .rooted()
-        .quiet()?;
+    Cmd::new("mv").arg("-T").arg(&fresh).arg(path).rooted().quiet()?;
     say::ok(format!("Debian 13 root made in {}", say::duration(took)));
     Ok(())
 }

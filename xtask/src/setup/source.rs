@@ -39,10 +39,7 @@ pub fn get(recipe: &Recipe, dir: &Path, log: &Path) -> Result<Source> {
             return checked(recipe, archive);
         }
     }
-    say::note(format!(
-        "the archive no longer has CRIU {}: asking it for a newer",
-        recipe.version
-    ));
+    say::note(format!("the archive no longer has CRIU {}: asking it for a newer", recipe.version));
     newer(recipe, &mirror, dir, log)
 }
 
@@ -56,10 +53,7 @@ fn checked(recipe: &Recipe, archive: PathBuf) -> Result<Source> {
              PHANTOM_MIRROR to another one"
         );
     }
-    Ok(Source {
-        archive,
-        version: recipe.version.clone(),
-    })
+    Ok(Source { archive, version: recipe.version.clone() })
 }
 
 /// Fetches a file; false when the archive does not have it.
@@ -91,11 +85,8 @@ fn newer(recipe: &Recipe, mirror: &str, dir: &Path, log: &Path) -> Result<Source
             .with_context(|| format!("creating {}", folder.display()))?;
     }
     let list = apt.join("sources.list");
-    std::fs::write(
-        &list,
-        format!("deb-src [signed-by={}] {mirror} sid main\n", keys.display()),
-    )
-    .with_context(|| format!("writing {}", list.display()))?;
+    std::fs::write(&list, format!("deb-src [signed-by={}] {mirror} sid main\n", keys.display()))
+        .with_context(|| format!("writing {}", list.display()))?;
     let private = |words: &[&str]| {
         Cmd::new("apt-get")
             .arg("-q")
@@ -113,10 +104,7 @@ fn newer(recipe: &Recipe, mirror: &str, dir: &Path, log: &Path) -> Result<Source
     let (uri, sha256, found) =
         parse_uris(&printed).context("the archive's index of sources names no source of CRIU")?;
     if !version::at_least(&found, &recipe.minimum) {
-        bail!(
-            "the archive's CRIU is {found}, {} is needed: set PHANTOM_MIRROR",
-            recipe.minimum
-        );
+        bail!("the archive's CRIU is {found}, {} is needed: set PHANTOM_MIRROR", recipe.minimum);
     }
     let archive = dir.join("criu.tar");
     if !download(&uri, &archive, log)? {
@@ -126,13 +114,8 @@ fn newer(recipe: &Recipe, mirror: &str, dir: &Path, log: &Path) -> Result<Source
     if digest != sha256 {
         bail!("{uri} has the SHA-256 digest {digest}, the archive's signed index says {sha256}");
     }
-    say::note(format!(
-        "CRIU {found}: checked by the archive's signed index of sources"
-    ));
-    Ok(Source {
-        archive,
-        version: found,
-    })
+    say::note(format!("CRIU {found}: checked by the archive's signed index of sources"));
+    Ok(Source { archive, version: found })
 }
 
 /// Address, digest and version of the upstream source among lines of `apt-get source
@@ -169,11 +152,8 @@ mod tests {
             'http://m/pool/main/c/criu/criu_4.3-1.dsc' criu_4.3-1.dsc 2901 SHA256:9286\n\
             'http://m/pool/main/c/criu/criu_4.3.orig.tar.xz.asc' criu_4.3.orig.tar.xz.asc 8 SHA256:11\n\
             'http://m/pool/main/c/criu/criu_4.3.orig.tar.xz' criu_4.3.orig.tar.xz 1038700 SHA256:29ec\n";
-        let expected = (
-            "http://m/pool/main/c/criu/criu_4.3.orig.tar.xz".into(),
-            "29ec".into(),
-            "4.3".into(),
-        );
+        let expected =
+            ("http://m/pool/main/c/criu/criu_4.3.orig.tar.xz".into(), "29ec".into(), "4.3".into());
         assert_eq!(parse_uris(printed), Some(expected));
     }
 

@@ -23,13 +23,8 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 }
 
 fn numbers(version: &str) -> Vec<u64> {
-    let end = version
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(version.len());
-    version[..end]
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect()
+    let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
+    version[..end].split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

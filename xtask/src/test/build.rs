@@ -79,11 +79,7 @@ struct Profile {
 pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Result<Built> {
     let started = Instant::now();
     let cmd = workspace
-        .cargo(&[
-            "build",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-        ])
+        .cargo(&["build", "--locked", "--message-format=json-render-diagnostics"])
         .args(selection)
         .limit(limit);
     let mut built = Built::default();
@@ -91,10 +87,7 @@ pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Resu
     match ended {
         Ended::Ok => {
             let order = |test: &TestProgram| {
-                workspace
-                    .packages
-                    .iter()
-                    .position(|package| package.name == test.package)
+                workspace.packages.iter().position(|package| package.name == test.package)
             };
             built
                 .tests
@@ -125,11 +118,7 @@ fn take(workspace: &Workspace, line: &str, built: &mut Built) {
     if message.reason != "compiler-artifact" {
         return;
     }
-    let Some(package) = workspace
-        .packages
-        .iter()
-        .find(|one| one.manifest_path == manifest)
-    else {
+    let Some(package) = workspace.packages.iter().find(|one| one.manifest_path == manifest) else {
         return;
     };
     let kind = target.kind.first().map(String::as_str).unwrap_or_default();
@@ -140,12 +129,7 @@ fn take(workspace: &Workspace, line: &str, built: &mut Built) {
             _ => target.name,
         };
         let (package, dir) = (package.name.clone(), package.dir().to_owned());
-        built.tests.push(TestProgram {
-            package,
-            target,
-            path,
-            dir,
-        });
+        built.tests.push(TestProgram { package, target, path, dir });
     } else if kind == "bin" {
         built.programs.push((target.name, path));
     }
@@ -176,26 +160,11 @@ mod tests {
             )
         };
         let mut built = Built::default();
-        take(
-            &workspace,
-            &line("bin", "phantom", false, "/w/node/Cargo.toml"),
-            &mut built,
-        );
-        take(
-            &workspace,
-            &line("test", "desktop_move", true, "/w/node/Cargo.toml"),
-            &mut built,
-        );
-        take(
-            &workspace,
-            &line("bin", "other", false, "/elsewhere/Cargo.toml"),
-            &mut built,
-        );
+        take(&workspace, &line("bin", "phantom", false, "/w/node/Cargo.toml"), &mut built);
+        take(&workspace, &line("test", "desktop_move", true, "/w/node/Cargo.toml"), &mut built);
+        take(&workspace, &line("bin", "other", false, "/elsewhere/Cargo.toml"), &mut built);
         take(&workspace, "   Compiling something", &mut built);
-        assert_eq!(
-            built.program("phantom").unwrap(),
-            PathBuf::from("/w/target/debug/phantom")
-        );
+        assert_eq!(built.program("phantom").unwrap(), PathBuf::from("/w/target/debug/phantom"));
         assert!(built.program("other").is_err());
         assert_eq!(built.tests.len(), 1);
         assert!(built.tests[0].is_desktop());

@@ -103,11 +103,7 @@ fn skip(line: &str) -> Option<(&str, &str)> {
 
 /// `test name ... result`, also behind something a child of the test wrote without a line's end.
 fn result(line: &str) -> Option<(&str, &str)> {
-    let start = if line.starts_with("test ") {
-        0
-    } else {
-        line.rfind("test ")?
-    };
+    let start = if line.starts_with("test ") { 0 } else { line.rfind("test ")? };
     let (name, result) = line.get(start + 5..)?.split_once(" ... ")?;
     let known = ["ok", "FAILED", "failed", "ignored"];
     known
@@ -118,11 +114,7 @@ fn result(line: &str) -> Option<(&str, &str)> {
 
 /// Names from `--list --format terse`.
 pub fn parse_list(printed: &str) -> Vec<String> {
-    printed
-        .lines()
-        .filter_map(|line| line.strip_suffix(": test"))
-        .map(str::to_owned)
-        .collect()
+    printed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -170,18 +162,11 @@ test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out
         assert!(outcome.complete);
         assert_eq!(names(&outcome.passed), ["a::one", "a::three"]);
         assert_eq!(names(&outcome.failed), ["b"]);
-        let skipped: Vec<_> = outcome
-            .skipped
-            .iter()
-            .map(|(name, why)| (name.as_str(), why.as_str()))
-            .collect();
+        let skipped: Vec<_> =
+            outcome.skipped.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
         assert_eq!(
             skipped,
-            [
-                ("a::two", "no /dev/kvm: emulated"),
-                ("c", "needs a moon"),
-                ("d", "ignored")
-            ]
+            [("a::two", "no /dev/kvm: emulated"), ("c", "needs a moon"), ("d", "ignored")]
         );
     }
 
@@ -196,10 +181,7 @@ test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out
     #[test]
     fn a_skip_without_a_heading_finds_its_test() {
         let outcome = parse("SKIP link: no veth\ntest net::link ... ok\n");
-        assert_eq!(
-            outcome.skipped.get("net::link").map(String::as_str),
-            Some("no veth")
-        );
+        assert_eq!(outcome.skipped.get("net::link").map(String::as_str), Some("no veth"));
         assert!(outcome.passed.is_empty());
     }
 

@@ -76,26 +76,13 @@ pub fn repeat(
     let ready = setup::run(workspace)?;
     say::title("Build");
     let built = build::build(workspace, &EVERYTHING, TOTAL)?;
-    let options = TestOptions {
-        filter,
-        ..TestOptions::default()
-    };
+    let options = TestOptions { filter, ..TestOptions::default() };
     for round_number in 1..=rounds {
         say::title(format!("Round {round_number} of {rounds}"));
         let mut summary = Summary::default();
-        round(
-            workspace,
-            &ready,
-            &built,
-            &options,
-            Instant::now() + TOTAL,
-            &mut summary,
-        )?;
+        round(workspace, &ready, &built, &options, Instant::now() + TOTAL, &mut summary)?;
         if !summary.good() {
-            return Ok((
-                round_number - 1,
-                summary.failures().map(str::to_owned).collect(),
-            ));
+            return Ok((round_number - 1, summary.failures().map(str::to_owned).collect()));
         }
     }
     Ok((rounds, Vec::new()))
@@ -123,11 +110,7 @@ impl Chosen {
 fn choose<'a>(built: &'a Built, options: &TestOptions) -> Result<Vec<(&'a TestProgram, Chosen)>> {
     let mut chosen = Vec::new();
     for program in &built.tests {
-        let tier = if program.is_desktop() {
-            Tier::Desktops
-        } else {
-            Tier::Fast
-        };
+        let tier = if program.is_desktop() { Tier::Desktops } else { Tier::Fast };
         if options.tier.is_some_and(|wanted| wanted != tier) {
             continue;
         }
@@ -173,9 +156,7 @@ fn round(
         say::note(what);
     }
     for (program, tests) in chosen {
-        let line = run_program(
-            workspace, ready, &phantom, program, &tests, deadline, &skips,
-        )?;
+        let line = run_program(workspace, ready, &phantom, program, &tests, deadline, &skips)?;
         summary.add(line);
     }
     Ok(())
@@ -217,16 +198,10 @@ fn run_program(
         line.failed.push(format!("{name}: ended with {ended:?}"));
     }
     if !leftovers.is_empty() {
-        line.failed.push(format!(
-            "{name}: left running (and now ended): {}",
-            leftovers.join(", ")
-        ));
+        line.failed.push(format!("{name}: left running (and now ended): {}", leftovers.join(", ")));
     }
     if !line.failed.is_empty() {
-        println!(
-            "---- {name} printed ----\n{}\n---- end of {name} ----",
-            output.trim_end()
-        );
+        println!("---- {name} printed ----\n{}\n---- end of {name} ----", output.trim_end());
     }
     Ok(line)
 }
@@ -266,16 +241,9 @@ fn doc_tests(workspace: &Workspace, deadline: Instant) -> Result<Line> {
         .limit(left(deadline))
         .logged(&log, "examples in the documentation")?;
     if ended != Ended::Ok {
-        println!(
-            "{}",
-            String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default())
-        );
+        println!("{}", String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()));
     }
-    Ok(Line::check(
-        "documentation examples",
-        took,
-        ended == Ended::Ok,
-    ))
+    Ok(Line::check("documentation examples", took, ended == Ended::Ok))
 }
 
 #[cfg(test)]
@@ -287,14 +255,7 @@ mod tests {
         let listed = ["a".to_owned(), "b".to_owned()];
         let mut outcome = libtest::parse("test a ... ok\n");
         blame_unfinished(&mut outcome, Ended::TimedOut, &listed);
-        assert!(
-            outcome
-                .failed
-                .iter()
-                .next()
-                .unwrap()
-                .starts_with("b (not finished")
-        );
+        assert!(outcome.failed.iter().next().unwrap().starts_with("b (not finished"));
         let whole = "test a ... ok\ntest b ... ok\ntest result: ok. 2 passed\n";
         let mut outcome = libtest::parse(whole);
         blame_unfinished(&mut outcome, Ended::Ok, &listed);

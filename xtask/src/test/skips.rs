@@ -103,10 +103,7 @@ mod tests {
             "[[skip]]\ntest = \"phantom/*\"\nreason = \"no KVM*\"\nwhy = \"emulated here\"\n",
         )
         .unwrap();
-        assert_eq!(
-            skips.why("phantom/lib::kvm", "no KVM: emulated"),
-            Some("emulated here")
-        );
+        assert_eq!(skips.why("phantom/lib::kvm", "no KVM: emulated"), Some("emulated here"));
         assert_eq!(skips.why("phantom/lib::kvm", "no FUSE"), None);
         assert_eq!(skips.why("phantom-fs/lib::kvm", "no KVM"), None);
         assert!(Skips::parse("").unwrap().skip.is_empty());

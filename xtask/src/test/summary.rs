@@ -32,11 +32,7 @@ pub struct Summary {
 impl Line {
     /// A check that is one test.
     pub fn check(name: &str, took: Duration, good: bool) -> Line {
-        let failed = if good {
-            Vec::new()
-        } else {
-            vec![name.to_owned()]
-        };
+        let failed = if good { Vec::new() } else { vec![name.to_owned()] };
         Line {
             package: name.to_owned(),
             target: String::new(),
@@ -79,9 +75,7 @@ impl Line {
 
     /// One line for the user while the others still run.
     pub fn say(&self) {
-        let mut text = format!("{} {}", self.package, self.target)
-            .trim_end()
-            .to_owned();
+        let mut text = format!("{} {}", self.package, self.target).trim_end().to_owned();
         text.push_str(&format!(": {} passed", self.passed));
         if !self.failed.is_empty() {
             text.push_str(&format!(", {} failed", self.failed.len()));
@@ -90,11 +84,7 @@ impl Line {
             text.push_str(&format!(", {} skipped", self.skipped.len()));
         }
         text.push_str(&format!(" in {}", say::duration(self.took)));
-        if self.failed.is_empty() {
-            say::ok(text)
-        } else {
-            say::bad(text)
-        }
+        if self.failed.is_empty() { say::ok(text) } else { say::bad(text) }
     }
 }
 
@@ -112,10 +102,7 @@ impl Summary {
 
     /// Names of what failed.
     pub fn failures(&self) -> impl Iterator<Item = &str> {
-        self.lines
-            .iter()
-            .flat_map(|line| &line.failed)
-            .map(String::as_str)
+        self.lines.iter().flat_map(|line| &line.failed).map(String::as_str)
     }
 
     fn packages(&self) -> Vec<(String, usize, usize, usize, Duration)> {
@@ -145,19 +132,12 @@ impl Summary {
 
     /// Prints it.
     pub fn print(&self, total: Duration) {
-        println!(
-            "\n{:<24} {:>7} {:>7} {:>8} {:>13}",
-            "", "passed", "failed", "skipped", "time"
-        );
+        println!("\n{:<24} {:>7} {:>7} {:>8} {:>13}", "", "passed", "failed", "skipped", "time");
         for (name, passed, failed, skipped, took) in self.packages() {
             let took = say::duration(took);
             println!("{name:<24} {passed:>7} {failed:>7} {skipped:>8} {took:>13}");
         }
-        println!(
-            "{:<24} {:>38}",
-            "all, building included",
-            say::duration(total)
-        );
+        println!("{:<24} {:>38}", "all, building included", say::duration(total));
         let skipped: Vec<_> = self.lines.iter().flat_map(|line| &line.skipped).collect();
         if !skipped.is_empty() {
             println!("\nskipped (allowed by tests/skips.toml):");
@@ -186,11 +166,7 @@ mod tests {
         outcome.skipped.insert("b".into(), "no moon".into());
         let line = Line::program("p", "lib", Duration::ZERO, outcome, &Skips::default());
         assert_eq!((line.passed, line.skipped.len()), (1, 0));
-        assert!(
-            line.failed[0].contains("p/lib::b: skipped (no moon)"),
-            "{:?}",
-            line.failed
-        );
+        assert!(line.failed[0].contains("p/lib::b: skipped (no moon)"), "{:?}", line.failed);
         let mut summary = Summary::default();
         summary.add(line);
         summary.add(Line::check("tidy", Duration::ZERO, true));
@@ -205,13 +181,7 @@ mod tests {
             let mut outcome = Outcome::default();
             outcome.passed.insert("a".into());
             let second = Duration::from_secs(1);
-            summary.add(Line::program(
-                "p",
-                target,
-                second,
-                outcome,
-                &Skips::default(),
-            ));
+            summary.add(Line::program("p", target, second, outcome, &Skips::default()));
         }
         let expected = vec![("p".to_owned(), 2, 0, 0, Duration::from_secs(2))];
         assert_eq!(summary.packages(), expected);

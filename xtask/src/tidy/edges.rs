@@ -94,11 +94,7 @@ mod tests {
             ("phantom", "xtask", false, false),
             ("phantom", "phantom-new", false, false),
         ] {
-            assert_eq!(
-                allowed(from, to, dev),
-                expected,
-                "{from} -> {to}, dev {dev}"
-            );
+            assert_eq!(allowed(from, to, dev), expected, "{from} -> {to}, dev {dev}");
         }
     }
 }

@@ -28,19 +28,11 @@ pub struct Problem {
 
 impl Problem {
     fn new(place: impl Into<String>, what: impl Into<String>) -> Problem {
-        Problem {
-            place: place.into(),
-            what: what.into(),
-            fails: true,
-        }
+        Problem { place: place.into(), what: what.into(), fails: true }
     }
 
     fn warning(place: impl Into<String>, what: impl Into<String>) -> Problem {
-        Problem {
-            place: place.into(),
-            what: what.into(),
-            fails: false,
-        }
+        Problem { place: place.into(), what: what.into(), fails: false }
     }
 }
 
@@ -50,25 +42,11 @@ pub fn run(workspace: &Workspace, fast: bool) -> Result<bool> {
     let mut good = true;
     good &= report("dependency edges", edges::check(&workspace.packages));
     good &= report("sources", source::check(&files));
-    good &= report(
-        "documents",
-        tree::check_documents(&workspace.root, &workspace.packages),
-    );
-    good &= report(
-        "licences of our own",
-        tree::check_licences(&workspace.packages),
-    );
+    good &= report("documents", tree::check_documents(&workspace.root, &workspace.packages));
+    good &= report("licences of our own", tree::check_licences(&workspace.packages));
     good &= tool(workspace, "fmt", &["fmt", "--all", "--check", "--", "-l"])?;
     if !fast {
-        let clippy = [
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ];
+        let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
         good &= tool(workspace, "clippy", &clippy)?;
     }
     good &= deny(workspace)?;
@@ -94,20 +72,14 @@ fn report(check: &str, mut problems: Vec<Problem>) -> bool {
 /// Runs a cargo tool, showing all it printed when it fails.
 fn tool(workspace: &Workspace, name: &str, arguments: &[&str]) -> Result<bool> {
     let log = workspace.log(name)?;
-    let (ended, took) = workspace
-        .cargo(arguments)
-        .limit(CLIPPY)
-        .logged(&log, name)?;
+    let (ended, took) = workspace.cargo(arguments).limit(CLIPPY).logged(&log, name)?;
     if ended == Ended::Ok {
         say::ok(format!("{name} in {}", say::duration(took)));
         return Ok(true);
     }
     let printed = std::fs::read(&log).unwrap_or_default();
     println!("{}", String::from_utf8_lossy(&printed).trim_end());
-    say::bad(format!(
-        "{name}: the command was `cargo {}`",
-        arguments.join(" ")
-    ));
+    say::bad(format!("{name}: the command was `cargo {}`", arguments.join(" ")));
     Ok(false)
 }
 
@@ -120,9 +92,5 @@ fn deny(workspace: &Workspace) -> Result<bool> {
         );
         return Ok(true);
     }
-    tool(
-        workspace,
-        "deny",
-        &["deny", "--locked", "check", "bans", "licenses", "sources"],
-    )
+    tool(workspace, "deny", &["deny", "--locked", "check", "bans", "licenses", "sources"])
 }

@@ -28,10 +28,7 @@ pub fn check(files: &[File]) -> Vec<Problem> {
 /// Rules for all text that people write.
 fn text(file: &File, problems: &mut Vec<Problem>) {
     let written = ["rs", "md", "toml", "c", "h", "sh"];
-    let ours = file
-        .path
-        .rsplit_once('.')
-        .is_some_and(|(_, kind)| written.contains(&kind));
+    let ours = file.path.rsplit_once('.').is_some_and(|(_, kind)| written.contains(&kind));
     if !ours || file.path.ends_with("vmlinux.h") {
         return;
     }
@@ -42,10 +39,7 @@ fn text(file: &File, problems: &mut Vec<Problem>) {
         }
         for mark in marks() {
             if has_word(line, &mark) {
-                problems.push(Problem::new(
-                    place(),
-                    format!("{mark}: do it, or write an issue"),
-                ));
+                problems.push(Problem::new(place(), format!("{mark}: do it, or write an issue")));
             }
         }
         for folder in private_folders() {
@@ -156,12 +150,7 @@ fn missing_docs(files: &[File]) -> Vec<Problem> {
                 || matches!(parts[..], [_, "src", "bin", name] if name.ends_with(".rs"))
         })
         .filter(|file| !file.text.starts_with("//!"))
-        .map(|file| {
-            Problem::new(
-                &file.path,
-                "must begin with `//!`: what it does, what it leaves",
-            )
-        })
+        .map(|file| Problem::new(&file.path, "must begin with `//!`: what it does, what it leaves"))
         .collect()
 }
 
@@ -170,14 +159,8 @@ mod tests {
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        let file = File {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        };
-        check(&[file])
-            .into_iter()
-            .map(|problem| problem.what)
-            .collect()
+        let file = File { path: path.to_owned(), text: text.to_owned() };
+        check(&[file]).into_iter().map(|problem| problem.what).collect()
     }
 
     #[test]
@@ -193,12 +176,9 @@ mod tests {
 
     #[test]
     fn unsafe_in_words_is_no_unsafe() {
-        for line in [
-            "// unsafe",
-            "let a = \"unsafe\";",
-            "unsafe_op_in_unsafe_fn",
-            "let unsafely = 1;",
-        ] {
+        for line in
+            ["// unsafe", "let a = \"unsafe\";", "unsafe_op_in_unsafe_fn", "let unsafely = 1;"]
+        {
             assert!(!is_unsafe(line), "{line}");
         }
         assert!(is_unsafe("    unsafe impl Send for A {}"));
@@ -217,28 +197,13 @@ mod tests {
 
     #[test]
     fn long_files() {
-        assert_eq!(
-            check(&[file_of(401)])
-                .iter()
-                .filter(|problem| problem.fails)
-                .count(),
-            0
-        );
+        assert_eq!(check(&[file_of(401)]).iter().filter(|problem| problem.fails).count(), 0);
         assert_eq!(check(&[file_of(401)]).len(), 1);
-        assert_eq!(
-            check(&[file_of(601)])
-                .iter()
-                .filter(|problem| problem.fails)
-                .count(),
-            1
-        );
+        assert_eq!(check(&[file_of(601)]).iter().filter(|problem| problem.fails).count(), 1);
     }
 
     fn file_of(lines: usize) -> File {
-        File {
-            path: "a/src/b.rs".to_owned(),
-            text: "//\n".repeat(lines),
-        }
+        File { path: "a/src/b.rs".to_owned(), text: "//\n".repeat(lines) }
     }
 
     #[test]

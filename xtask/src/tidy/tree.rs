@@ -22,14 +22,7 @@ pub struct File {
 /// All text files that git knows or would add.
 pub fn files(root: &Path) -> Result<Vec<File>> {
     let listed = Cmd::new("git")
-        .args([
-            "-c",
-            "safe.directory=*",
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-        ])
+        .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others"])
         .arg("--exclude-standard")
         .dir(root)
         .stdout()
@@ -37,14 +30,10 @@ pub fn files(root: &Path) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for path in listed.split('\0').filter(|path| !path.is_empty()) {
         // Files that are gone and files that are no text are nobody's business here.
-        if let Some(text) = std::fs::read(root.join(path))
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok())
+        if let Some(text) =
+            std::fs::read(root.join(path)).ok().and_then(|bytes| String::from_utf8(bytes).ok())
         {
-            files.push(File {
-                path: path.to_owned(),
-                text,
-            });
+            files.push(File { path: path.to_owned(), text });
         }
     }
     Ok(files)
