@@ -169,7 +169,7 @@ static __noinline __u64 look_at_memory(struct slot *slot, __u64 now, __u64 cpu_n
 	}
 	due = memory_due(m, cpu_ns, limit);
 	/* Whether it runs at all must be looked at more often than its memory. */
-	return limit->level == NO_LIMIT || m->over ? due : min_u64(due, now + MEMORY_NS);
+	return limit->level == NO_LIMIT || m->over ? due : min_u64(due, align_up(now + 1, COARSE_NS));
 }
 
 /* Forgets what a slot held for its last order. */

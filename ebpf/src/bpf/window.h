@@ -28,7 +28,9 @@ enum {
 #define GAP_NS (5 * MILLISECOND)        /* between two looks at least */
 #define LONG_GAP_NS (20 * MILLISECOND)  /* the same for long windows */
 #define IDLE_NS (1000 * MILLISECOND)    /* between two looks at most */
-#define MEMORY_NS (25 * MILLISECOND)    /* between two looks at the memory of a running capsule */
+#define MEMORY_NS (20 * MILLISECOND)    /* between two looks at the memory of a running capsule */
+#define FINE_NS (5 * MILLISECOND)       /* looks that are due about then wait for each other: */
+#define COARSE_NS (25 * MILLISECOND)    /* all capsules share one wake-up */
 #define MEMORY_SHARE 100                /* looking at memory takes 1/100 of a core at most */
 #define NO_LIMIT (~0ULL)
 
@@ -65,6 +67,11 @@ struct mark {
 	__u64 cpu_ns;    /* CPU time used until then */
 };
 
+static inline __u64 align_up(__u64 time_ns, __u64 grid_ns)
+{
+	return (time_ns + grid_ns - 1) / grid_ns * grid_ns;
+}
+
 struct cpu_window {
 	__u64 head;         /* marks made so far */
 	__u64 tail;         /* the last mark at or before the start of the window */
@@ -89,6 +96,19 @@ struct memory_watch {
 	__u64 since_ns;        /* first look above the level without a break, or 0 */
 	__u64 over;            /* reported as exceeded */
 };
+
+/* When the next mark is made. */
+static inline __u64 mark_due(__u64 last_ns, __u64 spacing_ns)
+{
+	return align_up(last_ns + spacing_ns, spacing_ns < 2 * COARSE_NS ? FINE_NS : COARSE_NS);
+}
+
+/* `due_ns`, but neither too soon nor too late after `now`. */
+static inline __u64 bounded_due(__u64 due_ns, __u64 now, const struct limit *limit)
+{
+	due_ns = max_u64(due_ns, now + gap_ns(limit));
+	return min_u64(due_ns, align_up(now + IDLE_NS, COARSE_NS));
+}
 
 static inline struct mark *mark_at(struct cpu_window *w, __u64 number)
 {
@@ -143,7 +163,7 @@ static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
 		w->marks[0].at_ns = now;
 		w->marks[0].cpu_ns = cpu_ns;
 		w->head = 1;
-		return now + min_u64(max_u64(spacing_ns, gap_ns(limit)), IDLE_NS);
+		return bounded_due(mark_due(now, spacing_ns), now, limit);
 	}
 	w->seen_ns = now;
 	w->cpu_ns = max_u64(w->cpu_ns, cpu_ns);
@@ -164,7 +184,7 @@ static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
 		w->head++;
 		cpu_trend(w, limit);
 	}
-	due = mark_at(w, w->head - 1)->at_ns + spacing_ns;
+	due = mark_due(mark_at(w, w->head - 1)->at_ns, spacing_ns);
 
 	if (now - w->begin_ns < width_ns) {
 		due = min_u64(due, w->begin_ns + width_ns);
@@ -185,7 +205,7 @@ static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
 			w->crossed_ns = max_u64(w->crossed_ns, w->begin_ns + width_ns);
 		}
 	}
-	return min_u64(max_u64(due, now + gap_ns(limit)), now + IDLE_NS);
+	return bounded_due(due, now, limit);
 }
 
 /* Whether an excursion has to be reported now. */

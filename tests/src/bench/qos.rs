@@ -19,7 +19,7 @@ use group::Group;
 
 const BENCH: &str = "qos";
 const APP: AppId = AppId(1);
-const PINGPONG_PAIRS: usize = 15;
+const PINGPONG_PAIRS: usize = 41;
 const VERDICTS: usize = 9;
 const PROCESSES: usize = 500;
 const CAPSULES: usize = 50;
