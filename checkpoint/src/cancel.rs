@@ -22,12 +22,7 @@ impl Cancel {
     /// A switch that can be thrown once.
     pub fn new() -> std::io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self {
-            shared: Some(Arc::new(Shared {
-                cancelled: AtomicBool::new(false),
-                wake,
-            })),
-        })
+        Ok(Self { shared: Some(Arc::new(Shared { cancelled: AtomicBool::new(false), wake })) })
     }
 
     /// For operations that nobody will end early.
@@ -47,9 +42,7 @@ impl Cancel {
 
     /// Whether it was thrown.
     pub fn is_cancelled(&self) -> bool {
-        self.shared
-            .as_ref()
-            .is_some_and(|shared| shared.cancelled.load(Ordering::SeqCst))
+        self.shared.as_ref().is_some_and(|shared| shared.cancelled.load(Ordering::SeqCst))
     }
 
     /// Readable once cancelled.

@@ -57,10 +57,7 @@ fn run(criu: &Criu, plan: &DumpPlan, cancel: &Cancel) -> Result<DumpTimings, Err
     let options = options(plan, work.as_raw_fd())?;
     let start = Instant::now();
     let deadline = start + plan.limit;
-    let around = Surroundings {
-        ignore_file_size_signal: true,
-        ..Default::default()
-    };
+    let around = Surroundings { ignore_file_size_signal: true, ..Default::default() };
     let mut session = Session::start(criu, Task::Dump, &around)?;
     session.send(&rpc::Request {
         kind: rpc::Kind::Dump as i32,
@@ -78,10 +75,7 @@ fn run(criu: &Criu, plan: &DumpPlan, cancel: &Cancel) -> Result<DumpTimings, Err
             Err(error) => return Err(with_log(error, &plan.work)),
         };
         if response.kind == rpc::Kind::Notify as i32 {
-            let step = response
-                .notify
-                .and_then(|notify| notify.script)
-                .unwrap_or_default();
+            let step = response.notify.and_then(|notify| notify.script).unwrap_or_default();
             if step == "network-lock" {
                 timings.seize = start.elapsed();
             }
@@ -157,11 +151,7 @@ pub(crate) fn refused(task: Task, work: &Path, response: &rpc::Response) -> Erro
         (None, None) => "it gave no reason".to_owned(),
     };
     let failure = log::explain(work, &fallback);
-    Error::Criu {
-        task,
-        reason: failure.reason,
-        log: failure.lines,
-    }
+    Error::Criu { task, reason: failure.reason, log: failure.lines }
 }
 
 /// A broken conversation with the log's last word, if it had one.
@@ -173,10 +163,6 @@ pub(crate) fn with_log(error: Error, work: &Path) -> Error {
     if failure.lines.is_empty() {
         Error::Conversation { task, reason }
     } else {
-        Error::Criu {
-            task,
-            reason: failure.reason,
-            log: failure.lines,
-        }
+        Error::Criu { task, reason: failure.reason, log: failure.lines }
     }
 }

@@ -4,6 +4,7 @@ pub mod dump;
 mod error;
 pub mod image;
 mod log;
+pub mod machine;
 mod os;
 pub mod plan;
 pub mod restore;

@@ -22,60 +22,24 @@ const NOISE: [&str; 6] = [
 
 /// Words for failures users meet: a part of CRIU's line, and what it means.
 const KNOWN: [(&str, &str); 16] = [
-    (
-        "anon_inode:[io_uring]",
-        "it uses io_uring, which cannot be saved",
-    ),
-    (
-        "anon_inode:[userfaultfd]",
-        "it uses userfaultfd, which cannot be saved",
-    ),
+    ("anon_inode:[io_uring]", "it uses io_uring, which cannot be saved"),
+    ("anon_inode:[userfaultfd]", "it uses userfaultfd, which cannot be saved"),
     (
         "is outside of its pid namespace",
         "a process belongs to a session started outside of the capsule",
     ),
-    (
-        "Can't lookup mount",
-        "a file was opened outside of the capsule's mounts",
-    ),
+    ("Can't lookup mount", "a file was opened outside of the capsule's mounts"),
     ("is being ptraced", "a debugger is attached to it"),
-    (
-        "Unable to interrupt task",
-        "a debugger is attached to it, or a process vanished",
-    ),
-    (
-        "ctty inheritance detected",
-        "it holds /dev/tty open, and this CRIU lacks the terminal patch",
-    ),
-    (
-        "Connected TCP socket",
-        "it has a network connection that cannot be taken along",
-    ),
-    (
-        "doesn't match the build-ID",
-        "a file it has mapped was replaced by another version",
-    ),
-    (
-        "has bad size",
-        "a file it has open was changed after it was saved",
-    ),
-    (
-        "has bad build-ID",
-        "a file it has mapped was replaced by another version",
-    ),
-    (
-        "No space left on device",
-        "there is no room left for the image",
-    ),
+    ("Unable to interrupt task", "a debugger is attached to it, or a process vanished"),
+    ("ctty inheritance detected", "it holds /dev/tty open, and this CRIU lacks the terminal patch"),
+    ("Connected TCP socket", "it has a network connection that cannot be taken along"),
+    ("doesn't match the build-ID", "a file it has mapped was replaced by another version"),
+    ("has bad size", "a file it has open was changed after it was saved"),
+    ("has bad build-ID", "a file it has mapped was replaced by another version"),
+    ("No space left on device", "there is no room left for the image"),
     ("File too large", "saving was stopped"),
-    (
-        "Can't dump ghost file",
-        "an unlinked file it still uses is too large to be taken along",
-    ),
-    (
-        "External socket is used",
-        "it is connected to a socket outside of the capsule",
-    ),
+    ("Can't dump ghost file", "an unlinked file it still uses is too large to be taken along"),
+    ("External socket is used", "it is connected to a socket outside of the capsule"),
     ("Pid collision", "a process id it needs is taken"),
 ];
 
@@ -103,32 +67,19 @@ fn explain_text(log: &str, fallback: &str) -> Failure {
         .collect();
     let first = errors.first().copied().unwrap_or(fallback);
     let known = errors.iter().chain([&fallback]).find_map(|text| {
-        KNOWN
-            .iter()
-            .find(|(part, _)| text.contains(part))
-            .map(|(_, words)| *words)
+        KNOWN.iter().find(|(part, _)| text.contains(part)).map(|(_, words)| *words)
     });
     let reason = match known {
         Some(words) => format!("{words} ({first})"),
         None => first.to_owned(),
     };
     let skip = errors.len().saturating_sub(KEPT_LINES);
-    Failure {
-        reason,
-        lines: errors
-            .iter()
-            .skip(skip)
-            .map(|&line| line.to_owned())
-            .collect(),
-    }
+    Failure { reason, lines: errors.iter().skip(skip).map(|&line| line.to_owned()).collect() }
 }
 
 /// `(00.12) Error (criu/tty.c:23): text` -> `text`.
 fn message(line: &str) -> &str {
-    match line
-        .split_once("Error (")
-        .and_then(|(_, rest)| rest.split_once("): "))
-    {
+    match line.split_once("Error (").and_then(|(_, rest)| rest.split_once("): ")) {
         Some((_, text)) => text.trim(),
         None => line.trim(),
     }
@@ -155,9 +106,6 @@ mod tests {
 
     #[test]
     fn without_a_log_the_answer_itself_is_the_reason() {
-        assert_eq!(
-            explain_text("", "No such process").reason,
-            "No such process"
-        );
+        assert_eq!(explain_text("", "No such process").reason, "No such process");
     }
 }

@@ -105,9 +105,7 @@ pub struct RestorePlan {
 pub(crate) fn check_key(key: &str) -> Result<(), Error> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     if key.is_empty() || key.len() > 64 || !key.bytes().all(good) {
-        return Err(Error::Plan(format!(
-            "`{key}` cannot be the key of an external mount"
-        )));
+        return Err(Error::Plan(format!("`{key}` cannot be the key of an external mount")));
     }
     Ok(())
 }

@@ -71,16 +71,10 @@ fn build(
 ) -> Result<Held, Error> {
     let work = File::open(&plan.work).map_err(Error::io("open", &plan.work))?;
     let options = options(plan, work.as_raw_fd())?;
-    let inherit: Vec<BorrowedFd<'_>> = plan
-        .terminal
-        .iter()
-        .map(|(_, slave)| slave.as_fd())
-        .collect();
-    let around = Surroundings {
-        cgroup: Some(&plan.cgroup),
-        inherit: &inherit,
-        ..Default::default()
-    };
+    let inherit: Vec<BorrowedFd<'_>> =
+        plan.terminal.iter().map(|(_, slave)| slave.as_fd()).collect();
+    let around =
+        Surroundings { cgroup: Some(&plan.cgroup), inherit: &inherit, ..Default::default() };
     let start = Instant::now();
     let mut session = Session::start(criu, Task::Restore, &around)?;
     session.send(&rpc::Request {
@@ -100,20 +94,13 @@ fn build(
                 Some(root_pid) if response.success => {
                     cgroup.freeze(FREEZE_LIMIT)?;
                     timings.tasks = start.elapsed().saturating_sub(timings.namespaces);
-                    Ok(Held {
-                        cgroup: Some(cgroup),
-                        root_pid,
-                        timings,
-                    })
+                    Ok(Held { cgroup: Some(cgroup), root_pid, timings })
                 }
                 _ => Err(refused(Task::Restore, &plan.work, &response)),
             };
         }
         let notify = response.notify.unwrap_or_default();
-        let pid = notify
-            .pid
-            .and_then(|pid| u32::try_from(pid).ok())
-            .filter(|&pid| pid > 0);
+        let pid = notify.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
         *root_pid = pid.or(*root_pid);
         match (notify.script.as_deref(), *root_pid) {
             (Some("setup-namespaces"), Some(pid)) => {
@@ -142,10 +129,7 @@ fn options(plan: &RestorePlan, work_dir_fd: i32) -> Result<rpc::Options, Error> 
     let inherit_fd = plan
         .terminal
         .iter()
-        .map(|(key, slave)| rpc::InheritFd {
-            key: key.name(),
-            fd: slave.as_raw_fd(),
-        })
+        .map(|(key, slave)| rpc::InheritFd { key: key.name(), fd: slave.as_raw_fd() })
         .collect();
     Ok(rpc::Options {
         root: Some(text_of(&plan.root)?.to_owned()),
@@ -181,10 +165,7 @@ impl Held {
                 return Err(error);
             }
         }
-        Ok(Resumed {
-            root_pid: self.root_pid,
-            timings: self.timings,
-        })
+        Ok(Resumed { root_pid: self.root_pid, timings: self.timings })
     }
 
     /// Removes the tree. The same as dropping it, by a name that says so.

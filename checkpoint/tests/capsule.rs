@@ -31,9 +31,7 @@ fn save(criu: &Criu, app: &App, place: &Place, images: &Path) {
         loop {
             match reader.next_extent() {
                 Ok(Some(extent)) => {
-                    writer
-                        .write(&extent.file, extent.offset, &extent.bytes)
-                        .unwrap();
+                    writer.write(&extent.file, extent.offset, &extent.bytes).unwrap();
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -60,8 +58,7 @@ fn a_program_moves_to_another_root_and_other_ids() {
     let place = Place::new();
     let mut app = App::start(&place.home(), &["/bin/sh"]);
     app.screen.expect("$ ");
-    app.screen
-        .type_keys("echo private > /tmp/file; state=kept\n");
+    app.screen.type_keys("echo private > /tmp/file; state=kept\n");
     app.screen.expect("$ ");
     let (images, work) = (place.memory(), place.memory());
     save(&criu, &app, &place, images.path());
@@ -76,12 +73,8 @@ fn a_program_moves_to_another_root_and_other_ids() {
     // The source must not have lived on in between.
     assert!(app.screen.output.is_empty());
     held.resume().unwrap();
-    target
-        .screen
-        .type_keys("cat /tmp/file; echo $state; id -u; tty; cat /proc/self/uid_map\n");
-    target
-        .screen
-        .expect("private\r\nkept\r\n1000\r\n/dev/console\r\n");
+    target.screen.type_keys("cat /tmp/file; echo $state; id -u; tty; cat /proc/self/uid_map\n");
+    target.screen.expect("private\r\nkept\r\n1000\r\n/dev/console\r\n");
     let outside = target.maps.uids[0].outside.to_string();
     target.screen.expect(&outside);
 }

@@ -110,9 +110,7 @@ pub struct ImageManifest {
 impl ImageManifest {
     /// The size of all files together.
     pub fn total_bytes(&self) -> u64 {
-        self.files
-            .iter()
-            .fold(0, |sum, file| sum.saturating_add(file.size))
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
     }
 }
 
@@ -163,6 +161,8 @@ pub enum Request {
     Save {
         /// Where the image goes.
         target: NodeId,
+        /// The epoch of the copy that is meant: an old request must not stop a newer one.
+        epoch: Epoch,
     },
     /// Target: the image is complete with this; check it against the record, rebuild the program
     /// and hold it. Answer: [`Report::Held`].

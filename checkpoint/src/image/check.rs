@@ -121,16 +121,10 @@ struct Image {
 
 impl Image {
     fn list(directory: &Path) -> Result<Self, ImageError> {
-        let error = |source| ImageError::File {
-            action: "list",
-            path: directory.to_owned(),
-            source,
-        };
-        let mut image = Self {
-            directory: directory.to_owned(),
-            files: BTreeMap::new(),
-            page_bytes: 0,
-        };
+        let error =
+            |source| ImageError::File { action: "list", path: directory.to_owned(), source };
+        let mut image =
+            Self { directory: directory.to_owned(), files: BTreeMap::new(), page_bytes: 0 };
         for entry in fs::read_dir(directory).map_err(error)? {
             let entry = entry.map_err(error)?;
             let text = entry.file_name();
@@ -152,18 +146,14 @@ impl Image {
     }
 
     fn get(&self, kind: FileKind, number: u32) -> Result<&FileName, ImageError> {
-        self.files
-            .get(&(kind, number))
-            .ok_or_else(|| ImageError::Malformed {
-                file: format!("{kind:?} {number}"),
-                reason: "it is missing from the image".to_owned(),
-            })
+        self.files.get(&(kind, number)).ok_or_else(|| ImageError::Malformed {
+            file: format!("{kind:?} {number}"),
+            reason: "it is missing from the image".to_owned(),
+        })
     }
 
     fn of_kind(&self, kind: FileKind) -> impl Iterator<Item = &FileName> {
-        self.files
-            .range((kind, 0)..=(kind, u32::MAX))
-            .map(|(_, name)| name)
+        self.files.range((kind, 0)..=(kind, u32::MAX)).map(|(_, name)| name)
     }
 
     /// The one message of a file that must exist.
@@ -212,10 +202,7 @@ fn check_maps(image: &Image, allowed: &Allowed, user_ns: u32) -> Result<(), Imag
             return refuse(name, field, format!("{found:?}"), format!("{wanted:?}"));
         }
     }
-    match image
-        .of_kind(FileKind::UserNs)
-        .find(|other| other.number() != user_ns)
-    {
+    match image.of_kind(FileKind::UserNs).find(|other| other.number() != user_ns) {
         Some(other) => refuse(other, "the file", "a second user namespace", "absent"),
         None => Ok(()),
     }

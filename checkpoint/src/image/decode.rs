@@ -64,16 +64,9 @@ impl<'a> Messages<'a> {
             first = word(name, &mut rest)?;
         }
         if first != wanted {
-            return Err(malformed(
-                name,
-                format!("its magic is {first:#x}, not {wanted:#x}"),
-            ));
+            return Err(malformed(name, format!("its magic is {first:#x}, not {wanted:#x}")));
         }
-        Ok(Self {
-            name,
-            rest,
-            count: 0,
-        })
+        Ok(Self { name, rest, count: 0 })
     }
 
     /// The next message; `None` at the end.
@@ -83,18 +76,12 @@ impl<'a> Messages<'a> {
         }
         self.count += 1;
         if self.count > MAX_MESSAGES {
-            return Err(malformed(
-                self.name,
-                format!("more than {MAX_MESSAGES} entries"),
-            ));
+            return Err(malformed(self.name, format!("more than {MAX_MESSAGES} entries")));
         }
         let length = word(self.name, &mut self.rest)? as usize;
         if length > self.rest.len() {
             let left = self.rest.len();
-            return Err(malformed(
-                self.name,
-                format!("an entry of {length} bytes, {left} left"),
-            ));
+            return Err(malformed(self.name, format!("an entry of {length} bytes, {left} left")));
         }
         let (bytes, rest) = self.rest.split_at(length);
         self.rest = rest;
@@ -118,10 +105,7 @@ impl<'a> Messages<'a> {
         match (message, self.rest.is_empty()) {
             (Some(message), true) => Ok(message),
             (None, _) => Err(malformed(self.name, "it holds nothing".to_owned())),
-            (_, false) => Err(malformed(
-                self.name,
-                "it holds more than one entry".to_owned(),
-            )),
+            (_, false) => Err(malformed(self.name, "it holds more than one entry".to_owned())),
         }
     }
 }
@@ -135,30 +119,18 @@ fn word(name: &FileName, rest: &mut &[u8]) -> Result<u32, ImageError> {
 }
 
 pub(super) fn malformed(name: &FileName, reason: String) -> ImageError {
-    ImageError::Malformed {
-        file: name.as_str().to_owned(),
-        reason,
-    }
+    ImageError::Malformed { file: name.as_str().to_owned(), reason }
 }
 
 /// The content of an image file that is decoded.
 pub fn read(directory: &Path, name: &FileName) -> Result<Vec<u8>, ImageError> {
     let path = directory.join(name.as_str());
-    let error = |source| ImageError::File {
-        action: "read",
-        path: path.clone(),
-        source,
-    };
+    let error = |source| ImageError::File { action: "read", path: path.clone(), source };
     let file = File::open(&path).map_err(error)?;
     let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(error)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(malformed(
-            name,
-            format!("it is longer than {MAX_FILE_BYTES} bytes"),
-        ));
+        return Err(malformed(name, format!("it is longer than {MAX_FILE_BYTES} bytes")));
     }
     Ok(bytes)
 }

@@ -16,10 +16,7 @@ enum Number {
 
 /// What kind of file an image file is, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(
-    missing_docs,
-    reason = "the names are CRIU's own and described in its documentation"
-)]
+#[allow(missing_docs, reason = "the names are CRIU's own and described in its documentation")]
 pub enum FileKind {
     Inventory,
     Pstree,
@@ -112,15 +109,9 @@ impl FileName {
             .find_map(|&(prefix, number, suffix, kind)| {
                 let middle = text.strip_prefix(prefix)?.strip_suffix(suffix)?;
                 let number = parse_number(middle, number)?;
-                Some(Self {
-                    text: text.to_owned(),
-                    kind,
-                    number,
-                })
+                Some(Self { text: text.to_owned(), kind, number })
             })
-            .ok_or_else(|| ImageError::Name {
-                name: text.chars().take(64).collect(),
-            })
+            .ok_or_else(|| ImageError::Name { name: text.chars().take(64).collect() })
     }
 
     /// As it stands in the directory.

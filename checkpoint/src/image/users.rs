@@ -53,10 +53,7 @@ fn messages(map: &[IdExtent]) -> Vec<proto::Extent> {
 pub(super) fn read_maps(directory: &Path, name: &FileName) -> Result<IdMaps, ImageError> {
     let bytes = read(directory, name)?;
     let namespace: proto::UserNs = Messages::new(name, &bytes)?.one()?;
-    Ok(IdMaps {
-        uids: extents(&namespace.uid_map),
-        gids: extents(&namespace.gid_map),
-    })
+    Ok(IdMaps { uids: extents(&namespace.uid_map), gids: extents(&namespace.gid_map) })
 }
 
 /// Puts this machine's own range in place of the maps of the image in `directory`. Only for an
@@ -65,16 +62,9 @@ pub fn rewrite(directory: &Path, id: u32, maps: &IdMaps) -> Result<(), ImageErro
     let name = FileName::parse(&format!("userns-{id}.img"))?;
     // It must be there: a new file would be a namespace the image does not have.
     read_maps(directory, &name)?;
-    let namespace = proto::UserNs {
-        uid_map: messages(&maps.uids),
-        gid_map: messages(&maps.gids),
-    };
+    let namespace = proto::UserNs { uid_map: messages(&maps.uids), gid_map: messages(&maps.gids) };
     let bytes = encode(FileKind::UserNs, &[namespace])
         .ok_or_else(|| malformed(&name, "its maps are too long".to_owned()))?;
     let path = directory.join(name.as_str());
-    fs::write(&path, bytes).map_err(|source| ImageError::File {
-        action: "write",
-        path,
-        source,
-    })
+    fs::write(&path, bytes).map_err(|source| ImageError::File { action: "write", path, source })
 }

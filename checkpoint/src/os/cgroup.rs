@@ -81,11 +81,7 @@ impl Cgroup {
     }
 
     fn error(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Cgroup {
-            action,
-            path: self.path.clone(),
-            source,
-        }
+        move |source| Error::Cgroup { action, path: self.path.clone(), source }
     }
 
     /// Waits until `key` of cgroup.events is `wanted`; the kernel signals each change.
@@ -129,13 +125,11 @@ fn read_from_start(file: &File) -> io::Result<String> {
 fn v2_path(pid: u32) -> io::Result<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
-    path.map(str::to_owned)
-        .ok_or_else(|| io::Error::other("there is no v2 cgroup hierarchy"))
+    path.map(str::to_owned).ok_or_else(|| io::Error::other("there is no v2 cgroup hierarchy"))
 }
 
 fn event(text: &str, key: &str) -> Option<bool> {
-    text.lines()
-        .find_map(|line| Some(line.strip_prefix(key)?.trim() == "1"))
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim() == "1"))
 }
 
 #[cfg(test)]

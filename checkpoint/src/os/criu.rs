@@ -27,12 +27,8 @@ const UNWIND_LIMIT: Duration = Duration::from_secs(5);
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where distributions and `make install` put CRIU.
-const USUAL_PLACES: [&str; 4] = [
-    "/usr/local/sbin/criu",
-    "/usr/sbin/criu",
-    "/usr/local/bin/criu",
-    "/usr/bin/criu",
-];
+const USUAL_PLACES: [&str; 4] =
+    ["/usr/local/sbin/criu", "/usr/sbin/criu", "/usr/local/bin/criu", "/usr/bin/criu"];
 
 /// The CRIU program of this machine.
 #[derive(Debug, Clone)]
@@ -53,11 +49,7 @@ pub struct Version {
 
 impl Version {
     /// The oldest release that saves what Phantom runs.
-    pub const MINIMUM: Version = Version {
-        major: 4,
-        minor: 2,
-        sublevel: 0,
-    };
+    pub const MINIMUM: Version = Version { major: 4, minor: 2, sublevel: 0 };
 
     /// `major * 10000 + minor * 100 + sublevel`, as node facts carry it.
     pub fn as_number(self) -> u32 {
@@ -74,27 +66,19 @@ impl std::fmt::Display for Version {
 impl Criu {
     /// The CRIU at `program`; nothing is checked before the first use.
     pub fn at(program: impl Into<PathBuf>) -> Self {
-        Self {
-            program: program.into(),
-        }
+        Self { program: program.into() }
     }
 
     /// The first of `preferred` and the usual places that exists.
     pub fn find<'a>(preferred: impl IntoIterator<Item = &'a Path>) -> Result<Self, Error> {
-        let places: Vec<&Path> = preferred
-            .into_iter()
-            .chain(USUAL_PLACES.iter().map(Path::new))
-            .collect();
+        let places: Vec<&Path> =
+            preferred.into_iter().chain(USUAL_PLACES.iter().map(Path::new)).collect();
         match places.iter().find(|place| place.is_file()) {
             Some(place) => Ok(Self::at(*place)),
             None => {
-                let looked: Vec<_> = places
-                    .iter()
-                    .map(|place| place.display().to_string())
-                    .collect();
-                Err(Error::NotFound {
-                    looked_at: looked.join(", "),
-                })
+                let looked: Vec<_> =
+                    places.iter().map(|place| place.display().to_string()).collect();
+                Err(Error::NotFound { looked_at: looked.join(", ") })
             }
         }
     }
@@ -106,10 +90,7 @@ impl Criu {
 
     /// Asks for the version.
     pub fn version(&self, limit: Duration) -> Result<Version, Error> {
-        let request = rpc::Request {
-            kind: rpc::Kind::Version as i32,
-            ..Default::default()
-        };
+        let request = rpc::Request { kind: rpc::Kind::Version as i32, ..Default::default() };
         let response = self.ask(Task::Version, &request, limit)?;
         let version = response.version.ok_or_else(|| Error::Conversation {
             task: Task::Version,
@@ -127,16 +108,10 @@ impl Criu {
     pub fn features(&self, limit: Duration) -> Result<rpc::Features, Error> {
         let request = rpc::Request {
             kind: rpc::Kind::FeatureCheck as i32,
-            features: Some(rpc::Features {
-                mem_track: Some(true),
-                lazy_pages: Some(true),
-            }),
+            features: Some(rpc::Features { mem_track: Some(true), lazy_pages: Some(true) }),
             ..Default::default()
         };
-        Ok(self
-            .ask(Task::Features, &request, limit)?
-            .features
-            .unwrap_or_default())
+        Ok(self.ask(Task::Features, &request, limit)?.features.unwrap_or_default())
     }
 
     /// Whether it gives running children their controlling terminal back: `xtask/criu` carries the
@@ -161,10 +136,7 @@ impl Criu {
         session.send(request)?;
         let response = session.receive(Instant::now() + limit, limit, &Cancel::never())?;
         if !response.success {
-            return Err(Error::Conversation {
-                task,
-                reason: response_text(&response),
-            });
+            return Err(Error::Conversation { task, reason: response_text(&response) });
         }
         Ok(response)
     }
@@ -200,36 +172,20 @@ pub struct Session {
 impl Session {
     /// Starts the process.
     pub fn start(criu: &Criu, task: Task, around: &Surroundings<'_>) -> Result<Self, Error> {
-        let fail = |source: io::Error| Error::Start {
-            program: criu.program.clone(),
-            source,
-        };
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(|errno| fail(errno.into()))?;
+        let fail = |source: io::Error| Error::Start { program: criu.program.clone(), source };
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(|errno| fail(errno.into()))?;
         let procs = match around.cgroup {
-            Some(path) => Some(
-                fs::OpenOptions::new()
-                    .write(true)
-                    .open(path.join("cgroup.procs"))
-                    .map_err(|source| Error::Cgroup {
-                        action: "enter",
-                        path: path.to_owned(),
-                        source,
-                    })?,
-            ),
+            Some(path) => {
+                Some(fs::OpenOptions::new().write(true).open(path.join("cgroup.procs")).map_err(
+                    |source| Error::Cgroup { action: "enter", path: path.to_owned(), source },
+                )?)
+            }
             None => None,
         };
-        let keep: Vec<RawFd> = around
-            .inherit
-            .iter()
-            .map(AsRawFd::as_raw_fd)
-            .chain([theirs.as_raw_fd()])
-            .collect();
+        let keep: Vec<RawFd> =
+            around.inherit.iter().map(AsRawFd::as_raw_fd).chain([theirs.as_raw_fd()]).collect();
         let procs_fd = procs.as_ref().map(AsRawFd::as_raw_fd);
         let ignore_file_size = around.ignore_file_size_signal;
         let mut command = Command::new(&criu.program);
@@ -246,11 +202,7 @@ impl Session {
             command.pre_exec(move || prepare_child(&keep, procs_fd, ignore_file_size));
         }
         let child = command.spawn().map_err(fail)?;
-        Ok(Self {
-            task,
-            child,
-            socket: ours,
-        })
+        Ok(Self { task, child, socket: ours })
     }
 
     /// The CRIU process.
@@ -304,10 +256,7 @@ impl Session {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::Deadline {
-                    task: self.task,
-                    limit,
-                });
+                return Err(Error::Deadline { task: self.task, limit });
             }
             let mut fds = vec![PollFd::new(as_fd(&self.socket), PollFlags::POLLIN)];
             if let Some(fd) = cancel.fd() {
@@ -327,10 +276,7 @@ impl Session {
     }
 
     fn broken(&self, reason: &str) -> Error {
-        Error::Conversation {
-            task: self.task,
-            reason: reason.to_owned(),
-        }
+        Error::Conversation { task: self.task, reason: reason.to_owned() }
     }
 
     fn end_of_child(&self) -> String {
@@ -378,10 +324,7 @@ impl Session {
                 return false;
             }
             let mut fds = [PollFd::new(as_fd(&pidfd), PollFlags::POLLIN)];
-            if !matches!(
-                poll(&mut fds, poll_timeout(left)),
-                Ok(_) | Err(Errno::EINTR)
-            ) {
+            if !matches!(poll(&mut fds, poll_timeout(left)), Ok(_) | Err(Errno::EINTR)) {
                 return false;
             }
         }
@@ -438,22 +381,10 @@ fn prepare_child(keep: &[RawFd], procs: Option<RawFd>, ignore_file_size: bool) -
 
 /// From now on `pid` cannot make a file longer.
 fn limit_file_size(pid: u32) -> io::Result<()> {
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `none` lives across the call and the old limit is not asked for.
     let done = unsafe {
-        libc::prlimit(
-            pid as libc::pid_t,
-            libc::RLIMIT_FSIZE,
-            &none,
-            std::ptr::null_mut(),
-        )
+        libc::prlimit(pid as libc::pid_t, libc::RLIMIT_FSIZE, &none, std::ptr::null_mut())
     };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

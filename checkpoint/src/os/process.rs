@@ -26,24 +26,15 @@ pub fn raise_loopback(pid: u32) -> io::Result<()> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
     let namespace = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     // A thread of its own: joining a namespace lasts for the thread's life.
-    let worker = thread::Builder::new()
-        .name("loopback".into())
-        .spawn(move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
-            set_loopback_up()
-        })?;
-    worker
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the helper thread failed")))
+    let worker = thread::Builder::new().name("loopback".into()).spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        set_loopback_up()
+    })?;
+    worker.join().unwrap_or_else(|_| Err(io::Error::other("the helper thread failed")))
 }
 
 fn set_loopback_up() -> io::Result<()> {
-    let control = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
     // SAFETY: an all-zero ifreq is valid plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
@@ -51,9 +42,5 @@ fn set_loopback_up() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads the name and flags of the ifreq, which lives across the call.
     let done = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &request) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

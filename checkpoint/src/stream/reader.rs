@@ -46,9 +46,7 @@ impl Completion {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        let _ = self
-            .state
-            .compare_exchange(RUNNING, FAILED, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.state.compare_exchange(RUNNING, FAILED, Ordering::AcqRel, Ordering::Acquire);
         // Wakes the reader: it watches the directory. Not a name of an image file, and gone at
         // once; should it fail, the reader looks again by itself.
         let _ = File::create(&self.marker);
@@ -85,12 +83,7 @@ impl Follow {
         let path = directory.join(name.as_str());
         let file = File::open(&path).map_err(Error::io("read", &path))?;
         let hasher = (!name.is_pages()).then(|| Box::new(blake3::Hasher::new()));
-        Ok(Self {
-            name,
-            file,
-            sent: 0,
-            hasher,
-        })
+        Ok(Self { name, file, sent: 0, hasher })
     }
 
     fn unsent(&self) -> Result<u64, Error> {
@@ -105,10 +98,7 @@ impl Follow {
             return Ok(None);
         }
         let mut bytes = vec![0; length];
-        let count = self
-            .file
-            .read_at(&mut bytes, self.sent)
-            .map_err(self.error())?;
+        let count = self.file.read_at(&mut bytes, self.sent).map_err(self.error())?;
         if count == 0 {
             return Ok(None);
         }
@@ -116,34 +106,21 @@ impl Follow {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes);
         }
-        let extent = Extent {
-            file: self.name.as_str().to_owned(),
-            offset: self.sent,
-            bytes,
-        };
+        let extent = Extent { file: self.name.as_str().to_owned(), offset: self.sent, bytes };
         self.sent += count as u64;
         Ok(Some(extent))
     }
 
     fn error(&self) -> impl FnOnce(std::io::Error) -> Error {
         let path = PathBuf::from(self.name.as_str());
-        move |source| {
-            Error::Image(ImageError::File {
-                action: "read",
-                path,
-                source,
-            })
-        }
+        move |source| Error::Image(ImageError::File { action: "read", path, source })
     }
 
     fn summary(&self) -> ImageFile {
         ImageFile {
             name: self.name.as_str().to_owned(),
             size: self.sent,
-            digest: self
-                .hasher
-                .as_ref()
-                .map(|hasher| *hasher.finalize().as_bytes()),
+            digest: self.hasher.as_ref().map(|hasher| *hasher.finalize().as_bytes()),
         }
     }
 }
@@ -160,10 +137,7 @@ impl ImageReader {
         let watch = Watch::new(directory).map_err(Error::io("watch", directory))?;
         let state = Arc::new(AtomicU8::new(RUNNING));
         let marker = directory.join(".complete");
-        let completion = Completion {
-            state: Arc::clone(&state),
-            marker,
-        };
+        let completion = Completion { state: Arc::clone(&state), marker };
         let reader = Self {
             directory: directory.to_owned(),
             state,
@@ -198,10 +172,7 @@ impl ImageReader {
                     }
                     let left = self.deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        return Err(Error::Deadline {
-                            task: Task::Dump,
-                            limit: self.limit,
-                        });
+                        return Err(Error::Deadline { task: Task::Dump, limit: self.limit });
                     }
                     self.watch
                         .wait(left.min(RECHECK))

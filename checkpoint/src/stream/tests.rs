@@ -28,9 +28,7 @@ fn a_growing_image_arrives_whole() {
     });
     let writer = ImageWriter::new(target.path(), 8_000_000);
     while let Some(extent) = reader.next_extent().unwrap() {
-        writer
-            .write(&extent.file, extent.offset, &extent.bytes)
-            .unwrap();
+        writer.write(&extent.file, extent.offset, &extent.bytes).unwrap();
     }
     dump.join().unwrap();
     let manifest = reader.into_manifest();
@@ -65,27 +63,12 @@ fn hostile_pieces_are_refused() {
     assert!(refused("core-1.img", 0, b"").contains("0 bytes"));
     writer.write("core-1.img", 10, b"0123456789").unwrap();
     for offset in [5, 10, 15, 19] {
-        assert!(
-            refused("core-1.img", offset, b"012345").contains("overlap"),
-            "{offset}"
-        );
+        assert!(refused("core-1.img", offset, b"012345").contains("overlap"), "{offset}");
     }
     writer.write("core-1.img", 20, b"x").unwrap();
-    let file = |size| ImageFile {
-        name: "core-1.img".into(),
-        size,
-        digest: Some([0; 32]),
-    };
-    let manifest = ImageManifest {
-        files: vec![file(21)],
-    };
-    assert!(
-        writer
-            .finish(&manifest)
-            .unwrap_err()
-            .to_string()
-            .contains("whole")
-    );
+    let file = |size| ImageFile { name: "core-1.img".into(), size, digest: Some([0; 32]) };
+    let manifest = ImageManifest { files: vec![file(21)] };
+    assert!(writer.finish(&manifest).unwrap_err().to_string().contains("whole"));
 }
 
 #[test]

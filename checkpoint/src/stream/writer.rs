@@ -45,9 +45,7 @@ impl Coverage {
         if let Some((_, &before)) = self.0.range(..end).next_back()
             && before > start
         {
-            return Err(format!(
-                "bytes {start} to {end} overlap what arrived before"
-            ));
+            return Err(format!("bytes {start} to {end} overlap what arrived before"));
         }
         let (mut start, mut end) = (start, end);
         if let Some((&previous, &stop)) = self.0.range(..start).next_back()
@@ -78,11 +76,7 @@ impl Coverage {
 impl ImageWriter {
     /// Writes into the empty `directory`, at most `limit_bytes` in all.
     pub fn new(directory: &Path, limit_bytes: u64) -> Self {
-        Self {
-            directory: directory.to_owned(),
-            limit_bytes,
-            state: Mutex::default(),
-        }
+        Self { directory: directory.to_owned(), limit_bytes, state: Mutex::default() }
     }
 
     /// Writes one piece.
@@ -98,16 +92,12 @@ impl ImageWriter {
         let end = offset
             .checked_add(bytes.len() as u64)
             .filter(|&end| end <= self.limit_bytes)
-            .ok_or(ImageError::TooLarge {
-                limit: self.limit_bytes,
-            })?;
+            .ok_or(ImageError::TooLarge { limit: self.limit_bytes })?;
         let target = {
             let mut state = self.lock();
             let total = state.total_bytes + bytes.len() as u64;
             if total > self.limit_bytes {
-                return Err(ImageError::TooLarge {
-                    limit: self.limit_bytes,
-                });
+                return Err(ImageError::TooLarge { limit: self.limit_bytes });
             }
             let arrived = self.arrived(&mut state, &name)?;
             arrived.covered.add(offset, end).map_err(wrong)?;
@@ -116,9 +106,7 @@ impl ImageWriter {
             file
         };
         // The copy itself needs no lock: no two pieces overlap.
-        target
-            .write_all_at(bytes, offset)
-            .map_err(self.file_error("write", &name))
+        target.write_all_at(bytes, offset).map_err(self.file_error("write", &name))
     }
 
     /// Bytes written so far.
@@ -129,9 +117,7 @@ impl ImageWriter {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // A panic while the lock is held cannot leave the account half-changed in a way that lets
         // a check pass: a piece is counted before it is written.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn arrived<'a>(
@@ -144,10 +130,7 @@ impl ImageWriter {
                 return Err(ImageError::Stream(format!("more than {MAX_FILES} files")));
             }
             let file = self.create(name)?;
-            let arrived = Arrived {
-                file: file.into(),
-                covered: Coverage::default(),
-            };
+            let arrived = Arrived { file: file.into(), covered: Coverage::default() };
             state.files.insert(name.as_str().to_owned(), arrived);
         }
         state
@@ -174,11 +157,7 @@ impl ImageWriter {
         name: &FileName,
     ) -> impl FnOnce(std::io::Error) -> ImageError {
         let path = self.directory.join(name.as_str());
-        move |source| ImageError::File {
-            action,
-            path,
-            source,
-        }
+        move |source| ImageError::File { action, path, source }
     }
 
     /// Ends the stream: every file of the manifest has arrived whole and unchanged, and no other.
@@ -214,20 +193,14 @@ impl ImageWriter {
             return wrong("did not arrive whole");
         }
         let Some(digest) = listed.digest else {
-            return if name.is_pages() {
-                Ok(())
-            } else {
-                wrong("has no digest")
-            };
+            return if name.is_pages() { Ok(()) } else { wrong("has no digest") };
         };
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; MAX_EXTENT_BYTES];
         let mut offset = 0;
         while offset < listed.size {
-            let count = arrived
-                .file
-                .read_at(&mut buffer, offset)
-                .map_err(self.file_error("read", name))?;
+            let count =
+                arrived.file.read_at(&mut buffer, offset).map_err(self.file_error("read", name))?;
             if count == 0 {
                 return wrong("is shorter than what arrived");
             }

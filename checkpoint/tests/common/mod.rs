@@ -66,19 +66,11 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("phckpt-")
-            .tempdir_in("/srv")
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("phckpt-").tempdir_in("/srv").unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(dir.path(), open).unwrap();
         fs::create_dir(dir.path().join("home")).unwrap();
-        nix::unistd::chown(
-            &dir.path().join("home"),
-            Some(1000.into()),
-            Some(1000.into()),
-        )
-        .unwrap();
+        nix::unistd::chown(&dir.path().join("home"), Some(1000.into()), Some(1000.into())).unwrap();
         Self { dir }
     }
 
@@ -88,10 +80,7 @@ impl Place {
 
     /// A new empty directory in memory.
     pub fn memory(&self) -> tempfile::TempDir {
-        tempfile::Builder::new()
-            .prefix("phckpt-")
-            .tempdir_in("/dev/shm")
-            .unwrap()
+        tempfile::Builder::new().prefix("phckpt-").tempdir_in("/dev/shm").unwrap()
     }
 }
 
@@ -99,16 +88,9 @@ fn spec(home: &Path, argv: &[&str]) -> AppSpec {
     AppSpec {
         name: "test".into(),
         argv: argv.iter().map(OsText::from).collect(),
-        env: [
-            "PATH=/usr/bin:/bin",
-            "TERM=xterm",
-            "PS1=$ ",
-            "LC_ALL=C.UTF-8",
-            "ENV=",
-            "LESS=",
-        ]
-        .map(OsText::from)
-        .to_vec(),
+        env: ["PATH=/usr/bin:/bin", "TERM=xterm", "PS1=$ ", "LC_ALL=C.UTF-8", "ENV=", "LESS="]
+            .map(OsText::from)
+            .to_vec(),
         cwd: home.into(),
         user: Credentials {
             user: "tester".into(),
@@ -118,10 +100,7 @@ fn spec(home: &Path, argv: &[&str]) -> AppSpec {
             home_dir: home.into(),
         },
         limits: Limits::default(),
-        term_size: TermSize {
-            rows: 30,
-            cols: 100,
-        },
+        term_size: TermSize { rows: 30, cols: 100 },
     }
 }
 
@@ -140,19 +119,13 @@ impl Screen {
     pub fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = self
-                .output
-                .windows(text.len())
-                .position(|part| part == text.as_bytes());
+            let found = self.output.windows(text.len()).position(|part| part == text.as_bytes());
             if let Some(at) = found {
                 let taken: Vec<u8> = self.output.drain(..at + text.len()).collect();
                 return String::from_utf8_lossy(&taken).into_owned();
             }
             let so_far = String::from_utf8_lossy(&self.output);
-            assert!(
-                Instant::now() < deadline,
-                "waited for {text:?}, got {so_far:?}"
-            );
+            assert!(Instant::now() < deadline, "waited for {text:?}, got {so_far:?}");
             let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
             if nix::poll::poll(&mut fds, PollTimeout::from(100u8)).unwrap() > 0 {
                 let mut chunk = [0; 4096];
@@ -174,9 +147,7 @@ pub struct App {
 }
 
 pub fn new_cgroup() -> Cgroup {
-    let path = hierarchy()
-        .unwrap()
-        .join(format!("phckpt-{}-{}", std::process::id(), next()));
+    let path = hierarchy().unwrap().join(format!("phckpt-{}-{}", std::process::id(), next()));
     fs::create_dir(&path).unwrap();
     Cgroup::at(path)
 }
@@ -199,10 +170,7 @@ impl App {
         let folder = cgroup.open().unwrap();
         let started = spawn::start(&plan, pair.slave.as_fd(), Some(folder.as_fd())).unwrap();
         Self {
-            screen: Screen {
-                master: File::from(pair.master),
-                output: Vec::new(),
-            },
+            screen: Screen { master: File::from(pair.master), output: Vec::new() },
             cgroup,
             plan,
             capsule: started.capsule,
@@ -216,10 +184,7 @@ impl App {
     }
 
     pub fn terminal(&self) -> TerminalKey {
-        TerminalKey {
-            rdev: self.capsule.tty.rdev,
-            dev: self.capsule.tty.dev,
-        }
+        TerminalKey { rdev: self.capsule.tty.rdev, dev: self.capsule.tty.dev }
     }
 
     fn externals(&self) -> Vec<External> {
@@ -262,25 +227,19 @@ impl App {
                 return None;
             };
             let inside = inside.to_path();
-            let external = key(&inside).map(|external| AllowedKind::External {
-                key: external.key.clone(),
-            });
+            let external =
+                key(&inside).map(|external| AllowedKind::External { key: external.key.clone() });
             let (kind, read_only, devices) = match kind {
-                MountKind::Bind {
-                    read_only, devices, ..
-                } => (external.unwrap_or(AllowedKind::Root), *read_only, *devices),
+                MountKind::Bind { read_only, devices, .. } => {
+                    (external.unwrap_or(AllowedKind::Root), *read_only, *devices)
+                }
                 MountKind::Console => (external.unwrap(), false, true),
                 MountKind::Tmpfs { .. } => (AllowedKind::Tmpfs, false, inside == Path::new("/dev")),
                 MountKind::Proc => (AllowedKind::Proc, false, false),
                 MountKind::Sysfs => (AllowedKind::Sysfs, true, false),
                 MountKind::Devpts => (AllowedKind::Devpts, false, true),
             };
-            Some(AllowedMount {
-                inside,
-                kind,
-                read_only,
-                devices,
-            })
+            Some(AllowedMount { inside, kind, read_only, devices })
         });
         Allowed {
             uid: self.plan.uid,
@@ -313,10 +272,7 @@ fn maps(ids: &CapsuleIds) -> IdMaps {
             })
             .collect()
     };
-    IdMaps {
-        uids: convert(&ids.uids),
-        gids: convert(&ids.gids),
-    }
+    IdMaps { uids: convert(&ids.uids), gids: convert(&ids.gids) }
 }
 
 /// Where an image becomes a program again: another root, another id range, another terminal.
@@ -336,10 +292,7 @@ impl Target {
         let uid = ids.uid_outside(1000).unwrap();
         let gid = ids.gid_outside(1000).unwrap();
         let pair = pty::open_pair(uid, gid, TermSize::default()).unwrap();
-        let root = tempfile::Builder::new()
-            .prefix("phckpt-root-")
-            .tempdir_in("/run")
-            .unwrap();
+        let root = tempfile::Builder::new().prefix("phckpt-root-").tempdir_in("/run").unwrap();
         let none: Option<&str> = None;
         mount(Some("/"), root.path(), none, MsFlags::MS_BIND, none).unwrap();
         mount(none, root.path(), none, MsFlags::MS_PRIVATE, none).unwrap();
@@ -350,10 +303,7 @@ impl Target {
             | MsFlags::MS_NODEV;
         mount(none, root.path(), none, flags, none).unwrap();
         Self {
-            screen: Screen {
-                master: File::from(pair.master),
-                output: Vec::new(),
-            },
+            screen: Screen { master: File::from(pair.master), output: Vec::new() },
             cgroup: new_cgroup(),
             maps: maps(&ids),
             root,

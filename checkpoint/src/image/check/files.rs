@@ -81,21 +81,10 @@ fn check_file(
     namespaces: &Namespaces,
 ) -> Result<(), ImageError> {
     if !kind::ALLOWED.contains(&file.kind) {
-        return refuse(
-            name,
-            format!("type of file {}", file.id),
-            file.kind,
-            "a kind apps may use",
-        );
+        return refuse(name, format!("type of file {}", file.id), file.kind, "a kind apps may use");
     }
-    let missing = |what: &str| {
-        refuse(
-            name,
-            format!("{what} of file {}", file.id),
-            "absent",
-            "present",
-        )
-    };
+    let missing =
+        |what: &str| refuse(name, format!("{what} of file {}", file.id), "absent", "present");
     match file.kind {
         kind::REG if file.reg.is_none() => return missing("reg"),
         kind::INET if file.inet.is_none() => return missing("isk"),
@@ -123,12 +112,7 @@ fn is_plain_path(path: &str) -> bool {
 fn check_regular(name: &FileName, file: &RegFile, mounts: &MountIds) -> Result<(), ImageError> {
     let field = |what: &str| format!("{what} of file {}", file.id);
     if !is_plain_path(&file.name) {
-        return refuse(
-            name,
-            field("name"),
-            &file.name,
-            "a path inside without `..`",
-        );
+        return refuse(name, field("name"), &file.name, "a path inside without `..`");
     }
     if file.ext == Some(true) {
         return refuse(name, field("ext"), "set", "not set");
@@ -136,12 +120,7 @@ fn check_regular(name: &FileName, file: &RegFile, mounts: &MountIds) -> Result<(
     let mount = file.mnt_id.and_then(|id| u32::try_from(id).ok());
     match mount {
         Some(id) if mounts.contains(&id) => Ok(()),
-        _ => refuse(
-            name,
-            field("mnt_id"),
-            format!("{:?}", file.mnt_id),
-            "a mount of the capsule",
-        ),
+        _ => refuse(name, field("mnt_id"), format!("{:?}", file.mnt_id), "a mount of the capsule"),
     }
 }
 
@@ -159,17 +138,9 @@ fn check_inet(
     }
     check_net(name, field("ns_id"), socket.ns_id, namespaces)?;
     if socket.kind == SOCK_STREAM && socket.state == TCP_ESTABLISHED {
-        for (what, address) in [
-            ("src_addr", &socket.src_addr),
-            ("dst_addr", &socket.dst_addr),
-        ] {
+        for (what, address) in [("src_addr", &socket.src_addr), ("dst_addr", &socket.dst_addr)] {
             if !is_loopback(address) {
-                return refuse(
-                    name,
-                    field(what),
-                    format!("{address:08x?}"),
-                    "a loopback address",
-                );
+                return refuse(name, field(what), format!("{address:08x?}"), "a loopback address");
             }
         }
     }
@@ -211,17 +182,8 @@ fn check_unix(
         let found = format!("{:#x}", socket.uflags);
         return refuse(name, field("uflags"), found, "without an end outside");
     }
-    if let Some(directory) = socket
-        .name_dir
-        .as_deref()
-        .filter(|path| !is_plain_path(path))
-    {
-        return refuse(
-            name,
-            field("name_dir"),
-            directory,
-            "a path inside without `..`",
-        );
+    if let Some(directory) = socket.name_dir.as_deref().filter(|path| !is_plain_path(path)) {
+        return refuse(name, field("name_dir"), directory, "a path inside without `..`");
     }
     check_net(name, field("ns_id"), socket.ns_id, namespaces)
 }
@@ -237,22 +199,14 @@ fn check_terminals(image: &Image, allowed: &Allowed) -> Result<(), ImageError> {
             TTY_CURRENT if terminal.rdev == TTY_RDEV => {}
             TTY_EXTERNAL => {
                 let wanted = allowed.terminal.map(|key| (key.rdev, key.dev));
-                let found = (
-                    u64::from(terminal.rdev),
-                    u64::from(terminal.dev.unwrap_or(0)),
-                );
+                let found = (u64::from(terminal.rdev), u64::from(terminal.dev.unwrap_or(0)));
                 if wanted != Some(found) {
                     let found = format!("{:x}:{:x}", found.0, found.1);
                     return refuse(name, field("rdev:dev"), found, "the app's terminal");
                 }
             }
             other => {
-                return refuse(
-                    name,
-                    field("type"),
-                    other,
-                    "the app's or a private terminal",
-                );
+                return refuse(name, field("type"), other, "the app's or a private terminal");
             }
         }
     }
@@ -274,12 +228,7 @@ fn check_remaps(image: &Image) -> Result<(), ImageError> {
             return refuse(name, "mode", format!("{:o}", ghost.mode), "no device");
         }
         if ghost.mode & MODE_SET_IDS != 0 {
-            return refuse(
-                name,
-                "mode",
-                format!("{:o}", ghost.mode),
-                "without set-id bits",
-            );
+            return refuse(name, "mode", format!("{:o}", ghost.mode), "without set-id bits");
         }
     }
     Ok(())

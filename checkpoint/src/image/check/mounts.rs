@@ -18,17 +18,8 @@ const TMPFS: u32 = 5;
 const DEVPTS: u32 = 6;
 
 /// Mount options a private file system may have.
-const TMPFS_OPTIONS: &[&str] = &[
-    "mode",
-    "size",
-    "nr_inodes",
-    "nr_blocks",
-    "uid",
-    "gid",
-    "huge",
-    "inode64",
-    "inode32",
-];
+const TMPFS_OPTIONS: &[&str] =
+    &["mode", "size", "nr_inodes", "nr_blocks", "uid", "gid", "huge", "inode64", "inode32"];
 const DEVPTS_OPTIONS: &[&str] = &["uid", "gid", "mode", "ptmxmode", "newinstance", "max"];
 const PROC_OPTIONS: &[&str] = &["hidepid", "gid", "subset"];
 
@@ -38,9 +29,7 @@ pub(super) type MountIds = BTreeSet<u32>;
 /// Exactly the planned mounts, as planned.
 pub(super) fn check(image: &Image, allowed: &Allowed, mnt_ns: u32) -> Result<MountIds, ImageError> {
     let name = image.get(FileKind::Mountpoints, mnt_ns)?;
-    if let Some(other) = image
-        .of_kind(FileKind::Mountpoints)
-        .find(|other| other.number() != mnt_ns)
+    if let Some(other) = image.of_kind(FileKind::Mountpoints).find(|other| other.number() != mnt_ns)
     {
         return refuse(other, "the file", "a second mount namespace", "absent");
     }
@@ -51,12 +40,7 @@ pub(super) fn check(image: &Image, allowed: &Allowed, mnt_ns: u32) -> Result<Mou
     let mut ids = MountIds::new();
     for mount in image.all::<Mount>(name)? {
         let Some(plan) = planned.remove(mount.mountpoint.as_str()) else {
-            return refuse(
-                name,
-                "a mount",
-                &mount.mountpoint,
-                "one of the capsule's, once",
-            );
+            return refuse(name, "a mount", &mount.mountpoint, "one of the capsule's, once");
         };
         check_one(name, &mount, plan)?;
         if !ids.insert(mount.mnt_id) {
@@ -72,33 +56,15 @@ pub(super) fn check(image: &Image, allowed: &Allowed, mnt_ns: u32) -> Result<Mou
 fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), ImageError> {
     let field = |what: &str| format!("{what} of the mount {}", mount.mountpoint);
     if mount.flags & NOSUID == 0 {
-        return refuse(
-            name,
-            field("flags"),
-            format!("{:#x}", mount.flags),
-            "with nosuid",
-        );
+        return refuse(name, field("flags"), format!("{:#x}", mount.flags), "with nosuid");
     }
     if !plan.devices && mount.flags & NODEV == 0 {
-        return refuse(
-            name,
-            field("flags"),
-            format!("{:#x}", mount.flags),
-            "with nodev",
-        );
+        return refuse(name, field("flags"), format!("{:#x}", mount.flags), "with nodev");
     }
     if plan.read_only && mount.flags & READ_ONLY == 0 {
-        return refuse(
-            name,
-            field("flags"),
-            format!("{:#x}", mount.flags),
-            "read-only",
-        );
+        return refuse(name, field("flags"), format!("{:#x}", mount.flags), "read-only");
     }
-    for (what, number) in [
-        ("shared_id", mount.shared_id),
-        ("master_id", mount.master_id),
-    ] {
+    for (what, number) in [("shared_id", mount.shared_id), ("master_id", mount.master_id)] {
         if let Some(number) = number.filter(|&number| number != 0) {
             return refuse(name, field(what), number, "absent: no mount is shared");
         }
@@ -118,12 +84,7 @@ fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), 
         MountKind::External { key } => {
             return match &mount.ext_key {
                 Some(found) if found == key => Ok(()),
-                found => refuse(
-                    name,
-                    field("ext_key"),
-                    found.as_deref().unwrap_or("absent"),
-                    key,
-                ),
+                found => refuse(name, field("ext_key"), found.as_deref().unwrap_or("absent"), key),
             };
         }
         MountKind::Proc => (PROC, PROC_OPTIONS),
@@ -143,24 +104,16 @@ fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), 
         option.is_empty() || options.contains(&key)
     };
     match mount.options.split(',').find(|option| !known(option)) {
-        Some(option) => refuse(
-            name,
-            field("options"),
-            option,
-            format!("one of {options:?}"),
-        ),
+        Some(option) => refuse(name, field("options"), option, format!("one of {options:?}")),
         None => Ok(()),
     }
 }
 
 fn no_key(name: &FileName, mount: &Mount) -> Result<(), ImageError> {
     match &mount.ext_key {
-        Some(key) => refuse(
-            name,
-            format!("ext_key of the mount {}", mount.mountpoint),
-            key,
-            "absent",
-        ),
+        Some(key) => {
+            refuse(name, format!("ext_key of the mount {}", mount.mountpoint), key, "absent")
+        }
         None => Ok(()),
     }
 }

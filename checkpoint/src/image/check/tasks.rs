@@ -48,12 +48,7 @@ pub(super) fn namespaces(image: &Image, allowed: &Allowed) -> Result<Namespaces,
         Some(ids) => ids,
         None => return refuse(inventory_name, "root_ids", "absent", "present"),
     };
-    if let Some(plugin) = inventory
-        .plugins
-        .iter()
-        .flat_map(|list| &list.plugins)
-        .next()
-    {
+    if let Some(plugin) = inventory.plugins.iter().flat_map(|list| &list.plugins).next() {
         return refuse(inventory_name, "plugins", plugin, "none");
     }
     let name = image.get(FileKind::Ids, 1)?;
@@ -74,24 +69,14 @@ pub(super) fn namespaces(image: &Image, allowed: &Allowed) -> Result<Namespaces,
         false => None,
     };
     if root.cgroup_ns != host.cgroup_ns {
-        return refuse(
-            name,
-            "cgroup_ns_id",
-            "a namespace of its own",
-            "the machine's",
-        );
+        return refuse(name, "cgroup_ns_id", "a namespace of its own", "the machine's");
     }
     no_external(image)?;
     let name = image.get(FileKind::UtsNs, uts)?;
     let uts: UtsNs = image.one(name)?;
     for (field, text) in [("nodename", &uts.nodename), ("domainname", &uts.domainname)] {
         if text.len() > MAX_NODENAME {
-            return refuse(
-                name,
-                field,
-                format!("{} bytes", text.len()),
-                "at most 64 bytes",
-            );
+            return refuse(name, field, format!("{} bytes", text.len()), "at most 64 bytes");
         }
     }
     Ok(Namespaces { user, mnt, net })
@@ -139,27 +124,14 @@ pub(super) fn check(
         }
     }
     // A core without a task would be read for nobody, so it is not there for a good reason.
-    let known: BTreeSet<u32> = tasks
-        .iter()
-        .flat_map(|task| task.threads.iter().copied().chain([task.pid]))
-        .collect();
+    let known: BTreeSet<u32> =
+        tasks.iter().flat_map(|task| task.threads.iter().copied().chain([task.pid])).collect();
     for kind in [FileKind::Core, FileKind::Ids, FileKind::Mm, FileKind::Fs] {
-        if let Some(name) = image
-            .of_kind(kind)
-            .find(|name| !known.contains(&name.number()))
-        {
-            return refuse(
-                name,
-                "the file",
-                "of a task that is not in pstree.img",
-                "absent",
-            );
+        if let Some(name) = image.of_kind(kind).find(|name| !known.contains(&name.number())) {
+            return refuse(name, "the file", "of a task that is not in pstree.img", "absent");
         }
     }
-    Ok(Counts {
-        processes: tasks.len(),
-        threads,
-    })
+    Ok(Counts { processes: tasks.len(), threads })
 }
 
 /// One tree below process 1, of bounded size.
@@ -181,12 +153,7 @@ fn check_tree(name: &FileName, tasks: &[Pstree], allowed: &Allowed) -> Result<us
         }
         threads += task.threads.len().max(1);
         if threads > allowed.max_tasks {
-            return refuse(
-                name,
-                "tasks",
-                "more",
-                format!("at most {}", allowed.max_tasks),
-            );
+            return refuse(name, "tasks", "more", format!("at most {}", allowed.max_tasks));
         }
     }
     match tasks.is_empty() {
@@ -216,12 +183,7 @@ fn check_ids(
         ("time_ns_id", ids.time_ns, root.time_ns),
     ] {
         if found != wanted {
-            return refuse(
-                name,
-                field,
-                format!("{found:?}"),
-                format!("{wanted:?} as process 1"),
-            );
+            return refuse(name, field, format!("{found:?}"), format!("{wanted:?} as process 1"));
         }
     }
     Ok(())
@@ -259,12 +221,7 @@ fn check_core(image: &Image, allowed: &Allowed, id: u32, leader: bool) -> Result
     };
     check_creds(name, creds, allowed)?;
     if allowed.filtered && thread.seccomp_mode != Some(FILTER) {
-        return refuse(
-            name,
-            "seccomp_mode",
-            format!("{:?}", thread.seccomp_mode),
-            FILTER,
-        );
+        return refuse(name, "seccomp_mode", format!("{:?}", thread.seccomp_mode), FILTER);
     }
     Ok(false)
 }
@@ -304,11 +261,7 @@ fn check_creds(name: &FileName, creds: &Creds, allowed: &Allowed) -> Result<(), 
             return refuse(name, field, format!("{word:#x}"), 0);
         }
     }
-    if let Some(profile) = creds
-        .lsm_profile
-        .as_deref()
-        .filter(|&text| text != "unconfined")
-    {
+    if let Some(profile) = creds.lsm_profile.as_deref().filter(|&text| text != "unconfined") {
         return refuse(name, "creds.lsm_profile", profile, "unconfined or absent");
     }
     if creds.lsm_sockcreate.is_some() || creds.apparmor_data.is_some() {
