@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use phantom_capsule::cgroup::Cgroup;
 use phantom_capsule::ids::{ID_RANGE, LOWEST_BASE};
 use phantom_capsule::os::{host, pty, spawn};
 use phantom_model::app::OsText;
@@ -30,14 +31,8 @@ impl Home {
 
     pub fn of(uid: u32, gid: u32) -> Self {
         // Not below /tmp, which every capsule has of its own.
-        let dir = tempfile::Builder::new()
-            .prefix("phcap-")
-            .tempdir_in("/srv")
-            .unwrap();
-        let owner = (
-            nix::unistd::Uid::from_raw(uid),
-            nix::unistd::Gid::from_raw(gid),
-        );
+        let dir = tempfile::Builder::new().prefix("phcap-").tempdir_in("/srv").unwrap();
+        let owner = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
         nix::unistd::chown(dir.path(), Some(owner.0), Some(owner.1)).unwrap();
         Self { dir, uid, gid }
     }
@@ -50,14 +45,9 @@ impl Home {
         AppSpec {
             name: "test".into(),
             argv: argv.iter().map(OsText::from).collect(),
-            env: [
-                "PATH=/usr/local/bin:/usr/bin:/bin",
-                "TERM=xterm",
-                "PS1=$ ",
-                "LC_ALL=C.UTF-8",
-            ]
-            .map(OsText::from)
-            .to_vec(),
+            env: ["PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm", "PS1=$ ", "LC_ALL=C.UTF-8"]
+                .map(OsText::from)
+                .to_vec(),
             cwd: self.path().into(),
             user: Credentials {
                 user: "tester".into(),
@@ -67,10 +57,7 @@ impl Home {
                 home_dir: self.path().into(),
             },
             limits: Limits::default(),
-            term_size: TermSize {
-                rows: 30,
-                cols: 100,
-            },
+            term_size: TermSize { rows: 30, cols: 100 },
         }
     }
 
@@ -131,9 +118,7 @@ impl App {
         let millis = PollTimeout::try_from(timeout.as_millis()).unwrap();
         let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
         nix::poll::poll(&mut fds, millis).unwrap_or(0) > 0
-            && fds[0]
-                .revents()
-                .is_some_and(|events| events.contains(PollFlags::POLLIN))
+            && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
     }
 
     fn read_some(&mut self) {
@@ -155,11 +140,7 @@ impl App {
     pub fn expect(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(at) = self
-                .output
-                .windows(text.len())
-                .position(|w| w == text.as_bytes())
-            {
+            if let Some(at) = self.output.windows(text.len()).position(|w| w == text.as_bytes()) {
                 let taken: Vec<u8> = self.output.drain(..at + text.len()).collect();
                 return String::from_utf8_lossy(&taken).into_owned();
             }
@@ -198,10 +179,7 @@ impl App {
         while self.poll_master(Duration::ZERO) {
             self.read_some();
         }
-        (
-            String::from_utf8_lossy(&self.output).replace("\r\n", "\n"),
-            code,
-        )
+        (String::from_utf8_lossy(&self.output).replace("\r\n", "\n"), code)
     }
 }
 
@@ -212,5 +190,30 @@ impl Drop for App {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             let _ = nix::sys::wait::waitpid(pid, None);
         }
+    }
+}
+
+/// A control group that goes with the value, whatever is in it.
+pub struct Group(pub Cgroup);
+
+impl Group {
+    /// `None`, with a word, where there is no version 2 hierarchy.
+    pub fn new(name: &str) -> Option<Self> {
+        match Cgroup::create(&format!("phcap{}", std::process::id()), name) {
+            Ok(group) => Some(Self(group)),
+            Err(error) => {
+                println!("SKIP {name}: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.thaw(PATIENCE);
+        let _ = self.0.wait_empty(PATIENCE);
+        let _ = self.0.remove();
     }
 }

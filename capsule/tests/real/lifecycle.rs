@@ -8,30 +8,19 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sched::CloneFlags;
-use phantom_capsule::cgroup::Cgroup;
 use phantom_capsule::os::server::{self, ServerCommand};
 use phantom_capsule::os::stage::{self, HomeStage};
 use phantom_model::app::OsText;
 
-use crate::app::{App, Home};
+use crate::app::{App, Group, Home};
 use crate::needs_root;
 
 const PATIENCE: Duration = crate::app::PATIENCE;
 
-fn group(name: &str) -> Option<Cgroup> {
-    match Cgroup::create("phcaptest", name) {
-        Ok(group) => Some(group),
-        Err(error) => {
-            println!("SKIP {name}: {error}");
-            None
-        }
-    }
-}
-
 #[test]
 fn a_frozen_app_stands_still_and_a_killed_one_is_gone() {
     needs_root!("a_frozen_app_stands_still_and_a_killed_one_is_gone");
-    let Some(group) = group("freeze") else { return };
+    let Some(Group(group)) = &Group::new("freeze") else { return };
     let home = Home::new();
     let spec = home.spec(&["sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; done"]);
     let mut app = App::start_in(&spec, Some(group.open().unwrap().as_fd())).unwrap();
@@ -81,19 +70,13 @@ fn the_file_server_has_the_apps_rights_and_outlives_it() {
     assert_eq!(space(server.pid, "mnt"), space(init, "mnt"));
     assert_eq!(space(server.pid, "user"), space(init, "user"));
     let base = app.started.capsule.ids.base;
-    assert_eq!(
-        fs::metadata(format!("/proc/{}", server.pid)).unwrap().uid(),
-        base + 1000
-    );
+    assert_eq!(fs::metadata(format!("/proc/{}", server.pid)).unwrap().uid(), base + 1000);
     drop(app);
     ours.write_all(b"go\n").unwrap();
     let mut answer = String::new();
     ours.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("1000\n1000 27\n"), "{answer}");
-    assert!(
-        answer.contains("refused") && answer.ends_with("0\n"),
-        "{answer}"
-    );
+    assert!(answer.contains("refused") && answer.ends_with("0\n"), "{answer}");
     let pid = nix::unistd::Pid::from_raw(server.pid);
     nix::sys::wait::waitpid(pid, None).unwrap();
     // It was started in `/` of the capsule, where the user may not write.
@@ -117,10 +100,7 @@ fn the_home_is_staged_with_the_capsules_ids_and_taken_down() {
             stage::private_mount_namespace().unwrap();
             let stage = HomeStage::new(place.path(), &capsule).unwrap();
             let root = &stage.paths().root;
-            assert_eq!(
-                fs::metadata(root.join("etc/passwd")).unwrap().uid(),
-                capsule.ids.base
-            );
+            assert_eq!(fs::metadata(root.join("etc/passwd")).unwrap().uid(), capsule.ids.base);
             assert!(fs::write(root.join("etc/phcap"), "x").is_err());
             let key = capsule
                 .externals
@@ -128,17 +108,8 @@ fn the_home_is_staged_with_the_capsules_ids_and_taken_down() {
                 .find(|external| external.inside.to_path() == home.path())
                 .map(|external| external.key.clone())
                 .unwrap();
-            let path = &stage
-                .paths()
-                .externals
-                .iter()
-                .find(|(name, _)| *name == key)
-                .unwrap()
-                .1;
-            assert_eq!(
-                fs::metadata(path.join("mine")).unwrap().uid(),
-                capsule.ids.base + 1000
-            );
+            let path = &stage.paths().externals.iter().find(|(name, _)| *name == key).unwrap().1;
+            assert_eq!(fs::metadata(path.join("mine")).unwrap().uid(), capsule.ids.base + 1000);
             let table = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             let here = place.path().to_str().unwrap();
             assert!(table().contains(here));
@@ -154,16 +125,8 @@ fn away_paths_lie_below_the_mounted_tree() {
     needs_root!("away_paths_lie_below_the_mounted_tree");
     let home = Home::new();
     let app = home.start(&["cat"]);
-    let paths = stage::away(
-        &app.started.capsule.externals,
-        std::path::Path::new("/mnt/x"),
-    );
-    let find = |wanted: &str| {
-        paths
-            .externals
-            .iter()
-            .any(|(_, path)| path.to_str() == Some(wanted))
-    };
+    let paths = stage::away(&app.started.capsule.externals, std::path::Path::new("/mnt/x"));
+    let find = |wanted: &str| paths.externals.iter().any(|(_, path)| path.to_str() == Some(wanted));
     assert!(find("/dev/null"));
     assert!(find(&format!("/mnt/x{}", home.path().display())));
     assert_eq!(paths.root.to_str(), Some("/mnt/x"));
@@ -178,18 +141,12 @@ fn nothing_is_left_behind() {
             .unwrap()
             .flatten()
             .filter_map(|entry| fs::read_link(entry.path()).ok())
-            .filter(|target| {
-                mine.iter()
-                    .any(|name| target.to_string_lossy().contains(name))
-            })
+            .filter(|target| mine.iter().any(|name| target.to_string_lossy().contains(name)))
             .count()
     };
     let app = home.sh("exit 0");
     let init = app.started.capsule.init_pid;
-    let user = fs::read_link(format!(
-        "/proc/self/fd/{}",
-        raw(&app.started.namespaces.user)
-    ));
+    let user = fs::read_link(format!("/proc/self/fd/{}", raw(&app.started.namespaces.user)));
     let user = user.unwrap().to_string_lossy().into_owned();
     app.finish();
     assert!(!std::path::Path::new(&format!("/proc/{init}")).exists());

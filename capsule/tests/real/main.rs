@@ -4,6 +4,7 @@ mod app;
 mod jobs;
 mod lifecycle;
 mod network;
+mod return_home;
 mod view;
 
 /// Ends a test with a word where real capsules cannot be made.

@@ -43,9 +43,7 @@ fn world() -> World {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     let pid = child.id();
     let world = World(child);
@@ -85,29 +83,17 @@ fn an_app_reaches_the_world_through_the_host_and_only_while_attached() {
         app.type_keys("192.0.2.2\n");
         app.expect("from 192.0.2.1.");
         // Once more changes nothing.
-        assert_eq!(
-            net::attach(netns.as_fd(), id, Some(&network), &lock).unwrap(),
-            network
-        );
-        assert_eq!(
-            fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
-            "1\n"
-        );
+        assert_eq!(net::attach(netns.as_fd(), id, Some(&network), &lock).unwrap(), network);
+        assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "1\n");
         net::detach(&network, &lock).unwrap();
         net::detach(&network, &lock).unwrap();
         app.type_keys("192.0.2.2\n");
         app.expect("failed 101");
         assert_eq!(output("nft list tables"), "");
         assert_eq!(output("ip -o link show type veth | wc -l"), "1\n");
-        assert_eq!(
-            fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
-            "0\n"
-        );
+        assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(), "0\n");
         // The same addresses again.
-        assert_eq!(
-            net::attach(netns.as_fd(), id, Some(&network), &lock).unwrap(),
-            network
-        );
+        assert_eq!(net::attach(netns.as_fd(), id, Some(&network), &lock).unwrap(), network);
         app.type_keys("192.0.2.2\n");
         app.expect("from 192.0.2.1.");
         net::detach(&network, &lock).unwrap();

@@ -21,11 +21,7 @@ fn runs_as_the_user_and_writes_his_files() {
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[..3], ["1000", "1000", "1000 27"], "{output}");
     assert_eq!(lines[3], home.path().to_str().unwrap());
-    for line in [
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t0",
-    ] {
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t0"] {
         assert!(output.contains(line), "{output}");
     }
     let made = fs::metadata(home.path().join("made")).unwrap();
@@ -37,19 +33,13 @@ fn the_system_is_read_only_and_secrets_stay_secret() {
     needs_root!("the_system_is_read_only_and_secrets_stay_secret");
     let home = Home::new();
     fs::write(home.path().join("theirs"), "x").unwrap();
-    fs::set_permissions(
-        home.path().join("theirs"),
-        fs::Permissions::from_mode(0o600),
-    )
-    .unwrap();
+    fs::set_permissions(home.path().join("theirs"), fs::Permissions::from_mode(0o600)).unwrap();
     let (output, _) = home
-        .sh(
-            "echo x > /etc/phcap-x && echo WROTE; cat /etc/shadow && echo READ; \
+        .sh("echo x > /etc/phcap-x && echo WROTE; cat /etc/shadow && echo READ; \
              cat theirs && echo READ; mknod $HOME/n c 1 3 && echo MADE; \
              mount -t tmpfs none /tmp && echo MOUNTED; \
              stat -c %u /etc/passwd; stat -c '%u %a' /tmp /dev/shm /run/user/1000; \
-             echo $XDG_RUNTIME_DIR; ls -A /tmp | wc -l; echo ok > /tmp/ok && cat /tmp/ok",
-        )
+             echo $XDG_RUNTIME_DIR; ls -A /tmp | wc -l; echo ok > /tmp/ok && cat /tmp/ok")
         .finish();
     for wrong in ["WROTE", "READ", "MADE", "MOUNTED"] {
         assert!(!output.contains(wrong), "{output}");
@@ -75,11 +65,9 @@ fn only_its_own_processes_are_seen_and_the_terminal_is_its_own() {
     needs_root!("only_its_own_processes_are_seen_and_the_terminal_is_its_own");
     let home = Home::new();
     let (output, code) = home
-        .sh(
-            "ls -d /proc/[0-9]* | tr '\\n' ' '; echo; tty; tty < /dev/tty; stty size; \
+        .sh("ls -d /proc/[0-9]* | tr '\\n' ' '; echo; tty; tty < /dev/tty; stty size; \
              ps -o sid=,tty= -p $$; python3 -c 'import os; print(os.ttyname(0))'; \
-             readlink /proc/1/fd/0",
-        )
+             readlink /proc/1/fd/0")
         .finish();
     assert_eq!(code, 0, "{output}");
     let lines: Vec<&str> = output.lines().map(str::trim).collect();
@@ -103,11 +91,7 @@ fn calls_that_cannot_be_saved_are_answered_as_unknown() {
          import socket; socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close(); print('vsock')";
     let (output, code) = home.start(&["python3", "-c", script]).finish();
     if cfg!(target_arch = "x86_64") {
-        assert_eq!(
-            &output[..28],
-            "ENOSYS\nENOSYS\nENOSYS\nENOSYS\n",
-            "{output}"
-        );
+        assert_eq!(&output[..28], "ENOSYS\nENOSYS\nENOSYS\nENOSYS\n", "{output}");
     }
     assert!(output.contains("vsock") || code != 0, "{output}");
 }
@@ -122,13 +106,8 @@ fn bytes_that_are_no_text_pass_through() {
     fs::set_permissions(&cwd, fs::Permissions::from_mode(0o777)).unwrap();
     let script =
         OsStr::new("pwd > where; printf %s \"$1\" > argument; printf %s \"$ODD\" > variable");
-    let mut spec = home.spec(&[
-        OsStr::new("/bin/sh"),
-        OsStr::new("-c"),
-        script,
-        OsStr::new("sh"),
-        odd,
-    ]);
+    let mut spec =
+        home.spec(&[OsStr::new("/bin/sh"), OsStr::new("-c"), script, OsStr::new("sh"), odd]);
     spec.cwd = (&cwd).into();
     spec.env.push(OsText(b"ODD=\xff\x80".to_vec()));
     let (output, code) = App::start(&spec).unwrap().finish();
@@ -145,17 +124,12 @@ fn large_ids_and_root_work_without_power() {
     for (uid, gid) in [(70_000, 4_000_000_000), (65_535, 65_535), (0, 0)] {
         let home = Home::of(uid, gid);
         let (output, code) = home
-            .sh(
-                "id -u; id -g; echo x > made; grep CapEff /proc/self/status; \
-                 chown 1:1 made && echo POWER; hostname x && echo POWER; true",
-            )
+            .sh("id -u; id -g; echo x > made; grep CapEff /proc/self/status; \
+                 chown 1:1 made && echo POWER; hostname x && echo POWER; true")
             .finish();
         assert_eq!(code, 0, "{output}");
         let expected = format!("{uid}\n{gid}\nCapEff:\t0000000000000000\n");
-        assert!(
-            output.starts_with(&expected) && !output.contains("POWER"),
-            "{output}"
-        );
+        assert!(output.starts_with(&expected) && !output.contains("POWER"), "{output}");
         let made = fs::metadata(home.path().join("made")).unwrap();
         assert_eq!((made.uid(), made.gid()), (uid, gid));
     }
@@ -170,10 +144,7 @@ fn a_home_that_is_missing_does_not_matter() {
     spec.cwd = "/usr".into();
     let (output, code) = App::start(&spec).unwrap().finish();
     assert_eq!(code, 0, "{output}");
-    assert!(
-        output.starts_with("/usr\n") && output.ends_with("fine\n"),
-        "{output}"
-    );
+    assert!(output.starts_with("/usr\n") && output.ends_with("fine\n"), "{output}");
 }
 
 #[test]
@@ -183,11 +154,7 @@ fn a_directory_the_app_will_not_see_is_refused_in_words() {
     let closed = home.path().join("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-    for cwd in [
-        std::path::Path::new("/tmp"),
-        &home.path().join("none"),
-        &closed,
-    ] {
+    for cwd in [std::path::Path::new("/tmp"), &home.path().join("none"), &closed] {
         let mut spec = home.spec(&["true"]);
         spec.cwd = cwd.into();
         match App::start(&spec) {
@@ -207,11 +174,7 @@ fn commands_are_found_as_a_shell_would() {
     for (command, code, text) in [
         ("true", 0, ""),
         ("false", 1, ""),
-        (
-            "no-such-command",
-            127,
-            "phantom: no-such-command: command not found\n",
-        ),
+        ("no-such-command", 127, "phantom: no-such-command: command not found\n"),
         ("./plain", 126, "phantom: ./plain: permission denied\n"),
         ("/usr", 126, "phantom: /usr: permission denied\n"),
     ] {
