@@ -11,6 +11,7 @@
 //!   nodes cannot be opened (`nodev`).
 //! * Only `user.` extended attributes are served.
 
+mod convert;
 mod listing;
 mod mount;
 mod tree;

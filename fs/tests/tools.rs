@@ -47,7 +47,7 @@ fn trees_are_copied_with_everything() {
         });
         run(&w.away, "cp", &["-a", "tree", "copy"]);
         run(
-            &w.scratch(),
+            w.scratch(),
             "diff",
             &["-r", "--no-dereference", "--exclude=pipe", "home/tree", "home/copy"],
         );

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::io::Errno;
 
 use super::Client;
-use super::files::OpenFile;
+use super::files::{OpenFile, Source};
+use super::ops::unexpected;
 use crate::cache::{Cache, Entry};
 use crate::manifest::Manifest;
-use crate::proto::{CHUNK, Digest};
+use crate::proto::{Answer, CHUNK, Digest, HandleId, MANIFEST_PAGE, MAX_IO, MAX_MANIFEST_FILE, Op};
 
 /// Contents whose manifests are kept though no file with them is open.
 const MAX_KEPT: usize = 4096;
@@ -194,7 +195,7 @@ impl Client {
         index: u32,
         most: u32,
     ) -> Result<Chunk, Errno> {
-        let most = most.min(crate::proto::MAX_IO / CHUNK);
+        let most = most.min(MAX_IO / CHUNK);
         let behind = (1..most).take_while(|step| {
             let next = index.saturating_add(*step);
             content.manifest.chunk_len(next) > 0 && !content.holds(&self.contents, next)
@@ -217,5 +218,69 @@ impl Client {
                 Err(Errno::IO)
             }
         }
+    }
+
+    fn fetch_manifest(&self, handle: HandleId) -> Result<(Digest, Manifest), Errno> {
+        let mut chunks: Vec<[u8; 32]> = Vec::new();
+        loop {
+            let first = u32::try_from(chunks.len()).map_err(|_| Errno::FBIG)?;
+            let (answer, payload) = self.link.call(Op::Manifest { handle, first }, Vec::new())?;
+            let Answer::Manifest { digest, total, size } = answer else {
+                return Err(unexpected(&answer));
+            };
+            let wrong = Manifest::chunk_count(size) != u64::from(total)
+                || payload.len() % 32 != 0
+                || payload.len() > MANIFEST_PAGE as usize * 32
+                || size > MAX_MANIFEST_FILE;
+            if wrong {
+                return Err(Errno::IO);
+            }
+            chunks.extend(payload.as_chunks::<32>().0);
+            if chunks.len() < total as usize && !payload.is_empty() {
+                continue;
+            }
+            let manifest = Manifest::new(size, chunks).filter(|m| m.digest() == digest);
+            // Pages of two different contents: it changed in between.
+            return manifest.map(|manifest| (digest, manifest)).ok_or(Errno::AGAIN);
+        }
+    }
+
+    /// Whether the open file has changed since it was opened.
+    pub(super) fn has_changed(&self, file: &OpenFile) -> Result<bool, Errno> {
+        let op = Op::GetAttr { node: self.node(file.ino)?, handle: Some(file.handle) };
+        match self.link.call(op, Vec::new())?.0 {
+            Answer::Attr(attr) => Ok(attr.stamp() != file.attr.stamp()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// How many chunks a read at `offset` that ends at `end` may fetch at once: more with each
+    /// read that goes on where the last one ended.
+    pub(super) fn window(&self, file: &OpenFile, offset: u64, end: u64) -> u32 {
+        let mut ahead = file.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = MAX_IO / CHUNK;
+        let window = if ahead.0 == offset { (ahead.1 * 2).min(most) } else { 1 };
+        *ahead = (end, window);
+        window
+    }
+
+    /// How the file's bytes are come by; fetches its manifest first if need be.
+    pub(super) fn file_source(&self, file: &OpenFile) -> Result<Source, Errno> {
+        let source = file.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !matches!(source, Source::Unnamed) {
+            return Ok(source);
+        }
+        // Two threads may do this at once; both come to the same.
+        let source = match self.fetch_manifest(file.handle) {
+            Ok((digest, manifest)) => {
+                self.table().see(file.ino, &file.attr, Some(digest));
+                Source::Verified(self.contents.add(digest, manifest))
+            }
+            // It is changing, or too large: read it as it is.
+            Err(Errno::AGAIN | Errno::NOTSUP | Errno::FBIG) => Source::Plain,
+            Err(error) => return Err(error),
+        };
+        *file.source.lock().unwrap_or_else(PoisonError::into_inner) = source.clone();
+        Ok(source)
     }
 }

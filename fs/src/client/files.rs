@@ -5,13 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::content::Content;
-use super::ops::{created, opened, unexpected};
+use super::ops::{created, unexpected};
 use super::{Client, Found, Ino};
 use crate::manifest::Manifest;
-use crate::proto::{
-    Answer, Attr, Digest, DirItem, HandleId, MANIFEST_PAGE, MAX_IO, MAX_LISTING, Name, Op,
-    OpenMode, SeekFor,
-};
+use crate::proto::{Answer, Attr, Digest, HandleId, MAX_IO, Name, Op, OpenMode, SeekFor};
 
 /// How the bytes of an open file are come by.
 #[derive(Debug, Clone)]
@@ -30,10 +27,10 @@ pub(super) struct OpenFile {
     pub(super) handle: HandleId,
     pub(super) ino: Ino,
     /// As it was when it was opened.
-    attr: Attr,
-    source: Mutex<Source>,
+    pub(super) attr: Attr,
+    pub(super) source: Mutex<Source>,
     /// Where the last read ended, and how much the next one may fetch ahead, in chunks.
-    ahead: Mutex<(u64, u32)>,
+    pub(super) ahead: Mutex<(u64, u32)>,
 }
 
 /// An opened file.
@@ -45,15 +42,6 @@ pub struct Opened {
     pub attr: Attr,
     /// Its content is what it was the last time, so what is cached of it still holds.
     pub unchanged: bool,
-}
-
-/// An entry of a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DirEntry {
-    /// As home has it.
-    pub item: DirItem,
-    /// The file, if attributes were asked for: one reference.
-    pub found: Option<Found>,
 }
 
 impl Client {
@@ -136,7 +124,7 @@ impl Client {
         Source::Verified(content)
     }
 
-    fn keep(&self, handle: HandleId, ino: Ino, attr: Attr, source: Source) {
+    pub(super) fn keep(&self, handle: HandleId, ino: Ino, attr: Attr, source: Source) {
         let file =
             OpenFile { handle, ino, attr, source: Mutex::new(source), ahead: Mutex::new((0, 1)) };
         self.files().insert(handle, Arc::new(file));
@@ -198,70 +186,6 @@ impl Client {
             }
         }
         Ok(data)
-    }
-
-    /// How the file's bytes are come by; fetches its manifest first if need be.
-    pub(super) fn file_source(&self, file: &OpenFile) -> Result<Source, Errno> {
-        let source = file.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !matches!(source, Source::Unnamed) {
-            return Ok(source);
-        }
-        // Two threads may do this at once; both come to the same.
-        let source = match self.fetch_manifest(file.handle) {
-            Ok((digest, manifest)) => {
-                self.table().see(file.ino, &file.attr, Some(digest));
-                Source::Verified(self.contents.add(digest, manifest))
-            }
-            // It is changing, or too large: read it as it is.
-            Err(Errno::AGAIN | Errno::NOTSUP | Errno::FBIG) => Source::Plain,
-            Err(error) => return Err(error),
-        };
-        *file.source.lock().unwrap_or_else(PoisonError::into_inner) = source.clone();
-        Ok(source)
-    }
-
-    fn fetch_manifest(&self, handle: HandleId) -> Result<(Digest, Manifest), Errno> {
-        let mut chunks: Vec<[u8; 32]> = Vec::new();
-        loop {
-            let first = u32::try_from(chunks.len()).map_err(|_| Errno::FBIG)?;
-            let (answer, payload) = self.link.call(Op::Manifest { handle, first }, Vec::new())?;
-            let Answer::Manifest { digest, total, size } = answer else {
-                return Err(unexpected(&answer));
-            };
-            let wrong = Manifest::chunk_count(size) != u64::from(total)
-                || payload.len() % 32 != 0
-                || payload.len() > MANIFEST_PAGE as usize * 32
-                || size > crate::proto::MAX_MANIFEST_FILE;
-            if wrong {
-                return Err(Errno::IO);
-            }
-            chunks.extend(payload.as_chunks::<32>().0);
-            if chunks.len() < total as usize && !payload.is_empty() {
-                continue;
-            }
-            let manifest = Manifest::new(size, chunks).filter(|m| m.digest() == digest);
-            // Pages of two different contents: it changed in between.
-            return manifest.map(|manifest| (digest, manifest)).ok_or(Errno::AGAIN);
-        }
-    }
-
-    /// Whether the open file has changed since it was opened.
-    pub(super) fn has_changed(&self, file: &OpenFile) -> Result<bool, Errno> {
-        let op = Op::GetAttr { node: self.node(file.ino)?, handle: Some(file.handle) };
-        match self.link.call(op, Vec::new())?.0 {
-            Answer::Attr(attr) => Ok(attr.stamp() != file.attr.stamp()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// How many chunks a read at `offset` that ends at `end` may fetch at once: more with each
-    /// read that goes on where the last one ended.
-    pub(super) fn window(&self, file: &OpenFile, offset: u64, end: u64) -> u32 {
-        let mut ahead = file.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let most = MAX_IO / crate::proto::CHUNK;
-        let window = if ahead.0 == offset { (ahead.1 * 2).min(most) } else { 1 };
-        *ahead = (end, window);
-        window
     }
 
     /// Writes at `offset`, or at the end of the file whatever that is at home then. Returns how
@@ -339,42 +263,5 @@ impl Client {
             Op::CopyRange { from: from.0, from_offset: from.1, to: to.0, to_offset: to.1, len };
         let copied = self.count(op, Vec::new())?;
         if copied > len { Err(Errno::IO) } else { Ok(copied) }
-    }
-
-    /// Opens a directory.
-    ///
-    /// # Errors
-    /// As [`Client::lookup`].
-    pub fn open_dir(&self, ino: Ino) -> Result<Opened, Errno> {
-        let op = Op::OpenDir { node: self.node(ino)? };
-        let (handle, attr) = opened(self.link.call(op, Vec::new())?.0)?;
-        let unchanged = self.table().see(ino, &attr, None) && attr.system;
-        self.keep(handle, ino, attr, Source::Plain);
-        Ok(Opened { handle, attr: self.shown(ino, attr)?, unchanged })
-    }
-
-    /// Entries of an open directory from `offset` on (0 or a `next_offset`), about `max_bytes`
-    /// of them; none at the end. With `attributes` each found one is one reference.
-    ///
-    /// # Errors
-    /// As [`Client::lookup`].
-    pub fn read_dir(
-        &self,
-        handle: HandleId,
-        offset: u64,
-        max_bytes: u32,
-        attributes: bool,
-    ) -> Result<Vec<DirEntry>, Errno> {
-        let max_bytes = max_bytes.min(MAX_LISTING);
-        let op = Op::ReadDir { handle, offset, max_bytes, attributes };
-        let items = match self.link.call(op, Vec::new())?.0 {
-            Answer::Listing(items) => items,
-            other => return Err(unexpected(&other)),
-        };
-        let enter = |item: DirItem| {
-            let found = item.entry.and_then(|entry| self.enter(&entry).ok());
-            DirEntry { item, found }
-        };
-        Ok(items.into_iter().map(enter).collect())
     }
 }

@@ -13,19 +13,19 @@
 //! While down, calls wait for the link up to their deadline; once it has been down for a whole
 //! deadline, home counts as lost and calls fail at once, until it is back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::conn::{Conn, Frame};
 use super::{ClientConfig, ClientError, Transport};
 use crate::proto::{
     Answer, Entry, FrameError, Hello, NodeId, Op, Refusal, RequestId, SessionId, ToClient,
-    ToServer, VERSION, encode_head, read_frame, write_both, write_frame,
+    ToServer, VERSION, encode_head, read_frame, write_frame,
 };
 
 /// Nodes given back in one message.
@@ -35,13 +35,6 @@ const READ_BUFFER: usize = 64 << 10;
 
 /// What came of a call: the answer and its payload.
 pub(super) type Outcome = Result<(Answer, Vec<u8>), Errno>;
-
-/// A request as it goes over the stream, as often as needed.
-#[derive(Debug)]
-struct Frame {
-    head: Vec<u8>,
-    payload: Vec<u8>,
-}
 
 /// Where a caller waits for its reply.
 #[derive(Debug, Default)]
@@ -55,56 +48,6 @@ struct Call {
     frame: Arc<Frame>,
     /// `None`: nobody waits (any more); what the reply hands out is given back.
     slot: Option<Arc<Slot>>,
-}
-
-/// One connection. Whoever has a frame to send puts it into the outbox; the first to come writes
-/// for all, so that nobody waits for a lock while another writes to a slow stream.
-#[derive(Debug)]
-struct Conn {
-    stream: UnixStream,
-    outbox: Mutex<Outbox>,
-}
-
-#[derive(Debug, Default)]
-struct Outbox {
-    frames: VecDeque<Arc<Frame>>,
-    busy: bool,
-}
-
-impl Conn {
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn post(&self, frame: Arc<Frame>) {
-        {
-            let mut outbox = self.outbox();
-            outbox.frames.push_back(frame);
-            if std::mem::replace(&mut outbox.busy, true) {
-                return;
-            }
-        }
-        loop {
-            let frame = {
-                let mut outbox = self.outbox();
-                match outbox.frames.pop_front() {
-                    Some(frame) => frame,
-                    None => {
-                        outbox.busy = false;
-                        return;
-                    }
-                }
-            };
-            if write_both(&mut &self.stream, &frame.head, &frame.payload).is_err() {
-                // What was not sent is sent again over the next connection.
-                self.end();
-            }
-        }
-    }
-
-    fn end(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
 }
 
 #[derive(Debug)]
@@ -402,7 +345,7 @@ impl Link {
             }
         };
         stream.set_read_timeout(Some(self.tick()))?;
-        let conn = Arc::new(Conn { stream, outbox: Mutex::default() });
+        let conn = Arc::new(Conn::new(stream));
         let mut state = self.lock();
         if state.closed {
             return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());

@@ -12,7 +12,9 @@
 //!
 //! [`Cache`]: crate::cache::Cache
 
+mod conn;
 mod content;
+mod dirs;
 mod files;
 mod link;
 mod ops;
@@ -36,7 +38,8 @@ use files::OpenFile;
 use link::Link;
 use table::Table;
 
-pub use files::{DirEntry, Opened};
+pub use dirs::DirEntry;
+pub use files::Opened;
 pub use prefetch::Prefetched;
 pub use table::Ino;
 

@@ -7,16 +7,19 @@
 //! are never followed, devices, pipes and sockets are never opened.
 
 mod control;
+mod files;
 mod handles;
 mod journal;
 mod listing;
 mod manifests;
 mod mask;
+mod names;
 mod nodes;
 mod ops;
 mod pins;
 mod session;
 mod tree;
+mod xattr;
 
 use std::collections::HashMap;
 use std::io;
