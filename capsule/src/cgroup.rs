@@ -28,10 +28,8 @@ pub struct Cgroup {
 
 /// Where version 2 is mounted, from the kernel's mount table.
 pub fn hierarchy() -> Result<PathBuf, Error> {
-    let table = fs::read("/proc/self/mountinfo").map_err(|source| Error::ReadHost {
-        what: "/proc/self/mountinfo".into(),
-        source,
-    })?;
+    let table = fs::read("/proc/self/mountinfo")
+        .map_err(|source| Error::ReadHost { what: "/proc/self/mountinfo".into(), source })?;
     let mounts = mountinfo::parse(&table)?;
     mountinfo::reachable(&mounts)
         .into_iter()
@@ -43,10 +41,7 @@ pub fn hierarchy() -> Result<PathBuf, Error> {
 impl Cgroup {
     /// Makes `phantom/NODE/APP` below the hierarchy; one that is there already is taken as it is.
     pub fn create(node_short: &str, app_short: &str) -> Result<Self, Error> {
-        let path = hierarchy()?
-            .join("phantom")
-            .join(node_short)
-            .join(app_short);
+        let path = hierarchy()?.join("phantom").join(node_short).join(app_short);
         fs::create_dir_all(&path).map_err(fail("make", &path))?;
         Ok(Self { path })
     }
@@ -63,18 +58,13 @@ impl Cgroup {
 
     /// The id the kernel and its tracing programs know it by.
     pub fn id(&self) -> Result<u64, Error> {
-        fs::metadata(&self.path)
-            .map(|meta| meta.ino())
-            .map_err(fail("look at", &self.path))
+        fs::metadata(&self.path).map(|meta| meta.ino()).map_err(fail("look at", &self.path))
     }
 
     /// Open, to start a capsule in it.
     pub fn open(&self) -> Result<OwnedFd, Error> {
         let flags = libc::O_DIRECTORY | libc::O_PATH;
-        let folder = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&self.path);
+        let folder = fs::OpenOptions::new().read(true).custom_flags(flags).open(&self.path);
         folder.map(OwnedFd::from).map_err(fail("open", &self.path))
     }
 
@@ -126,20 +116,16 @@ impl Cgroup {
 
     /// Removes it, and the node's folder above when it was the last.
     pub fn remove(&self) -> Result<(), Error> {
-        let deadline = Instant::now() + REMOVE_TIMEOUT;
-        loop {
-            match fs::remove_dir(&self.path) {
-                Ok(()) => break,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                // Unreaped processes keep it; their end is an event of the group.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-                {
-                    self.wait_empty(deadline.saturating_duration_since(Instant::now()))?;
-                }
-                Err(error) => return Err(fail("remove", &self.path)(error)),
+        match fs::remove_dir(&self.path) {
+            // Its last processes are just ending: that is an event of the group.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                self.wait_empty(REMOVE_TIMEOUT)?;
+                fs::remove_dir(&self.path)
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
         }
+        .map_err(fail("remove", &self.path))?;
         for parent in self.path.ancestors().skip(1).take(2) {
             // Refused while other apps or nodes are below.
             let _ = fs::remove_dir(parent);
@@ -161,19 +147,12 @@ impl Cgroup {
             // Reading from the start is also what arms the next notification.
             let count =
                 std::os::unix::fs::FileExt::read_at(&events, &mut text, 0).map_err(&wrong)?;
-            if text[..count]
-                .split(|byte| *byte == b'\n')
-                .any(|found| found == line.as_bytes())
-            {
+            if text[..count].split(|byte| *byte == b'\n').any(|found| found == line.as_bytes()) {
                 return Ok(());
             }
             if !poll_change(events.as_fd(), deadline).map_err(&wrong)? {
                 let (path, seconds) = (self.path.clone(), timeout.as_secs());
-                return Err(Error::CgroupTimeout {
-                    path,
-                    state,
-                    seconds,
-                });
+                return Err(Error::CgroupTimeout { path, state, seconds });
             }
         }
     }
@@ -195,9 +174,5 @@ fn poll_change(file: BorrowedFd<'_>, deadline: Instant) -> io::Result<bool> {
 
 fn fail(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::Cgroup {
-        action,
-        path: path.clone(),
-        source,
-    }
+    move |source| Error::Cgroup { action, path: path.clone(), source }
 }

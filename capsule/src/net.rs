@@ -67,20 +67,13 @@ impl Network {
 
     /// The subnet, as nft writes it.
     fn subnet(&self) -> String {
-        format!(
-            "{}/{SUBNET_LENGTH}",
-            Ipv4Addr::from(u32::from(self.host) - 1)
-        )
+        format!("{}/{SUBNET_LENGTH}", Ipv4Addr::from(u32::from(self.host) - 1))
     }
 }
 
 /// Picks a free subnet for an app: always the same while the host's routes are.
 fn pick(app: AppId, taken: &[Prefix]) -> Option<Ipv4Addr> {
-    let mask = |length: u8| {
-        u32::MAX
-            .checked_shl(32 - u32::from(length.min(32)))
-            .unwrap_or(0)
-    };
+    let mask = |length: u8| u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
     let overlaps = |subnet: u32| {
         taken.iter().any(|(address, length)| {
             let mask = mask(*length) & mask(SUBNET_LENGTH);
@@ -110,6 +103,7 @@ pub fn attach(
     earlier: Option<&Network>,
     lock: &Path,
 ) -> Result<Network, Error> {
+    let _lock = take_lock(lock)?;
     let host = Netlink::here().map_err(failed("reach the kernel's routing"))?;
     let inside =
         Netlink::inside(namespace).map_err(failed("reach the routing of the app's network"))?;
@@ -121,12 +115,11 @@ pub fn attach(
     if let Some(earlier) = earlier
         && both
     {
-        add_rules(earlier, lock)?;
+        add_rules(earlier)?;
         return Ok(earlier.clone());
     }
     // A link of an attempt that was broken off.
-    host.delete_link(&name)
-        .map_err(failed(format!("remove the link {name}")))?;
+    host.delete_link(&name).map_err(failed(format!("remove the link {name}")))?;
     let routes = host.routes().map_err(failed("list the host's routes"))?;
     let kept = earlier.map(|network| Ipv4Addr::from(u32::from(network.host).saturating_sub(1)));
     let free = |subnet: &Ipv4Addr| {
@@ -134,14 +127,11 @@ pub fn attach(
             .iter()
             .all(|(address, length)| *length < 8 || u32::from(*address) & !3 != u32::from(*subnet))
     };
-    let subnet = kept
-        .filter(free)
-        .or_else(|| pick(app, &routes))
-        .ok_or_else(|| {
-            failed("find free addresses in 100.64.0.0/10")(io::ErrorKind::AddrNotAvailable.into())
-        })?;
+    let subnet = kept.filter(free).or_else(|| pick(app, &routes)).ok_or_else(|| {
+        failed("find free addresses in 100.64.0.0/10")(io::ErrorKind::AddrNotAvailable.into())
+    })?;
     let network = Network::new(app, subnet);
-    match connect(&host, &inside, namespace, &network).and_then(|()| add_rules(&network, lock)) {
+    match connect(&host, &inside, namespace, &network).and_then(|()| add_rules(&network)) {
         Ok(()) => Ok(network),
         Err(error) => {
             // Half a network helps nobody.
@@ -153,10 +143,10 @@ pub fn attach(
 
 /// Takes the network away: only the loopback link stays. Fine when there is none.
 pub fn detach(network: &Network, lock: &Path) -> Result<(), Error> {
+    let _lock = take_lock(lock)?;
     let host = Netlink::here().map_err(failed("reach the kernel's routing"))?;
-    host.delete_link(&network.link)
-        .map_err(failed(format!("remove the link {}", network.link)))?;
-    remove_rules(network, lock)
+    host.delete_link(&network.link).map_err(failed(format!("remove the link {}", network.link)))?;
+    remove_rules(network)
 }
 
 fn connect(
@@ -167,9 +157,7 @@ fn connect(
 ) -> Result<(), Error> {
     let missing = || io::Error::from(io::ErrorKind::NotFound);
     host.add_veth(&network.link, INSIDE_LINK, namespace)
-        .map_err(failed(
-            "make a link pair for the app (does the kernel have veth?)",
-        ))?;
+        .map_err(failed("make a link pair for the app (does the kernel have veth?)"))?;
     let make = |netlink: &Netlink, name: &str, address: Ipv4Addr| -> io::Result<u32> {
         let index = netlink.link_index(name)?.ok_or_else(missing)?;
         netlink.add_address(index, (address, SUBNET_LENGTH))?;
@@ -183,18 +171,14 @@ fn connect(
         .map_err(failed("set up the link inside the capsule"))
 }
 
-fn add_rules(network: &Network, lock: &Path) -> Result<(), Error> {
-    let _lock = take_lock(lock)?;
+fn add_rules(network: &Network) -> Result<(), Error> {
     let forwarding = || failed(format!("let packets through in {FORWARDING}"));
     let was_off = fs::read_to_string(FORWARDING).map_err(forwarding())?.trim() == "0";
     let mut script = TABLE.to_owned();
     if was_off {
         script += &format!("add set ip phantom {FORWARDING_WAS_OFF} {{ type ipv4_addr; }}\n");
     }
-    script += &format!(
-        "add element ip phantom sources {{ {} }}\n",
-        network.subnet()
-    );
+    script += &format!("add element ip phantom sources {{ {} }}\n", network.subnet());
     nft(&script)?;
     if was_off {
         fs::write(FORWARDING, "1").map_err(forwarding())?;
@@ -202,13 +186,9 @@ fn add_rules(network: &Network, lock: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn remove_rules(network: &Network, lock: &Path) -> Result<(), Error> {
-    let _lock = take_lock(lock)?;
+fn remove_rules(network: &Network) -> Result<(), Error> {
     // Neither the table nor the element need be there.
-    let _ = nft(&format!(
-        "delete element ip phantom sources {{ {} }}\n",
-        network.subnet()
-    ));
+    let _ = nft(&format!("delete element ip phantom sources {{ {} }}\n", network.subnet()));
     let Ok(table) = nft("list table ip phantom\n") else {
         return Ok(());
     };
@@ -217,9 +197,8 @@ fn remove_rules(network: &Network, lock: &Path) -> Result<(), Error> {
     }
     nft("delete table ip phantom\n")?;
     if table.contains(FORWARDING_WAS_OFF) {
-        fs::write(FORWARDING, "0").map_err(failed(format!(
-            "stop letting packets through in {FORWARDING}"
-        )))?;
+        fs::write(FORWARDING, "0")
+            .map_err(failed(format!("stop letting packets through in {FORWARDING}")))?;
     }
     Ok(())
 }
@@ -227,12 +206,8 @@ fn remove_rules(network: &Network, lock: &Path) -> Result<(), Error> {
 /// Held until dropped.
 fn take_lock(path: &Path) -> Result<nix::fcntl::Flock<File>, Error> {
     let wrong = || failed(format!("lock {}", path.display()));
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(wrong())?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(wrong())?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
         .map_err(|(_, errno)| wrong()(errno.into()))
 }
@@ -247,16 +222,12 @@ fn nft(script: &str) -> Result<String, Error> {
         .spawn()
         .map_err(failed("run `nft` (install the package nftables)"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(script.as_bytes())
-            .map_err(failed("talk to `nft`"))?;
+        stdin.write_all(script.as_bytes()).map_err(failed("talk to `nft`"))?;
     }
     let output = child.wait_with_output().map_err(failed("wait for `nft`"))?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(failed("load the address translation")(io::Error::other(
-            reason,
-        )));
+        return Err(failed("load the address translation")(io::Error::other(reason)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -274,18 +245,9 @@ mod tests {
         assert_eq!(u32::from(first) % 4, 0);
         let second = pick(app, &[(first, 30)]).unwrap();
         assert_ne!(first, second);
-        assert_ne!(
-            pick(app, &[(Ipv4Addr::from(u32::from(first) + 2), 32)]).unwrap(),
-            first
-        );
-        let wide = (
-            Ipv4Addr::new(first.octets()[0], first.octets()[1], 0, 0),
-            16,
-        );
-        assert_ne!(
-            pick(app, &[wide]).map(|s| s.octets()[1]),
-            Some(first.octets()[1])
-        );
+        assert_ne!(pick(app, &[(Ipv4Addr::from(u32::from(first) + 2), 32)]).unwrap(), first);
+        let wide = (Ipv4Addr::new(first.octets()[0], first.octets()[1], 0, 0), 16);
+        assert_ne!(pick(app, &[wide]).map(|s| s.octets()[1]), Some(first.octets()[1]));
         assert_eq!(pick(app, &[(Ipv4Addr::new(100, 64, 0, 0), 10)]), None);
     }
 

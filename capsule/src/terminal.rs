@@ -209,11 +209,7 @@ fn drain_input(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec
     if termios.c_lflag & libc::ICANON == 0 {
         let mut raw = Vec::new();
         read_all(slave, &mut raw, DRAIN_LIMIT)?;
-        return Ok(if raw.is_empty() {
-            Vec::new()
-        } else {
-            vec![Input::Raw(raw)]
-        });
+        return Ok(if raw.is_empty() { Vec::new() } else { vec![Input::Raw(raw)] });
     }
     let mut pieces = read_lines(slave, termios)?;
     // The unfinished line can only be seen without canonical mode. Nothing is echoed or
@@ -243,11 +239,7 @@ fn read_lines(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec<
                 let bytes = buffer[..count].to_vec();
                 size += count + 1;
                 let is_line = bytes.last().is_some_and(|last| ends.contains(last));
-                pieces.push(if is_line {
-                    Input::Line(bytes)
-                } else {
-                    Input::Ended(bytes)
-                });
+                pieces.push(if is_line { Input::Line(bytes) } else { Input::Ended(bytes) });
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -260,10 +252,7 @@ fn read_lines(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec<
 /// The characters that end a line and are part of it.
 fn line_ends(termios: &libc::termios) -> Vec<u8> {
     let set = [termios.c_cc[libc::VEOL], termios.c_cc[libc::VEOL2]];
-    [b'\n']
-        .into_iter()
-        .chain(set.into_iter().filter(|character| *character != 0))
-        .collect()
+    [b'\n'].into_iter().chain(set.into_iter().filter(|character| *character != 0)).collect()
 }
 
 /// How many places of the input buffer a piece takes.
@@ -312,12 +301,7 @@ impl Quotes {
         let mut free = (1u8..32).filter(|character| !ends.contains(character));
         let (quote, eof) = (free.next(), free.next());
         let special = ends.iter().copied().chain(quote).chain(eof).collect();
-        Self {
-            quote,
-            eof,
-            special,
-            ends,
-        }
+        Self { quote, eof, special, ends }
     }
 
     /// With the characters `termios` has.

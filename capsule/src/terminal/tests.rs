@@ -13,9 +13,7 @@ fn pair() -> pty::PtyPair {
 }
 
 fn type_all(master: &OwnedFd, bytes: &[u8]) {
-    File::from(master.try_clone().unwrap())
-        .write_all(bytes)
-        .unwrap();
+    File::from(master.try_clone().unwrap()).write_all(bytes).unwrap();
 }
 
 /// Waits until what was typed has gone through the line discipline: an empty terminal is asked
@@ -26,11 +24,7 @@ fn settle(slave: &OwnedFd) {
         let mut count: libc::c_int = 0;
         // SAFETY: the ioctl writes one int.
         unsafe {
-            libc::ioctl(
-                std::os::fd::AsRawFd::as_raw_fd(slave),
-                libc::FIONREAD,
-                &raw mut count,
-            )
+            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(slave), libc::FIONREAD, &raw mut count)
         };
         if count == before {
             return;
@@ -92,7 +86,11 @@ fn through(
     };
     type_all(&end.master, after);
     settle(&end.slave);
-    let pieces = read_pieces(&end.slave);
+    let mut pieces = read_pieces(&end.slave);
+    if !canonical {
+        // Raw reads end where the queue happens to be.
+        pieces = vec![pieces.concat()];
+    }
     seen.extend(output(&end.master));
     (pieces, seen)
 }
@@ -118,9 +116,7 @@ fn typing() -> impl Strategy<Value = Vec<u8>> {
         1 => any::<u8>(),
     ];
     // Stop and start would hold the echo back; the signals would flush.
-    let quiet = key.prop_filter("flow", |byte| {
-        ![0x11, 0x13, 3, 0x1c, 0x1a, 0x0f].contains(byte)
-    });
+    let quiet = key.prop_filter("flow", |byte| ![0x11, 0x13, 3, 0x1c, 0x1a, 0x0f].contains(byte));
     proptest::collection::vec(quiet, 0..60)
 }
 
@@ -197,28 +193,42 @@ fn size_and_settings_are_carried() {
     }
     let old = pair();
     set_mode(&old.slave, false, false);
-    pty::set_size(
-        old.master.as_fd(),
-        TermSize {
-            rows: 50,
-            cols: 132,
-        },
-    )
-    .unwrap();
+    pty::set_size(old.master.as_fd(), TermSize { rows: 50, cols: 132 }).unwrap();
     type_all(&old.master, b"\x03\x04\n\r");
     settle(&old.slave);
     let state = drain(old.master.as_fd()).unwrap();
     let new = pair();
     refill(new.master.as_fd(), &state).unwrap();
-    assert_eq!(
-        pty::size(new.slave.as_fd()).unwrap(),
-        TermSize {
-            rows: 50,
-            cols: 132
-        }
-    );
+    assert_eq!(pty::size(new.slave.as_fd()).unwrap(), TermSize { rows: 50, cols: 132 });
     let settings = Settings::from(&pty::get_termios(new.slave.as_fd()).unwrap());
     assert_eq!(settings, state.settings);
+}
+
+#[test]
+fn what_waits_before_a_full_terminal_is_not_lost() {
+    if !is_root() {
+        return;
+    }
+    for (canonical, line) in
+        [(false, vec![b'r'; 50]), (true, [vec![b'c'; 49], vec![b'\n']].concat())]
+    {
+        let old = pair();
+        set_mode(&old.slave, canonical, false);
+        let typed = line.repeat(200);
+        type_all(&old.master, &typed);
+        settle(&old.slave);
+        let state = drain(old.master.as_fd()).unwrap();
+        let new = pair();
+        let rest = refill(new.master.as_fd(), &state).unwrap();
+        assert!(rest.len() > 5000, "{} came back", rest.len());
+        type_all(&new.master, &rest);
+        let mut got = Vec::new();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while got.len() < typed.len() && std::time::Instant::now() < deadline {
+            got.extend(read_pieces(&new.slave).concat());
+        }
+        assert!(got == typed, "canonical {canonical}: {} of {}", got.len(), typed.len());
+    }
 }
 
 #[test]
@@ -228,14 +238,7 @@ fn more_than_a_terminal_holds_comes_back() {
     }
     let raw = |count: usize| vec![b'x'; count];
     let (fits, rest) = split(&[Input::Raw(raw(5000))]);
-    assert_eq!(
-        (fits, rest),
-        (vec![Input::Raw(raw(4095))], vec![Input::Raw(raw(905))])
-    );
-    let (fits, rest) = split(&[
-        Input::Line(raw(4000)),
-        Input::Ended(raw(95)),
-        Input::Line(raw(1)),
-    ]);
+    assert_eq!((fits, rest), (vec![Input::Raw(raw(4095))], vec![Input::Raw(raw(905))]));
+    let (fits, rest) = split(&[Input::Line(raw(4000)), Input::Ended(raw(95)), Input::Line(raw(1))]);
     assert_eq!((fits.len(), rest.len()), (1, 2));
 }
