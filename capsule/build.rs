@@ -12,49 +12,13 @@ fn main() {
     let out = PathBuf::from(var("OUT_DIR")).join("init");
     let mut rustc = Command::new(var("RUSTC"));
     rustc
-        .args([
-            "--crate-name",
-            "phantom_init",
-            "--edition",
-            "2024",
-            "--crate-type",
-            "bin",
-        ])
-        .args([
-            "-C",
-            "panic=abort",
-            "-C",
-            "opt-level=s",
-            "-C",
-            "codegen-units=1",
-        ])
-        .args([
-            "-C",
-            "debuginfo=0",
-            "-C",
-            "strip=symbols",
-            "-C",
-            "relocation-model=static",
-        ])
-        .args([
-            "-C",
-            "target-feature=+crt-static",
-            "-C",
-            "overflow-checks=off",
-        ])
+        .args(["--crate-name", "phantom_init", "--edition", "2024", "--crate-type", "bin"])
+        .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "codegen-units=1"])
+        .args(["-C", "debuginfo=0", "-C", "strip=symbols", "-C", "relocation-model=static"])
+        .args(["-C", "target-feature=+crt-static", "-C", "overflow-checks=off"])
         .args(["-C", "link-arg=-nostartfiles", "-C", "link-arg=-nostdlib"])
-        .args([
-            "-C",
-            "link-arg=-static",
-            "-C",
-            "link-arg=-Wl,--build-id=none",
-        ])
-        .args([
-            "-C",
-            "link-arg=-Wl,-z,noexecstack",
-            "-C",
-            "link-arg=-Wl,--gc-sections",
-        ])
+        .args(["-C", "link-arg=-static", "-C", "link-arg=-Wl,--build-id=none"])
+        .args(["-C", "link-arg=-Wl,-z,noexecstack", "-C", "link-arg=-Wl,--gc-sections"])
         .arg("--target")
         .arg(var("TARGET"))
         .arg("-o")
@@ -66,8 +30,5 @@ fn main() {
         rustc.arg("-C").arg(arg);
     }
     let status = rustc.status().expect("rustc starts");
-    assert!(
-        status.success(),
-        "the capsule's init (src/init/main.rs) did not build: {status}"
-    );
+    assert!(status.success(), "the capsule's init (src/init/main.rs) did not build: {status}");
 }

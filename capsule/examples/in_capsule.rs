@@ -17,9 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let spec = AppSpec {
         name: "example".into(),
         argv: args.map(OsText::from).collect(),
-        env: ["PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm"]
-            .map(OsText::from)
-            .to_vec(),
+        env: ["PATH=/usr/local/bin:/usr/bin:/bin", "TERM=xterm"].map(OsText::from).to_vec(),
         cwd: (&home).into(),
         user: Credentials {
             user: "example".into(),
@@ -32,10 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         term_size: TermSize::default(),
     };
     let plan = phantom_capsule::plan::plan(&spec, &host::read(&spec)?, 0x7100_0000)?;
-    let owner = (
-        plan.ids.uid_outside(plan.uid),
-        plan.ids.gid_outside(plan.gid),
-    );
+    let owner = (plan.ids.uid_outside(plan.uid), plan.ids.gid_outside(plan.gid));
     let pair = pty::open_pair(owner.0.ok_or("uid")?, owner.1.ok_or("gid")?, spec.term_size)?;
     let started = spawn::start(&plan, pair.slave.as_fd(), None)?;
     println!("{}", serde_json::to_string_pretty(&started.capsule)?);

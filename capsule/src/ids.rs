@@ -46,19 +46,12 @@ impl IdMaps {
     /// The maps for `user` in the range of [`ID_RANGE`] ids from `base`.
     pub fn new(base: u32, user: &Credentials) -> Result<Self, Error> {
         if !(LOWEST_BASE..=HIGHEST_BASE).contains(&base) {
-            return Err(Error::IdBase {
-                base,
-                lowest: LOWEST_BASE,
-                highest: HIGHEST_BASE,
-            });
+            return Err(Error::IdBase { base, lowest: LOWEST_BASE, highest: HIGHEST_BASE });
         }
         let groups = || user.groups.iter().copied().chain([user.gid]);
         // -1 means "leave as it is" to the kernel, so it names nobody.
         if user.uid == u32::MAX {
-            return Err(Error::Id {
-                kind: "user",
-                id: user.uid,
-            });
+            return Err(Error::Id { kind: "user", id: user.uid });
         }
         if let Some(id) = groups().find(|id| *id == u32::MAX) {
             return Err(Error::Id { kind: "group", id });
@@ -83,11 +76,7 @@ impl IdMaps {
     /// The same maps in another range.
     pub fn rebase(&self, base: u32) -> Result<Self, Error> {
         if !(LOWEST_BASE..=HIGHEST_BASE).contains(&base) {
-            return Err(Error::IdBase {
-                base,
-                lowest: LOWEST_BASE,
-                highest: HIGHEST_BASE,
-            });
+            return Err(Error::IdBase { base, lowest: LOWEST_BASE, highest: HIGHEST_BASE });
         }
         let shift = |extent: &IdExtent| IdExtent {
             outside: base + (extent.outside - self.base),
@@ -104,23 +93,14 @@ impl IdMaps {
 fn extents(base: u32, ids: impl Iterator<Item = u32>) -> Result<Vec<IdExtent>, Error> {
     let large: BTreeSet<u32> = ids.filter(|id| *id >= DIRECT_IDS).collect();
     if large.len() > MAX_EXTRA {
-        return Err(Error::TooManyIds {
-            count: large.len(),
-            limit: MAX_EXTRA,
-        });
+        return Err(Error::TooManyIds { count: large.len(), limit: MAX_EXTRA });
     }
-    let direct = IdExtent {
-        inside: 0,
-        outside: base,
-        count: DIRECT_IDS,
-    };
-    let extra = (base + DIRECT_IDS..)
-        .zip(large)
-        .map(|(outside, inside)| IdExtent {
-            inside,
-            outside,
-            count: 1,
-        });
+    let direct = IdExtent { inside: 0, outside: base, count: DIRECT_IDS };
+    let extra = (base + DIRECT_IDS..).zip(large).map(|(outside, inside)| IdExtent {
+        inside,
+        outside,
+        count: 1,
+    });
     Ok([direct].into_iter().chain(extra).collect())
 }
 
@@ -134,11 +114,7 @@ fn outside(map: &[IdExtent], inside: u32) -> Option<u32> {
 /// The text the kernel reads from `uid_map` and `gid_map`.
 pub(crate) fn map_text(map: &[IdExtent]) -> String {
     map.iter().fold(String::new(), |mut text, extent| {
-        let _ = writeln!(
-            text,
-            "{} {} {}",
-            extent.inside, extent.outside, extent.count
-        );
+        let _ = writeln!(text, "{} {} {}", extent.inside, extent.outside, extent.count);
         text
     })
 }

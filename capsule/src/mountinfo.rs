@@ -28,10 +28,7 @@ pub fn parse(table: &[u8]) -> Result<Vec<MountInfo>, Error> {
         .enumerate()
         .filter(|(_, line)| !line.is_empty())
         .map(|(index, line)| {
-            parse_line(line).map_err(|reason| Error::MountTable {
-                line: index + 1,
-                reason,
-            })
+            parse_line(line).map_err(|reason| Error::MountTable { line: index + 1, reason })
         })
         .collect()
 }
@@ -45,28 +42,17 @@ fn parse_line(line: &[u8]) -> Result<MountInfo, &'static str> {
     let _root = next()?;
     let mount_point = PathBuf::from(OsString::from_vec(unescape(next()?)));
     let options = next()?;
-    let read_only = options
-        .split(|byte| *byte == b',')
-        .any(|option| option == b"ro");
+    let read_only = options.split(|byte| *byte == b',').any(|option| option == b"ro");
     while next()? != b"-" {}
     let fstype = String::from_utf8_lossy(&unescape(next()?)).into_owned();
     if !mount_point.is_absolute() {
         return Err("the mount point is not absolute");
     }
-    Ok(MountInfo {
-        id,
-        parent,
-        mount_point,
-        fstype,
-        read_only,
-    })
+    Ok(MountInfo { id, parent, mount_point, fstype, read_only })
 }
 
 fn number(field: &[u8]) -> Result<u32, &'static str> {
-    std::str::from_utf8(field)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or("a number was wanted")
+    std::str::from_utf8(field).ok().and_then(|text| text.parse().ok()).ok_or("a number was wanted")
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -74,12 +60,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {
-        let octal = |digit: &u8| {
-            digit
-                .checked_sub(b'0')
-                .filter(|value| *value < 8)
-                .map(u32::from)
-        };
+        let octal = |digit: &u8| digit.checked_sub(b'0').filter(|value| *value < 8).map(u32::from);
         match (first, tail) {
             (b'\\', [a, b, c, after @ ..]) => match (octal(a), octal(b), octal(c)) {
                 (Some(a), Some(b), Some(c)) => {
@@ -106,24 +87,17 @@ pub fn reachable(table: &[MountInfo]) -> Vec<&MountInfo> {
     let known = |id: u32| table.iter().any(|mount| mount.id == id);
     // The root mount: its parent is outside of what the reader sees. Its own parent id may also
     // be its id (the first mount of all).
-    let mut pending: Vec<&MountInfo> = table
-        .iter()
-        .filter(|mount| !known(mount.parent) || mount.parent == mount.id)
-        .collect();
+    let mut pending: Vec<&MountInfo> =
+        table.iter().filter(|mount| !known(mount.parent) || mount.parent == mount.id).collect();
     let mut found: Vec<&MountInfo> = Vec::new();
     let mut index = 0;
     while index < pending.len() && found.len() <= table.len() {
         let mount = pending[index];
         index += 1;
-        let children: Vec<&MountInfo> = table
-            .iter()
-            .filter(|child| child.parent == mount.id && child.id != mount.id)
-            .collect();
+        let children: Vec<&MountInfo> =
+            table.iter().filter(|child| child.parent == mount.id && child.id != mount.id).collect();
         // A child on the very root of this mount hides all of it.
-        if let Some(cover) = children
-            .iter()
-            .find(|child| child.mount_point == mount.mount_point)
-        {
+        if let Some(cover) = children.iter().find(|child| child.mount_point == mount.mount_point) {
             pending.push(cover);
             continue;
         }
@@ -177,13 +151,7 @@ mod tests {
 
     #[test]
     fn wrong_lines_are_named_and_never_panic() {
-        for line in [
-            "",
-            "x",
-            "1 2 3",
-            "1 2 3 / rel rw - ext4 a b",
-            "1 2 3 / / rw ext4",
-        ] {
+        for line in ["", "x", "1 2 3", "1 2 3 / rel rw - ext4 a b", "1 2 3 / / rw ext4"] {
             let table = format!("27 1 254:0 / / rw - ext4 d rw\n{line}\n");
             match parse(table.as_bytes()) {
                 Ok(mounts) => assert!(line.is_empty() && mounts.len() == 1),

@@ -27,10 +27,8 @@ const OFFSET_ARCH: u32 = 4;
 /// The filter: `(architecture, number)` in, allow or ENOSYS out.
 pub(crate) fn filter() -> Vec<sock_filter> {
     let load = |offset| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset);
-    let refuse = statement(
-        libc::BPF_RET | libc::BPF_K,
-        libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
-    );
+    let refuse =
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32);
     let allow = statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW);
     let mut program = Vec::new();
     for (arch, userfaultfd) in ARCHES {
@@ -38,10 +36,7 @@ pub(crate) fn filter() -> Vec<sock_filter> {
         program.push(load(OFFSET_ARCH));
         program.push(jump(libc::BPF_JEQ, arch, 0, 7));
         program.push(load(OFFSET_NR));
-        program.push(statement(
-            libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
-            !X32_BIT,
-        ));
+        program.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, !X32_BIT));
         program.push(jump(libc::BPF_JEQ, userfaultfd, 2, 0));
         program.push(jump(libc::BPF_JGE, *IO_URING.start(), 0, 2));
         program.push(jump(libc::BPF_JGT, *IO_URING.end(), 1, 0));
@@ -53,21 +48,11 @@ pub(crate) fn filter() -> Vec<sock_filter> {
 }
 
 fn statement(code: u32, k: u32) -> sock_filter {
-    sock_filter {
-        code: code as u16,
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    sock_filter { code: code as u16, jt: 0, jf: 0, k }
 }
 
 fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter {
-        code: (libc::BPF_JMP | test | libc::BPF_K) as u16,
-        jt,
-        jf,
-        k,
-    }
+    sock_filter { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, jt, jf, k }
 }
 
 #[cfg(test)]

@@ -102,9 +102,7 @@ fn join<'a>(buffer: &'a mut [u8; PATH_MAX], folder: &[u8], name: &[u8]) -> Optio
     let length = folder.len() + 1 + name.len();
     buffer.get_mut(..folder.len())?.copy_from_slice(folder);
     *buffer.get_mut(folder.len())? = b'/';
-    buffer
-        .get_mut(folder.len() + 1..length)?
-        .copy_from_slice(name);
+    buffer.get_mut(folder.len() + 1..length)?.copy_from_slice(name);
     *buffer.get_mut(length)? = 0;
     Str::new(buffer.get(..=length)?)
 }

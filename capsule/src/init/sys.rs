@@ -86,11 +86,7 @@ unsafe fn syscall(number: usize, args: [usize; 5]) -> Result<usize, Errno> {
         asm!("svc #0", in("x8") number, inlateout("x0") args[0] => result, in("x1") args[1],
             in("x2") args[2], in("x3") args[3], in("x4") args[4], options(nostack));
     }
-    if result < 0 {
-        Err(Errno(-result as i32))
-    } else {
-        Ok(result as usize)
-    }
+    if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as usize) }
 }
 
 /// A NUL-terminated string.
@@ -102,20 +98,13 @@ pub struct Str<'a> {
 }
 
 impl<'a> Str<'a> {
-    pub const EMPTY: Str<'static> = Str {
-        start: c"".as_ptr().cast(),
-        length: 0,
-        life: PhantomData,
-    };
+    pub const EMPTY: Str<'static> =
+        Str { start: c"".as_ptr().cast(), length: 0, life: PhantomData };
 
     /// The string in `bytes`, whose last byte must be the NUL.
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
         let length = bytes.len().checked_sub(1)?;
-        (bytes[length] == 0).then_some(Str {
-            start: bytes.as_ptr(),
-            length,
-            life: PhantomData,
-        })
+        (bytes[length] == 0).then_some(Str { start: bytes.as_ptr(), length, life: PhantomData })
     }
 
     /// The bytes before the NUL.
@@ -143,11 +132,7 @@ impl Args {
         while unsafe { *start.add(length) } != 0 {
             length += 1;
         }
-        Some(Str {
-            start,
-            length,
-            life: PhantomData,
-        })
+        Some(Str { start, length, life: PhantomData })
     }
 
     /// The first string.
@@ -162,9 +147,7 @@ impl Args {
             index += 1;
             if text.bytes() == mark {
                 // SAFETY: at most one past the last string: the NULL entry, which exists.
-                return Some(Args {
-                    list: unsafe { self.list.add(index) },
-                });
+                return Some(Args { list: unsafe { self.list.add(index) } });
             }
         }
         None
@@ -192,12 +175,7 @@ pub unsafe fn arguments(stack: *const usize) -> (Args, Args) {
     unsafe {
         let argc = *stack;
         let argv = stack.add(1).cast::<*const u8>();
-        (
-            Args { list: argv },
-            Args {
-                list: argv.add(argc + 1),
-            },
-        )
+        (Args { list: argv }, Args { list: argv.add(argc + 1) })
     }
 }
 
@@ -214,10 +192,7 @@ pub fn write_all(fd: i32, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         // SAFETY: pointer and length are those of a slice.
         match unsafe {
-            syscall(
-                nr::WRITE,
-                [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0],
-            )
+            syscall(nr::WRITE, [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0])
         } {
             Ok(written) => bytes = bytes.get(written..).unwrap_or(&[]),
             Err(Errno::INTR) => {}
@@ -250,16 +225,7 @@ pub fn take_terminal(fd: i32) -> Result<(), Errno> {
 pub fn execve(path: Str<'_>, args: Args, env: Args) -> Errno {
     // SAFETY: NUL-terminated path, NULL-terminated lists.
     match unsafe {
-        syscall(
-            nr::EXECVE,
-            [
-                path.start as usize,
-                args.list as usize,
-                env.list as usize,
-                0,
-                0,
-            ],
-        )
+        syscall(nr::EXECVE, [path.start as usize, args.list as usize, env.list as usize, 0, 0])
     } {
         Ok(_) => Errno(0),
         Err(errno) => errno,
@@ -295,12 +261,8 @@ pub fn wait() -> Result<(i32, i32), Errno> {
     const WALL: usize = 0x4000_0000;
     let mut status = 0i32;
     // SAFETY: the status pointer is valid for the call; usage may be NULL.
-    let pid = unsafe {
-        syscall(
-            nr::WAIT4,
-            [-1isize as usize, &raw mut status as usize, WALL, 0, 0],
-        )
-    }?;
+    let pid =
+        unsafe { syscall(nr::WAIT4, [-1isize as usize, &raw mut status as usize, WALL, 0, 0]) }?;
     Ok((pid as i32, status))
 }
 

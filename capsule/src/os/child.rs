@@ -60,11 +60,7 @@ pub(super) fn run(script: &Script) -> ! {
         Ok(never) => match never {},
         Err(wrong) => wrong,
     };
-    let failure = Failure {
-        stage,
-        index,
-        errno: error.raw_os_error().unwrap_or(0),
-    };
+    let failure = Failure { stage, index, errno: error.raw_os_error().unwrap_or(0) };
     let bytes = failure.to_bytes();
     // SAFETY: a pointer with its length; then the process ends without running anything else.
     unsafe {
@@ -98,13 +94,7 @@ fn follow(script: &Script) -> Result<Never, Wrong> {
     done(unsafe { libc::chdir(script.cwd.as_ptr()) }).map_err(at(Stage::WorkingDirectory))?;
     reset_signals();
     // SAFETY: NUL-terminated path, NULL-terminated lists of strings the parent keeps alive.
-    unsafe {
-        libc::execve(
-            script.program.as_ptr(),
-            script.argv.as_ptr(),
-            script.envp.as_ptr(),
-        )
-    };
+    unsafe { libc::execve(script.program.as_ptr(), script.argv.as_ptr(), script.envp.as_ptr()) };
     Err((Stage::Exec, 0, io::Error::last_os_error()))
 }
 
@@ -174,12 +164,9 @@ fn leave_old_root() -> io::Result<()> {
 fn perform(op: &Op) -> io::Result<()> {
     match op {
         Op::Attach { mount, to } => sys::move_mount(*mount, to),
-        Op::Mount {
-            fstype,
-            to,
-            flags,
-            data,
-        } => new_mount(fstype, to, Some(fstype), *flags, Some(data)),
+        Op::Mount { fstype, to, flags, data } => {
+            new_mount(fstype, to, Some(fstype), *flags, Some(data))
+        }
         Op::Folder { path, mode, owner } => {
             // SAFETY: NUL-terminated paths and numbers.
             unsafe {
@@ -194,11 +181,7 @@ fn perform(op: &Op) -> io::Result<()> {
             // SAFETY: NUL-terminated paths.
             done(unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) })
         }
-        Op::File {
-            path,
-            mode,
-            content,
-        } => write_file(path, *mode, content),
+        Op::File { path, mode, content } => write_file(path, *mode, content),
     }
 }
 
@@ -228,11 +211,7 @@ fn loopback_up() -> io::Result<()> {
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        let result = done(libc::ioctl(
-            socket,
-            libc::SIOCSIFFLAGS as _,
-            &raw const request,
-        ));
+        let result = done(libc::ioctl(socket, libc::SIOCSIFFLAGS as _, &raw const request));
         libc::close(socket);
         result
     }
@@ -263,12 +242,7 @@ fn install_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     };
     // SAFETY: the program outlives the call, which only reads it.
     done(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     } as libc::c_int)
 }
 

@@ -94,11 +94,7 @@ mod tests {
     #[test]
     fn failures_survive_the_pipe() {
         for stage in Stage::ALL {
-            let failure = Failure {
-                stage,
-                index: 70_000,
-                errno: 13,
-            };
+            let failure = Failure { stage, index: 70_000, errno: 13 };
             assert_eq!(Failure::from_bytes(failure.to_bytes()), Some(failure));
         }
         assert_eq!(Failure::from_bytes([99; 9]), None);

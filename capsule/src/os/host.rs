@@ -33,9 +33,7 @@ pub fn read(spec: &AppSpec) -> Result<HostView, Error> {
     })?;
     Ok(HostView {
         mounts: mountinfo::parse(&table)?,
-        home_dir: fs::canonicalize(spec.user.home_dir.to_path())
-            .ok()
-            .filter(|path| path.is_dir()),
+        home_dir: fs::canonicalize(spec.user.home_dir.to_path()).ok().filter(|path| path.is_dir()),
         cwd,
         hostname: (&hostname).into(),
         resolver: resolver(Path::new("/etc/resolv.conf")),
@@ -87,9 +85,7 @@ fn normal(path: &Path) -> PathBuf {
 /// Whether every name server named is on the host's own loopback, which a capsule cannot reach.
 fn only_loopback(content: &[u8]) -> bool {
     let text = String::from_utf8_lossy(content);
-    let mut servers = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let mut servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers.all(|server| {
         let server = server.trim();
         server.starts_with("127.") || server == "::1"
@@ -103,20 +99,13 @@ mod tests {
     #[test]
     fn links_are_made_plain() {
         let path = Path::new("/etc/../run/systemd/resolve/stub-resolv.conf");
-        assert_eq!(
-            normal(path),
-            Path::new("/run/systemd/resolve/stub-resolv.conf")
-        );
+        assert_eq!(normal(path), Path::new("/run/systemd/resolve/stub-resolv.conf"));
         assert_eq!(normal(Path::new("/etc/../var/run/x")), Path::new("/run/x"));
     }
 
     #[test]
     fn stub_resolvers_are_known() {
-        assert!(only_loopback(
-            b"# x\nnameserver 127.0.0.53\noptions edns0\n"
-        ));
-        assert!(!only_loopback(
-            b"nameserver 127.0.0.53\nnameserver 192.0.2.1\n"
-        ));
+        assert!(only_loopback(b"# x\nnameserver 127.0.0.53\noptions edns0\n"));
+        assert!(!only_loopback(b"nameserver 127.0.0.53\nnameserver 192.0.2.1\n"));
     }
 }

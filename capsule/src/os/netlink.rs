@@ -80,13 +80,7 @@ fn text(name: &str) -> Vec<u8> {
 
 fn link_body(index: u32, flags: u32) -> Vec<u8> {
     // struct ifinfomsg: family and type are left open.
-    [
-        [0; 4],
-        index.to_ne_bytes(),
-        flags.to_ne_bytes(),
-        flags.to_ne_bytes(),
-    ]
-    .concat()
+    [[0; 4], index.to_ne_bytes(), flags.to_ne_bytes(), flags.to_ne_bytes()].concat()
 }
 
 /// A route's destination: an address and the length of its prefix.
@@ -119,8 +113,7 @@ impl Netlink {
                 nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
                 Self::here()
             });
-            made.join()
-                .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+            made.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
         })
     }
 
@@ -175,10 +168,7 @@ impl Netlink {
 
     /// Brings a link up.
     pub(crate) fn set_up(&self, index: u32) -> io::Result<()> {
-        self.exchange(
-            Message::new(RTM_NEWLINK, ACK, &link_body(index, IFF_UP)),
-            |_, _| {},
-        )
+        self.exchange(Message::new(RTM_NEWLINK, ACK, &link_body(index, IFF_UP)), |_, _| {})
     }
 
     /// Gives a link an address; one it has is fine.
@@ -196,12 +186,9 @@ impl Netlink {
         const MAIN_TABLE: u8 = 254;
         const BY_ADMINISTRATOR: u8 = 4;
         const UNICAST: u8 = 1;
-        let body = [
-            [libc::AF_INET as u8, 0, 0, 0],
-            [MAIN_TABLE, BY_ADMINISTRATOR, 0, UNICAST],
-            [0; 4],
-        ]
-        .concat();
+        let body =
+            [[libc::AF_INET as u8, 0, 0, 0], [MAIN_TABLE, BY_ADMINISTRATOR, 0, UNICAST], [0; 4]]
+                .concat();
         let mut message = Message::new(RTM_NEWROUTE, ACK | CREATE | REPLACE, &body);
         message.attribute(RTA_GATEWAY, &gateway.octets());
         message.attribute(RTA_OIF, &index.to_ne_bytes());
@@ -273,11 +260,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = number(bytes, 0)? as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let body = bytes.get(HEADER..length)?;
-    Some((
-        kind,
-        body,
-        bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]),
-    ))
+    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or(&[])))
 }
 
 fn find_attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {

@@ -40,16 +40,11 @@ pub fn open_pair(uid: u32, gid: u32, size: TermSize) -> Result<PtyPair, Error> {
     // SAFETY: numbers; the result is checked.
     let fd = unsafe { libc::ioctl(opened.as_raw_fd(), libc::TIOCGPTPEER, flags) };
     if fd < 0 {
-        return Err(failed("open the slave of a pseudo terminal")(
-            io::Error::last_os_error(),
-        ));
+        return Err(failed("open the slave of a pseudo terminal")(io::Error::last_os_error()));
     }
     // SAFETY: the call has just made this descriptor for us.
     let slave = unsafe { OwnedFd::from_raw_fd(fd) };
-    let uid_gid = (
-        nix::unistd::Uid::from_raw(uid),
-        nix::unistd::Gid::from_raw(gid),
-    );
+    let uid_gid = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
     nix::unistd::fchown(&slave, Some(uid_gid.0), Some(uid_gid.1))
         .map_err(|errno| failed("give the terminal to the app")(errno.into()))?;
     nix::sys::stat::fchmod(&slave, nix::sys::stat::Mode::from_bits_truncate(0o620))
@@ -57,35 +52,19 @@ pub fn open_pair(uid: u32, gid: u32, size: TermSize) -> Result<PtyPair, Error> {
     // SAFETY: the descriptor is moved out of `opened`, which owned it.
     let master = unsafe { OwnedFd::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(opened)) };
     set_size(master.as_fd(), size)?;
-    Ok(PtyPair {
-        master,
-        slave,
-        slave_path,
-    })
+    Ok(PtyPair { master, slave, slave_path })
 }
 
 /// Which terminal a slave is.
 pub fn identity(slave: BorrowedFd<'_>) -> Result<TtyIdentity, Error> {
-    let copy = slave
-        .try_clone_to_owned()
-        .map_err(failed("look at the terminal"))?;
-    let meta = File::from(copy)
-        .metadata()
-        .map_err(failed("look at the terminal"))?;
-    Ok(TtyIdentity {
-        rdev: meta.rdev(),
-        dev: meta.dev(),
-    })
+    let copy = slave.try_clone_to_owned().map_err(failed("look at the terminal"))?;
+    let meta = File::from(copy).metadata().map_err(failed("look at the terminal"))?;
+    Ok(TtyIdentity { rdev: meta.rdev(), dev: meta.dev() })
 }
 
 /// Sets the size; the app gets SIGWINCH when it differs.
 pub fn set_size(tty: BorrowedFd<'_>, size: TermSize) -> Result<(), Error> {
-    let size = libc::winsize {
-        ws_row: size.rows,
-        ws_col: size.cols,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the ioctl reads the struct.
     match unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) } {
         0 => Ok(()),
@@ -95,21 +74,11 @@ pub fn set_size(tty: BorrowedFd<'_>, size: TermSize) -> Result<(), Error> {
 
 /// The size now.
 pub fn size(tty: BorrowedFd<'_>) -> Result<TermSize, Error> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the ioctl writes the struct.
     match unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) } {
-        0 => Ok(TermSize {
-            rows: size.ws_row,
-            cols: size.ws_col,
-        }),
-        _ => Err(failed("read the terminal's size")(
-            io::Error::last_os_error(),
-        )),
+        0 => Ok(TermSize { rows: size.ws_row, cols: size.ws_col }),
+        _ => Err(failed("read the terminal's size")(io::Error::last_os_error())),
     }
 }
 
@@ -119,9 +88,7 @@ pub fn open_slave(master: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     // SAFETY: numbers; the result is checked.
     let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
     if fd < 0 {
-        return Err(failed("open the slave of a pseudo terminal")(
-            io::Error::last_os_error(),
-        ));
+        return Err(failed("open the slave of a pseudo terminal")(io::Error::last_os_error()));
     }
     // SAFETY: the call has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -157,11 +124,7 @@ pub(crate) fn flow(slave: BorrowedFd<'_>, action: libc::c_int) -> io::Result<()>
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Whether output can be written now.
@@ -169,7 +132,5 @@ pub(crate) fn is_writable(slave: BorrowedFd<'_>) -> io::Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout};
     let mut fds = [PollFd::new(slave, PollFlags::POLLOUT)];
     nix::poll::poll(&mut fds, PollTimeout::ZERO)?;
-    Ok(fds[0]
-        .revents()
-        .is_some_and(|events| events.contains(PollFlags::POLLOUT)))
+    Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT)))
 }

@@ -3,11 +3,7 @@
 use std::io;
 
 pub(super) fn done(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Takes ids, the usual file creation mask, and no capabilities.
@@ -31,11 +27,7 @@ pub(super) fn drop_bounding_set() -> io::Result<()> {
         if result < 0 {
             let error = io::Error::last_os_error();
             // The first number the kernel does not know ends the list.
-            return if error.raw_os_error() == Some(libc::EINVAL) {
-                Ok(())
-            } else {
-                Err(error)
-            };
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
         }
     }
     Ok(())
@@ -48,13 +40,7 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
     let none = [0u32; 6];
     // SAFETY: numbers; then the header and the two data records of capset(2), version 3.
     unsafe {
-        done(libc::prctl(
-            libc::PR_CAP_AMBIENT,
-            libc::PR_CAP_AMBIENT_CLEAR_ALL,
-            0,
-            0,
-            0,
-        ))?;
+        done(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))?;
         done(libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) as libc::c_int)
     }
 }

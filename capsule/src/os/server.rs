@@ -92,11 +92,7 @@ pub fn start(
         copy(&command.program)?,
         copy(&failure_writer)?,
     ];
-    let fds = command
-        .fds
-        .iter()
-        .map(|fd| copy(fd))
-        .collect::<Result<Vec<_>, _>>()?;
+    let fds = command.fds.iter().map(|fd| copy(fd)).collect::<Result<Vec<_>, _>>()?;
     let script = ServerScript {
         user: user.as_raw_fd(),
         mount: mount.as_raw_fd(),
@@ -118,10 +114,7 @@ pub fn start(
     // The pipe ends when the child's copies do.
     drop((failure_writer, report));
     match verdict(failure) {
-        Ok(()) => Ok(Server {
-            pid: cloned.pid,
-            pidfd: cloned.pidfd,
-        }),
+        Ok(()) => Ok(Server { pid: cloned.pid, pidfd: cloned.pidfd }),
         Err((step, source)) => {
             super::spawn::end(&cloned);
             Err(Error::FileServer { step, source })
@@ -142,10 +135,7 @@ fn verdict(failure: OwnedFd) -> Result<(), (&'static str, io::Error)> {
     }
     let [step, a, b, c, d] = bytes;
     let error = io::Error::from_raw_os_error(i32::from_le_bytes([a, b, c, d]));
-    Err((
-        STEPS.get(usize::from(step)).copied().unwrap_or("set it up"),
-        error,
-    ))
+    Err((STEPS.get(usize::from(step)).copied().unwrap_or("set it up"), error))
 }
 
 /// In the child; never returns, allocates or panics.

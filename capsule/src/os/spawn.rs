@@ -58,11 +58,7 @@ impl Namespaces {
     /// Those of a process.
     pub fn of(pid: i32) -> io::Result<Self> {
         let open = |name: &str| fs::File::open(format!("/proc/{pid}/ns/{name}")).map(OwnedFd::from);
-        Ok(Self {
-            user: open("user")?,
-            mount: open("mnt")?,
-            network: open("net")?,
-        })
+        Ok(Self { user: open("user")?, mount: open("mnt")?, network: open("net")? })
     }
 }
 
@@ -130,13 +126,9 @@ fn finish(
     let clone_failed = |source| Error::Clone { source };
     write_maps(cloned.pid, &plan.ids).map_err(clone_failed)?;
     let namespaces = Namespaces::of(cloned.pid).map_err(clone_failed)?;
-    fs::File::from(go_writer)
-        .write_all(&[1])
-        .map_err(clone_failed)?;
+    fs::File::from(go_writer).write_all(&[1]).map_err(clone_failed)?;
     if !sys::wait_readable(failure.as_fd(), SETUP_TIMEOUT).map_err(clone_failed)? {
-        return Err(Error::SetupTimeout {
-            seconds: SETUP_TIMEOUT.as_secs(),
-        });
+        return Err(Error::SetupTimeout { seconds: SETUP_TIMEOUT.as_secs() });
     }
     let mut bytes = [0; Failure::SIZE];
     match fs::File::from(failure).read_exact(&mut bytes) {
@@ -150,17 +142,11 @@ fn finish(
 fn describe(bytes: [u8; Failure::SIZE], plan: &CapsulePlan, script: &Script) -> Error {
     let Some(failure) = Failure::from_bytes(bytes) else {
         let source = io::Error::from(io::ErrorKind::InvalidData);
-        return Error::Setup {
-            step: "read the child's report".into(),
-            source,
-        };
+        return Error::Setup { step: "read the child's report".into(), source };
     };
     let source = io::Error::from_raw_os_error(failure.errno);
     if failure.stage == Stage::WorkingDirectory {
-        return Error::WorkingDirectory {
-            cwd: plan.cwd.clone(),
-            reason: source.to_string(),
-        };
+        return Error::WorkingDirectory { cwd: plan.cwd.clone(), reason: source.to_string() };
     }
     let step = match (failure.stage, script.ops.get(failure.index as usize)) {
         (Stage::Op, Some(op)) => op.describe(),
@@ -189,9 +175,8 @@ pub(super) fn end(cloned: &sys::Cloned) {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| Error::Clone {
-        source: errno.into(),
-    })
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| Error::Clone { source: errno.into() })
 }
 
 fn write_maps(pid: i32, ids: &IdMaps) -> io::Result<()> {
@@ -233,22 +218,14 @@ impl Texts {
     fn new(plan: &CapsulePlan) -> Result<Self, Error> {
         let head = ["init", "--"].map(OsText::from);
         Ok(Self {
-            argv: head
-                .iter()
-                .chain(&plan.argv)
-                .map(c_text)
-                .collect::<Result<_, _>>()?,
+            argv: head.iter().chain(&plan.argv).map(c_text).collect::<Result<_, _>>()?,
             env: plan.env.iter().map(c_text).collect::<Result<_, _>>()?,
         })
     }
 }
 
 pub(super) fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
-    texts
-        .iter()
-        .map(|text| text.as_ptr())
-        .chain([std::ptr::null()])
-        .collect()
+    texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 pub(super) fn c_text(text: &OsText) -> Result<CString, Error> {
@@ -256,7 +233,6 @@ pub(super) fn c_text(text: &OsText) -> Result<CString, Error> {
 }
 
 pub(super) fn c_string(text: &OsStr) -> Result<CString, Error> {
-    CString::new(text.as_bytes()).map_err(|_| Error::Nul {
-        what: Path::new(text).display().to_string(),
-    })
+    CString::new(text.as_bytes())
+        .map_err(|_| Error::Nul { what: Path::new(text).display().to_string() })
 }

@@ -34,10 +34,7 @@ pub fn away(externals: &[External], fuse_root: &Path) -> RestorePaths {
         let inside = external.inside.to_path();
         fuse_root.join(inside.strip_prefix("/").unwrap_or(&inside))
     };
-    RestorePaths {
-        root: fuse_root.to_owned(),
-        externals: resolve(externals, below),
-    }
+    RestorePaths { root: fuse_root.to_owned(), externals: resolve(externals, below) }
 }
 
 fn resolve(externals: &[External], files: impl Fn(&External) -> PathBuf) -> Vec<(String, PathBuf)> {
@@ -46,10 +43,7 @@ fn resolve(externals: &[External], files: impl Fn(&External) -> PathBuf) -> Vec<
         ExternalKind::Device { name } => Some(Path::new("/dev").join(name)),
         ExternalKind::UserFiles | ExternalKind::SystemFiles => Some(files(external)),
     };
-    externals
-        .iter()
-        .filter_map(|external| Some((external.key.clone(), path(external)?)))
-        .collect()
+    externals.iter().filter_map(|external| Some((external.key.clone(), path(external)?))).collect()
 }
 
 /// Takes the calling process, which must have one thread only, into a mount namespace of its own:
@@ -79,10 +73,7 @@ impl HomeStage {
         let id_map = spawn::id_namespace(&capsule.ids)?;
         let mut stage = Self {
             dir: dir.to_owned(),
-            paths: RestorePaths {
-                root: dir.join("root"),
-                externals: Vec::new(),
-            },
+            paths: RestorePaths { root: dir.join("root"), externals: Vec::new() },
             mounted: Vec::new(),
         };
         let place = |index: usize| match index {
@@ -100,10 +91,7 @@ impl HomeStage {
             stage.mounted.push(at);
         }
         stage.paths.externals = resolve(&capsule.externals, |external| {
-            let index = capsule
-                .binds
-                .iter()
-                .position(|bind| bind.inside == external.inside);
+            let index = capsule.binds.iter().position(|bind| bind.inside == external.inside);
             place(index.unwrap_or(0))
         });
         Ok(stage)
@@ -169,9 +157,5 @@ fn make_mount_point(source: &Path, at: &Path) -> Result<(), Error> {
 
 fn wrong(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::Stage {
-        action,
-        path: path.clone(),
-        source,
-    }
+    move |source| Error::Stage { action, path: path.clone(), source }
 }

@@ -22,11 +22,7 @@ pub mod attr {
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// A detached copy of the mount that `path` (below `dir`, or `dir` itself when empty) is on, with
@@ -114,11 +110,7 @@ pub unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<O
     let before = all.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
     // SAFETY: no shared memory and no new stack: as fork. The rest is the caller's promise.
     let result = check(unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            request.as_mut_ptr(),
-            size_of_val(&request),
-        )
+        libc::syscall(libc::SYS_clone3, request.as_mut_ptr(), size_of_val(&request))
     });
     if matches!(result, Ok(0)) {
         return Ok(None);

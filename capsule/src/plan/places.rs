@@ -77,10 +77,7 @@ pub fn is_private(path: &Path) -> bool {
 
 /// Whether it is the system's and so never writable for an app.
 pub fn is_system(path: &Path) -> bool {
-    below(path, &SYSTEM_TREES)
-        || SHARED_FOLDERS
-            .iter()
-            .any(|folder| path == Path::new(folder))
+    below(path, &SYSTEM_TREES) || SHARED_FOLDERS.iter().any(|folder| path == Path::new(folder))
 }
 
 /// Whether a mount there belongs to a container runtime.

@@ -6,25 +6,9 @@ use super::{CONSOLE_PATH, HostView, INIT_PATH, MountKind, RootStep};
 
 /// Writable places of the capsule's own.
 pub(super) fn private_places(steps: &mut Vec<RootStep>, uid: u32, host: &HostView) {
-    steps.push(mount(
-        "/tmp",
-        MountKind::Tmpfs {
-            mode: 0o1777,
-            executable: true,
-        },
-    ));
-    steps.push(mount(
-        "/run",
-        MountKind::Tmpfs {
-            mode: 0o755,
-            executable: true,
-        },
-    ));
-    for (path, mode) in [
-        ("/run/phantom", 0o755),
-        ("/run/lock", 0o1777),
-        ("/run/user", 0o755),
-    ] {
+    steps.push(mount("/tmp", MountKind::Tmpfs { mode: 0o1777, executable: true }));
+    steps.push(mount("/run", MountKind::Tmpfs { mode: 0o755, executable: true }));
+    for (path, mode) in [("/run/phantom", 0o755), ("/run/lock", 0o1777), ("/run/user", 0o755)] {
         steps.push(folder(path, mode, false));
     }
     steps.push(RootStep::Init { inside: INIT_PATH.into() });
@@ -46,22 +30,12 @@ pub(super) fn private_places(steps: &mut Vec<RootStep>, uid: u32, host: &HostVie
             });
         }
     }
-    steps.push(RootStep::File {
-        inside: path.into(),
-        mode: 0o644,
-        content: content.clone(),
-    });
+    steps.push(RootStep::File { inside: path.into(), mode: 0o644, content: content.clone() });
 }
 
 /// `/dev`: a few nodes of the host, private terminals, the app's terminal as console.
 pub(super) fn devices(steps: &mut Vec<RootStep>, host: &HostView) {
-    steps.push(mount(
-        "/dev",
-        MountKind::Tmpfs {
-            mode: 0o755,
-            executable: false,
-        },
-    ));
+    steps.push(mount("/dev", MountKind::Tmpfs { mode: 0o755, executable: false }));
     for name in &host.devices {
         let inside = format!("/dev/{name}");
         steps.push(file(&inside));
@@ -80,21 +54,12 @@ pub(super) fn devices(steps: &mut Vec<RootStep>, host: &HostView) {
         ("/dev/stderr", "/proc/self/fd/2"),
         ("/dev/ptmx", "pts/ptmx"),
     ] {
-        steps.push(RootStep::Symlink {
-            inside: path.into(),
-            target: target.into(),
-        });
+        steps.push(RootStep::Symlink { inside: path.into(), target: target.into() });
     }
     steps.push(folder("/dev/pts", 0o755, false));
     steps.push(mount("/dev/pts", MountKind::Devpts));
     steps.push(folder("/dev/shm", 0o1777, false));
-    steps.push(mount(
-        "/dev/shm",
-        MountKind::Tmpfs {
-            mode: 0o1777,
-            executable: true,
-        },
-    ));
+    steps.push(mount("/dev/shm", MountKind::Tmpfs { mode: 0o1777, executable: true }));
     steps.push(file(CONSOLE_PATH));
     steps.push(mount(CONSOLE_PATH, MountKind::Console));
 }
@@ -106,24 +71,13 @@ pub(super) fn kernel_views(steps: &mut Vec<RootStep>) {
 }
 
 fn mount(inside: &str, kind: MountKind) -> RootStep {
-    RootStep::Mount {
-        inside: inside.into(),
-        kind,
-    }
+    RootStep::Mount { inside: inside.into(), kind }
 }
 
 fn folder(inside: &str, mode: u32, owned_by_user: bool) -> RootStep {
-    RootStep::Folder {
-        inside: inside.into(),
-        mode,
-        owned_by_user,
-    }
+    RootStep::Folder { inside: inside.into(), mode, owned_by_user }
 }
 
 fn file(inside: &str) -> RootStep {
-    RootStep::File {
-        inside: inside.into(),
-        mode: 0o644,
-        content: Vec::new(),
-    }
+    RootStep::File { inside: inside.into(), mode: 0o644, content: Vec::new() }
 }

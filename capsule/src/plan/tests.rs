@@ -81,10 +81,7 @@ fn real_file_systems_are_taken_along_and_only_the_users_are_writable() {
     assert_eq!(keys.len(), plan.externals.len(), "keys are unique");
     // Everything mounted from outside but the root has a key.
     let outside = plan.steps.iter().filter(|step| {
-        matches!(
-            step,
-            RootStep::Mount { kind: MountKind::Bind { .. } | MountKind::Console, .. }
-        )
+        matches!(step, RootStep::Mount { kind: MountKind::Bind { .. } | MountKind::Console, .. })
     });
     assert_eq!(outside.count() - 1, plan.externals.len());
 }
@@ -112,10 +109,7 @@ fn a_home_that_is_a_system_place_is_never_writable() {
 #[test]
 fn private_places_cannot_be_worked_in() {
     for cwd in ["/tmp", "/tmp/x", "/run/user/1000", "/dev/shm", "relative"] {
-        assert!(matches!(
-            planned(Some("/home/u"), cwd),
-            Err(Error::WorkingDirectory { .. })
-        ));
+        assert!(matches!(planned(Some("/home/u"), cwd), Err(Error::WorkingDirectory { .. })));
     }
 }
 
