@@ -1,4 +1,5 @@
 //! Saves a capsule, checks a saved one, restores it, and hands it over between two nodes.
+pub mod canary;
 mod cancel;
 pub mod dump;
 mod error;

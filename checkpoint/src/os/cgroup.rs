@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,11 +22,6 @@ impl Cgroup {
     /// The cgroup at `path`, which must exist.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
-    }
-
-    /// Its directory.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Stops every task in it and waits until all stand still.

@@ -19,6 +19,8 @@ use super::rpc;
 use crate::cancel::Cancel;
 use crate::error::{Error, Task};
 
+/// What is said when CRIU dies.
+const ENDED: &str = "CRIU ended without an answer";
 /// Longest answer taken from CRIU.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 /// How long a CRIU that was asked to give up may take to put the tree back as it was.
@@ -166,6 +168,9 @@ pub struct Surroundings<'a> {
 pub struct Session {
     task: Task,
     child: Child,
+    /// Readable when the process has ended. Its socket alone does not tell: what it restores
+    /// inherits the other end.
+    ended: OwnedFd,
     socket: OwnedFd,
 }
 
@@ -201,8 +206,15 @@ impl Session {
         unsafe {
             command.pre_exec(move || prepare_child(&keep, procs_fd, ignore_file_size));
         }
-        let child = command.spawn().map_err(fail)?;
-        Ok(Self { task, child, socket: ours })
+        let mut child = command.spawn().map_err(fail)?;
+        match super::process::pidfd_open(child.id()) {
+            Ok(ended) => Ok(Self { task, child, ended, socket: ours }),
+            Err(source) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(fail(source))
+            }
+        }
     }
 
     /// The CRIU process.
@@ -238,11 +250,11 @@ impl Session {
         let mut buffer = vec![0; MAX_RESPONSE_BYTES];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
         match recv(self.socket.as_raw_fd(), &mut buffer, flags) {
-            Ok(0) => Err(self.broken(&self.end_of_child())),
+            Ok(0) => Err(self.broken(ENDED)),
             Ok(length) if length > buffer.len() => Err(self.broken("an answer is too long")),
             Ok(length) => rpc::Response::decode(&buffer[..length])
                 .map_err(|error| self.broken(&format!("an answer makes no sense: {error}"))),
-            Err(Errno::ECONNRESET) => Err(self.broken(&self.end_of_child())),
+            Err(Errno::ECONNRESET) => Err(self.broken(ENDED)),
             Err(errno) => Err(self.broken(errno.desc())),
         }
     }
@@ -258,7 +270,10 @@ impl Session {
             if left.is_zero() {
                 return Err(Error::Deadline { task: self.task, limit });
             }
-            let mut fds = vec![PollFd::new(as_fd(&self.socket), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(as_fd(&self.socket), PollFlags::POLLIN),
+                PollFd::new(as_fd(&self.ended), PollFlags::POLLIN),
+            ];
             if let Some(fd) = cancel.fd() {
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
@@ -269,18 +284,18 @@ impl Session {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled { task: self.task });
             }
+            // A last answer counts before the end.
             if fds[0].any().unwrap_or(false) {
                 return Ok(());
+            }
+            if fds[1].any().unwrap_or(false) {
+                return Err(self.broken(ENDED));
             }
         }
     }
 
     fn broken(&self, reason: &str) -> Error {
         Error::Conversation { task: self.task, reason: reason.to_owned() }
-    }
-
-    fn end_of_child(&self) -> String {
-        "CRIU ended without an answer".to_owned()
     }
 
     /// Makes a running dump fail at its next write, so that CRIU itself puts the tree back as it
@@ -311,9 +326,6 @@ impl Session {
     }
 
     fn reap(&mut self, deadline: Instant) -> bool {
-        let Ok(pidfd) = super::process::pidfd_open(self.child.id()) else {
-            return self.child.try_wait().is_ok();
-        };
         loop {
             // An error means that someone else has reaped it.
             if !matches!(self.child.try_wait(), Ok(None)) {
@@ -323,7 +335,7 @@ impl Session {
             if left.is_zero() {
                 return false;
             }
-            let mut fds = [PollFd::new(as_fd(&pidfd), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(as_fd(&self.ended), PollFlags::POLLIN)];
             if !matches!(poll(&mut fds, poll_timeout(left)), Ok(_) | Err(Errno::EINTR)) {
                 return false;
             }

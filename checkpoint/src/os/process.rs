@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 
 use nix::fcntl::{OFlag, open};
@@ -19,6 +21,14 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes the command the leader of a session of its own.
+pub fn in_new_session(command: &mut Command) {
+    // SAFETY: setsid is async-signal-safe and nothing else runs between fork and exec.
+    unsafe {
+        command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+    }
 }
 
 /// Brings the loopback link up in the network namespace of `pid`.

@@ -220,7 +220,8 @@ fn check_core(image: &Image, allowed: &Allowed, id: u32, leader: bool) -> Result
         return refuse(name, "creds", "absent", "present");
     };
     check_creds(name, creds, allowed)?;
-    if allowed.filtered && thread.seccomp_mode != Some(FILTER) {
+    // The other threads get the leader's filter with it (SECCOMP_FILTER_FLAG_TSYNC).
+    if leader && allowed.filtered && thread.seccomp_mode != Some(FILTER) {
         return refuse(name, "seccomp_mode", format!("{:?}", thread.seccomp_mode), FILTER);
     }
     Ok(false)

@@ -10,19 +10,21 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use phantom_capsule::capsule::Capsule;
 use phantom_capsule::cgroup::{Cgroup, hierarchy};
 use phantom_capsule::ids::{ID_RANGE, IdMaps as CapsuleIds, LOWEST_BASE};
 use phantom_capsule::os::{host, pty, spawn};
 use phantom_capsule::plan::{CapsulePlan, ExternalKind as CapsuleExternal, MountKind, RootStep};
-use phantom_checkpoint::Criu;
+use phantom_checkpoint::dump::dump;
 use phantom_checkpoint::image::check::{Allowed, AllowedMount, MountKind as AllowedKind};
 use phantom_checkpoint::image::users::{IdExtent, IdMaps};
 use phantom_checkpoint::plan::{
     DumpPlan, External, ExternalKind, Provided, RestorePlan, TerminalKey,
 };
+use phantom_checkpoint::stream::{ImageReader, ImageWriter};
+use phantom_checkpoint::{Cancel, Criu};
 use phantom_model::app::OsText;
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
@@ -345,12 +347,6 @@ impl Drop for Target {
     }
 }
 
-/// Whether the process is there and neither dead nor a zombie.
-pub fn is_alive(pid: u32) -> bool {
-    let alive = Some(WaitStatus::StillAlive);
-    waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG)).ok() == alive
-}
-
 /// Waits until `condition` holds.
 pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -358,4 +354,43 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "waited for {what}");
         std::thread::yield_now();
     }
+}
+
+/// Saves `app` and streams the image into `images`, as two nodes would.
+pub fn save(criu: &Criu, app: &App, place: &Place, images: &Path) {
+    let (source, work) = (place.memory(), place.memory());
+    app.cgroup.freeze(PATIENCE).unwrap();
+    let never = Cancel::never();
+    let (mut reader, completion) = ImageReader::follow(source.path(), PATIENCE, &never).unwrap();
+    let plan = app.dump_plan(source.path(), work.path());
+    let manifest = std::thread::scope(|scope| {
+        let dumping = scope.spawn(|| {
+            let result = dump(criu, &plan, &never);
+            if result.is_ok() {
+                completion.complete();
+            }
+            result
+        });
+        let writer = ImageWriter::new(images, 4 << 30);
+        let mut failed = None;
+        loop {
+            match reader.next_extent() {
+                Ok(Some(extent)) => {
+                    writer.write(&extent.file, extent.offset, &extent.bytes).unwrap();
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        let timings = dumping.join().unwrap().unwrap();
+        assert!(failed.is_none(), "{failed:?}");
+        println!("{timings:?}");
+        let manifest = reader.into_manifest();
+        writer.finish(&manifest).unwrap();
+        manifest
+    });
+    assert!(manifest.total_bytes() > 0);
 }
