@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::spawn::{c_string, c_text, id_namespace};
 use super::sys::{self, attr};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use phantom_model::app::OsText;
 
 use crate::Error;
@@ -147,7 +148,14 @@ pub(super) fn bind(
         let source_path = wanted.source.to_path();
         move |source| Error::PrepareMount { source_path, action, source }
     };
-    let mount = sys::open_tree(None, &c_text(&wanted.source)?).map_err(failed("copy the mount"))?;
+    // The plan's paths have no symbolic links. One that is there now was put there since, perhaps
+    // to show the app a folder its user may not enter.
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let place = openat2(AT_FDCWD, &wanted.source.to_path(), how)
+        .map_err(|errno| failed("open it")(errno.into()))?;
+    let mount = sys::open_tree(place.as_fd()).map_err(failed("copy the mount"))?;
     let mut attributes = attr::NOSUID;
     if !devices {
         attributes |= attr::NODEV;
@@ -165,7 +173,7 @@ pub(super) fn bind(
 
 fn bind_terminal(slave: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let failed = |source| Error::Terminal { action: "bind the app's terminal", source };
-    let mount = sys::open_tree(Some(slave), c"").map_err(failed)?;
+    let mount = sys::open_tree(slave).map_err(failed)?;
     sys::mount_setattr(mount.as_fd(), attr::NOSUID, None).map_err(failed)?;
     Ok(mount)
 }

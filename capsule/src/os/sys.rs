@@ -25,13 +25,14 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// A detached copy of the mount that `path` (below `dir`, or `dir` itself when empty) is on, with
-/// that path as its root.
-pub fn open_tree(dir: Option<BorrowedFd<'_>>, path: &CStr) -> io::Result<OwnedFd> {
-    let dir = dir.map_or(libc::AT_FDCWD, |fd| fd.as_raw_fd());
+/// A detached copy of the mount that the open file or folder `place` is on, with `place` as its
+/// root.
+pub fn open_tree(place: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as libc::c_uint;
-    // SAFETY: a NUL-terminated path and numbers.
-    let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })?;
+    // SAFETY: an empty path and numbers.
+    let fd = check(unsafe {
+        libc::syscall(libc::SYS_open_tree, place.as_raw_fd(), c"".as_ptr(), flags)
+    })?;
     // SAFETY: the call has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
