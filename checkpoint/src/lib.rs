@@ -4,6 +4,7 @@ mod cancel;
 pub mod dump;
 mod error;
 pub mod image;
+pub mod inspect;
 mod log;
 pub mod machine;
 mod os;

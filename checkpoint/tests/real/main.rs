@@ -3,4 +3,5 @@
 mod canary;
 mod common;
 mod faults;
+mod inspect;
 mod moves;
