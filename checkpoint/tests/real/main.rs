@@ -3,5 +3,6 @@
 mod canary;
 mod common;
 mod faults;
+mod hostile;
 mod inspect;
 mod moves;
