@@ -141,7 +141,8 @@ pub fn attach(
     }
 }
 
-/// Takes the network away: only the loopback link stays. Fine when there is none.
+/// Takes the network away: only the loopback link stays. Fine when there is none. The kernel takes
+/// some tens of milliseconds to let go of a link, so call it before the app is frozen.
 pub fn detach(network: &Network, lock: &Path) -> Result<(), Error> {
     let _lock = take_lock(lock)?;
     let host = Netlink::here().map_err(failed("reach the kernel's routing"))?;
@@ -187,11 +188,10 @@ fn add_rules(network: &Network) -> Result<(), Error> {
 }
 
 fn remove_rules(network: &Network) -> Result<(), Error> {
-    // Neither the table nor the element need be there.
+    // Neither the element nor the table need be there.
     let _ = nft(&format!("delete element ip phantom sources {{ {} }}\n", network.subnet()));
-    let Ok(table) = nft("list table ip phantom\n") else {
-        return Ok(());
-    };
+    // Asked on its own: within one script a list shows what stood before.
+    let Ok(table) = nft("list table ip phantom\n") else { return Ok(()) };
     if table.contains("elements") {
         return Ok(());
     }
