@@ -26,11 +26,7 @@ pub struct Report {
 impl Report {
     /// An empty one.
     pub fn new(format: Format) -> Self {
-        Self {
-            format,
-            rows: Vec::new(),
-            notes: Vec::new(),
-        }
+        Self { format, rows: Vec::new(), notes: Vec::new() }
     }
 
     /// Adds a row.
@@ -66,11 +62,7 @@ impl Report {
         for note in &self.notes {
             eprintln!("  note  {note}");
         }
-        let missed = self
-            .rows
-            .iter()
-            .filter(|row| row.met == Some(false))
-            .count();
+        let missed = self.rows.iter().filter(|row| row.met == Some(false)).count();
         let gates = self.rows.iter().filter(|row| row.met.is_some()).count();
         if gates > 0 {
             eprintln!("{} of {gates} gates hold", gates - missed);
@@ -82,10 +74,8 @@ impl Report {
 /// Rows under their headings, numbers to the right.
 fn table(rows: &[Row]) -> String {
     let mut cells = vec![
-        [
-            "case", "metric", "value", "unit", "baseline", "", "ratio", "target", "",
-        ]
-        .map(str::to_owned),
+        ["case", "metric", "value", "unit", "baseline", "", "ratio", "target", ""]
+            .map(str::to_owned),
     ];
     cells.extend(rows.iter().map(|row| {
         let number = |value: Option<f64>| value.map_or_else(String::new, number);
@@ -97,8 +87,7 @@ fn table(rows: &[Row]) -> String {
             number(row.baseline_value),
             row.baseline.clone().unwrap_or_default(),
             number(row.ratio),
-            row.target
-                .map_or_else(String::new, |target| target.to_string()),
+            row.target.map_or_else(String::new, |target| target.to_string()),
             match row.met {
                 Some(true) => "met".to_owned(),
                 Some(false) => "MISSED".to_owned(),
@@ -111,11 +100,7 @@ fn table(rows: &[Row]) -> String {
     for line in &cells {
         let mut written = String::new();
         for (column, cell) in line.iter().enumerate() {
-            let width = cells
-                .iter()
-                .map(|line| line[column].chars().count())
-                .max()
-                .unwrap_or(0);
+            let width = cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
             if to_the_right.contains(&column) {
                 written.push_str(&format!("{cell:>width$}  "));
             } else {
@@ -165,15 +150,11 @@ case     metric      value  unit  baseline             ratio  target\n\
     #[test]
     fn a_missed_gate_fails_the_report() {
         let mut report = Report::new(Format::Table);
-        report
-            .row(Row::new("m", "a", "x", 1.0, "ms").must(Bound::Value(2.0)))
-            .unwrap();
+        report.row(Row::new("m", "a", "x", 1.0, "ms").must(Bound::Value(2.0))).unwrap();
         report.row(Row::new("m", "a", "y", 1.0, "ms")).unwrap();
         assert!(report.finish());
         let mut report = Report::new(Format::Table);
-        report
-            .row(Row::new("m", "a", "x", 3.0, "ms").must(Bound::Value(2.0)))
-            .unwrap();
+        report.row(Row::new("m", "a", "x", 3.0, "ms").must(Bound::Value(2.0))).unwrap();
         assert!(!report.finish());
     }
 }

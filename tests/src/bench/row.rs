@@ -103,9 +103,9 @@ impl Row {
             Bound::Ratio(most) => self.ratio.is_some_and(|ratio| ratio <= most),
             Bound::RatioAtLeast(least) => self.ratio.is_some_and(|ratio| ratio >= least),
             Bound::Value(most) => self.value <= most,
-            Bound::Excess(most) => self
-                .baseline_value
-                .is_some_and(|base| self.value - base <= most),
+            Bound::Excess(most) => {
+                self.baseline_value.is_some_and(|base| self.value - base <= most)
+            }
         });
         self
     }
@@ -122,23 +122,12 @@ mod tests {
     #[test]
     fn gates() {
         let met = |row: Row| row.met;
-        assert_eq!(
-            met(row(97.5).against("criu", 39.0).must(Bound::Ratio(2.5))),
-            Some(true)
-        );
-        assert_eq!(
-            met(row(98.0).must(Bound::Ratio(2.5)).against("criu", 39.0)),
-            Some(false)
-        );
+        assert_eq!(met(row(97.5).against("criu", 39.0).must(Bound::Ratio(2.5))), Some(true));
+        assert_eq!(met(row(98.0).must(Bound::Ratio(2.5)).against("criu", 39.0)), Some(false));
         assert_eq!(met(row(50.0).must(Bound::Value(50.0))), Some(true));
+        assert_eq!(met(row(0.6).against("pty", 0.11).must(Bound::Excess(0.4))), Some(false));
         assert_eq!(
-            met(row(0.6).against("pty", 0.11).must(Bound::Excess(0.4))),
-            Some(false)
-        );
-        assert_eq!(
-            met(row(90.0)
-                .against("disk", 100.0)
-                .must(Bound::RatioAtLeast(0.8))),
+            met(row(90.0).against("disk", 100.0).must(Bound::RatioAtLeast(0.8))),
             Some(true)
         );
         assert_eq!(met(row(1.0).against("criu", 1.0)), None);

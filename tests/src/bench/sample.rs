@@ -31,10 +31,7 @@ pub fn in_turns(
     mut product: impl FnMut() -> anyhow::Result<f64>,
     mut baseline: impl FnMut() -> anyhow::Result<f64>,
 ) -> anyhow::Result<Pair> {
-    let mut pair = Pair {
-        product: Vec::new(),
-        baseline: Vec::new(),
-    };
+    let mut pair = Pair { product: Vec::new(), baseline: Vec::new() };
     for round in 0..rounds {
         let mut one = |of_product: bool| -> anyhow::Result<()> {
             if of_product {
@@ -59,10 +56,7 @@ pub fn in_turns(
 /// When there are no samples, or one is no number.
 pub fn median(samples: &[f64]) -> anyhow::Result<f64> {
     ensure!(!samples.is_empty(), "no samples");
-    ensure!(
-        samples.iter().all(|sample| sample.is_finite()),
-        "a sample is no number: {samples:?}"
-    );
+    ensure!(samples.iter().all(|sample| sample.is_finite()), "a sample is no number: {samples:?}");
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = sorted.len() / 2;

@@ -43,10 +43,7 @@ fn parse(mut parser: Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Task::Run(
-        chosen.ok_or("a NAME is missing; --list names them")?,
-        format,
-    ))
+    Ok(Task::Run(chosen.ok_or("a NAME is missing; --list names them")?, format))
 }
 
 fn run(bench: &Bench, format: Format) -> ExitCode {
