@@ -41,6 +41,26 @@ pub async fn read<T: DeserializeOwned>(
     postcard::from_bytes(&bytes).map(Some).map_err(invalid)
 }
 
+/// Writes one message from a thread that may block.
+pub fn write_blocking<T: Serialize>(to: &mut impl io::Write, value: &T) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(value).map_err(invalid)?;
+    to.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    to.write_all(&bytes)
+}
+
+/// Reads one message in a thread that may block.
+pub fn read_blocking<T: DeserializeOwned>(from: &mut impl io::Read) -> io::Result<T> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_FRAME_BYTES {
+        return Err(invalid(format!("a message of {length} bytes is too long")));
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes)?;
+    postcard::from_bytes(&bytes).map_err(invalid)
+}
+
 fn invalid(error: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }

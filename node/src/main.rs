@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod daemon;
 mod doctor;
+mod frames;
 mod shim;
 
 use std::process::ExitCode;

@@ -143,10 +143,7 @@ pub struct Shim {
 /// Arguments of `serve-files`.
 #[derive(Debug, Args)]
 pub struct ServeFiles {
-    /// The listening socket.
+    /// Whose files.
     #[arg(long)]
-    pub listen_fd: i32,
-    /// The socket over which pins come.
-    #[arg(long)]
-    pub pin_fd: i32,
+    pub app: phantom_model::AppId,
 }

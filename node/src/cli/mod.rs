@@ -48,7 +48,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         }
         Command::ServeFiles(args) => {
             log_to_stderr();
-            crate::shim::files::main(args.listen_fd, args.pin_fd).map(|()| 0)
+            crate::shim::files::main(args.app).map(|()| 0)
         }
         Command::Doctor => doctor(&config, cli.json),
         command => tokio::runtime::Builder::new_current_thread()
@@ -145,11 +145,12 @@ fn signal_number(text: &str) -> anyhow::Result<i32> {
 }
 
 fn doctor(config: &Config, json: bool) -> anyhow::Result<u8> {
-    let report = crate::daemon::facts::doctor(config);
+    let report = crate::daemon::facts::examine(config, crate::doctor::DEADLINE);
     if json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{}", report.render());
+        use std::io::IsTerminal;
+        print!("{}", report.to_text(std::io::stdout().is_terminal()));
     }
     Ok(0)
 }

@@ -173,11 +173,12 @@ impl Daemon {
             spec,
             role,
             id_base: self.guests.reserve_ids(app)?,
-            cgroup: format!("phantom/{}/{}", self.node.short(), app.short()).into(),
+            node_short: self.node.short(),
+            network_lock: self.config.run_dir.join("network.lock"),
             switch: self.config.switch_socket(),
             cache_dir: self.config.cache_dir.clone(),
             cache_max: self.config.cache_max,
-            criu: crate::daemon::facts::criu_path(),
+            criu: self.facts.criu(),
             network: self.facts.can(Capability::Network),
         })
     }

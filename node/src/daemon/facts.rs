@@ -1,23 +1,39 @@
 //! What this node tells the others about itself, and the doctor's findings behind it.
 
-use std::path::Path;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use phantom_checkpoint::Criu;
 use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
 
 use crate::config::Config;
 use crate::doctor;
 
-/// Examines this machine; takes up to a few seconds.
-pub fn doctor(config: &Config) -> doctor::Report {
-    doctor::examine(config)
+/// How long the daemon waits for an examination on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Examines this machine.
+pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
+    let home = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let places = doctor::Places {
+        run_dir: config.run_dir.clone(),
+        cache_dir: config.cache_dir.clone(),
+        home_dir: home.map_or_else(|| "/root".into(), |user| user.dir),
+        criu: std::env::var_os("PHANTOM_CRIU").map(PathBuf::from),
+    };
+    let hooks = doctor::Hooks {
+        canary: None,
+        job_control: Some(Arc::new(|program| Ok(Criu::at(program).restores_job_control()))),
+    };
+    doctor::examine(&places, &hooks, limit)
 }
 
 /// Gives the node's facts, measuring what changes each time.
 pub struct FactBook {
     fixed: NodeFacts,
+    criu: Option<PathBuf>,
     cpu: Mutex<CpuSample>,
 }
 
@@ -36,7 +52,7 @@ impl FactBook {
     pub fn new(node: NodeId, name: &str, report: &doctor::Report) -> anyhow::Result<Self> {
         let system = nix::sys::utsname::uname()?;
         let cores = std::thread::available_parallelism()?.get() as u32;
-        let criu = report.criu();
+        let criu = report.criu.as_ref();
         let fixed = NodeFacts {
             node,
             name: name.to_owned(),
@@ -49,7 +65,7 @@ impl FactBook {
             memory_total: memory("MemTotal:")?,
             memory_free: memory("MemAvailable:")?,
             capabilities: report.capabilities(),
-            criu_version: criu.as_ref().map(|criu| criu.version),
+            criu_version: criu.map(|criu| criu.version),
             criu_restores_job_control: criu.is_some_and(|criu| criu.restores_job_control),
         };
         let sample = CpuSample {
@@ -57,7 +73,8 @@ impl FactBook {
             idle_ticks: idle_ticks()?,
             idle_centicores: cores * 100,
         };
-        Ok(Self { fixed, cpu: Mutex::new(sample) })
+        let criu = criu.map(|criu| criu.path.clone());
+        Ok(Self { fixed, criu, cpu: Mutex::new(sample) })
     }
 
     /// The facts as of now.
@@ -71,6 +88,11 @@ impl FactBook {
     /// Whether this node can do `what`.
     pub fn can(&self, what: Capability) -> bool {
         self.fixed.can(what)
+    }
+
+    /// The CRIU to use.
+    pub fn criu(&self) -> Option<PathBuf> {
+        self.criu.clone()
     }
 
     fn idle_centicores(&self) -> u32 {

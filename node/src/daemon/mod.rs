@@ -4,8 +4,12 @@
 //! |---|---|
 //! | [`apps`] | apps whose home is here: start, list, find, end |
 //! | [`guests`] | apps of other homes that run here |
-//! | [`moves`] | carries out the commands of the hand-off machines |
+//! | [`moves`] | the home's side of moves: feeds the coordinator and does what it says |
+//! | [`parts`] | this node's part in moves, as source or target |
+//! | [`images`] | the image on its way |
+//! | [`explain`] | could an app move now, where to, and if not, why |
 //! | [`peers`] | questions between daemons and their answers |
+//! | [`recover`] | finds apps again whose shims lived on |
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
 //! | [`choose`] | which member takes an app |
@@ -14,11 +18,15 @@
 
 pub mod apps;
 pub mod choose;
+pub mod explain;
 pub mod facts;
 pub mod guests;
+pub mod images;
 pub mod members;
 pub mod moves;
+pub mod parts;
 pub mod peers;
+pub mod recover;
 pub mod store;
 pub mod switch;
 pub mod watch;
@@ -102,6 +110,10 @@ pub struct Daemon {
     pub network: phantom_net::Network,
     /// What other members last said of themselves.
     pub members: members::Members,
+    /// Moves under way of apps at home here.
+    pub moves: moves::Moves,
+    /// This node's part in moves.
+    pub parts: parts::Parts,
     /// The kernel monitor.
     pub watcher: watch::Watcher,
     stop: signal::Sender<bool>,
@@ -136,4 +148,119 @@ pub fn main(config: Config, ready_fd: Option<i32>) -> anyhow::Result<()> {
     let result = runtime.block_on(run(config, ready));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
+}
+
+async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
+    prepare_run_dir(&config)?;
+    let store = Arc::new(store::Store::open(&config.state_dir)?);
+    let key = phantom_net::NodeKey::load_or_create(&config.state_dir)?;
+    let node = key.id();
+    let examined = config.clone();
+    let report =
+        tokio::task::spawn_blocking(move || facts::examine(&examined, facts::PATIENCE)).await?;
+    tracing::info!(node = %node.short(), "{}", report.closing_line());
+    let facts = facts::FactBook::new(node, &config.name, &report)?;
+    let network = phantom_net::Network::start(
+        phantom_net::Config {
+            listen: config.listen,
+            relay: config.relay_url.clone(),
+            ..phantom_net::Config::new(&config.state_dir)
+        },
+        key,
+        store.clone(),
+    )
+    .await?;
+    let daemon = Arc::new(Daemon {
+        node,
+        store,
+        facts,
+        apps: apps::HomeApps::default(),
+        guests: guests::Guests::new(node),
+        members: members::Members::default(),
+        moves: moves::Moves::default(),
+        parts: parts::Parts::default(),
+        watcher: watch::Watcher::default(),
+        stop: signal::Sender::new(false),
+        network,
+        config,
+    });
+    daemon.members.attach(daemon.network.clone());
+    daemon.clone().serve(ready).await
+}
+
+impl Daemon {
+    async fn serve(self: Arc<Self>, ready: Option<OwnedFd>) -> anyhow::Result<()> {
+        if self.config.qos
+            && self.facts.can(phantom_model::Capability::Monitor)
+            && let Err(error) = self.watcher.switch(true)
+        {
+            tracing::warn!(error = format!("{error:#}"), "the monitor stays off");
+        }
+        let switch = bind_for_root(&self.config.switch_socket())?;
+        let api = crate::api::server::bind(&self.config.api_socket())?;
+        tokio::spawn(self.clone().serve_switch(switch));
+        tokio::spawn(self.clone().answer_peers());
+        tokio::spawn(self.clone().judge());
+        tokio::spawn(self.clone().sample());
+        self.find_apps().await?;
+        self.settle_moves();
+        self.report_standing();
+        std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
+        if let Some(ready) = ready {
+            use std::io::Write;
+            let _ = std::fs::File::from(ready).write_all(b"ready\n");
+        }
+        self.clone().stop_on_signals()?;
+        let served = crate::api::server::serve(self.clone(), api).await;
+        let _ = self.network.shutdown(SHUTDOWN).await;
+        let _ = std::fs::remove_file(self.config.api_socket());
+        let _ = std::fs::remove_file(self.config.pid_file());
+        served
+    }
+
+    fn stop_on_signals(self: Arc<Self>) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            self.stop();
+        });
+        Ok(())
+    }
+}
+
+/// How long connections have to be closed in order.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Images and the state of running apps lie in memory; where the run directory does not, a tmpfs
+/// is mounted on it.
+fn prepare_run_dir(config: &Config) -> anyhow::Result<()> {
+    use nix::mount::MsFlags;
+    use std::os::unix::fs::PermissionsExt;
+    let dir = &config.run_dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let kind = nix::sys::statfs::statfs(dir)?.filesystem_type();
+    if kind != nix::sys::statfs::TMPFS_MAGIC {
+        tracing::info!(dir = %dir.display(), "not in memory: mounting a tmpfs there");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        nix::mount::mount(Some("phantom"), dir, Some("tmpfs"), flags, Some("mode=755,size=90%"))
+            .with_context(|| format!("cannot mount a tmpfs on {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(config.apps_dir())?;
+    // Users reach the attach sockets of their apps, and see nothing else.
+    std::fs::set_permissions(config.apps_dir(), std::fs::Permissions::from_mode(0o711))?;
+    Ok(())
+}
+
+fn bind_for_root(path: &std::path::Path) -> anyhow::Result<tokio::net::UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::remove_file(path);
+    let listener = tokio::net::UnixListener::bind(path)
+        .with_context(|| format!("cannot listen at {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use phantom_capsule::plan::CapsulePlan;
+use phantom_capsule::cgroup::Cgroup;
 use phantom_model::{AppId, AppSpec, Bytes, Epoch, MoveId, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -23,8 +23,10 @@ pub struct Charge {
     pub role: Role,
     /// First of the ids the capsule has on this node.
     pub id_base: u32,
-    /// The capsule's cgroup, a path on the v2 hierarchy.
-    pub cgroup: PathBuf,
+    /// This node, shortened: names the capsule's cgroup.
+    pub node_short: String,
+    /// A file all shims lock while they change the node's packet rules.
+    pub network_lock: PathBuf,
     /// Where the shim asks for streams to other nodes.
     pub switch: PathBuf,
     /// Where verified system files of other nodes are kept.
@@ -51,10 +53,17 @@ pub enum Role {
 pub struct GuestRole {
     /// The app's home.
     pub home: NodeId,
-    /// The capsule as it was planned at home.
-    pub plan: CapsulePlan,
+    /// The capsule as its home made it, packed.
+    pub blueprint: Vec<u8>,
     /// The epoch this copy would run with.
     pub epoch: Epoch,
+}
+
+impl Charge {
+    /// Makes the capsule's control group.
+    pub fn make_cgroup(&self) -> anyhow::Result<Cgroup> {
+        Ok(Cgroup::create(&self.node_short, &self.app.short())?)
+    }
 }
 
 /// A question.
@@ -64,6 +73,8 @@ pub enum Request {
     Watch,
     /// What does it hold, and what would prevent a move?
     Survey,
+    /// Which files has the app mapped or open?
+    MappedFiles,
     /// Show one line to the user.
     Tell(String),
     /// Signal the app.
@@ -77,25 +88,29 @@ pub enum Request {
         /// The move.
         id: MoveId,
     },
-    /// Source: let it go on; nothing has moved.
+    /// Source: give up saving, and let it go on with this epoch.
     Thaw {
-        /// The move.
-        id: MoveId,
+        /// Its epoch from now on.
+        epoch: Epoch,
     },
     /// Source: the app runs elsewhere; drop the frozen copy.
-    Release {
-        /// The move.
-        id: MoveId,
-    },
+    Release,
     /// Target: make ready and fetch what the app has mapped.
     Prepare {
         /// The move.
         id: MoveId,
+        /// The epoch this copy would have.
+        epoch: Epoch,
         /// Files to fetch ahead.
         files: Vec<phantom_model::app::OsText>,
     },
     /// Target: check the image and rebuild the processes, stopped.
-    Restore(Box<RestoreRequest>),
+    Restore {
+        /// The move.
+        id: MoveId,
+        /// What the source saved besides the image.
+        luggage: Vec<u8>,
+    },
     /// Target: the move is committed, run.
     Resume {
         /// The move.
@@ -117,21 +132,6 @@ pub enum Request {
     Finish,
 }
 
-/// What [`Request::Restore`] carries.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct RestoreRequest {
-    /// The move.
-    pub id: MoveId,
-    /// The epoch it will have.
-    pub epoch: Epoch,
-    /// The capsule as it was planned at home.
-    pub plan: CapsulePlan,
-    /// First of its ids where it was saved; the image is rewritten from there.
-    pub source_id_base: u32,
-    /// The saved state, as [`Saved`] gave it.
-    pub saved: Saved,
-}
-
 /// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Reply {
@@ -139,7 +139,9 @@ pub enum Reply {
     Done,
     /// To [`Request::Survey`].
     Survey(Survey),
-    /// To [`Request::OpenFiles`]: what the app has mapped or open.
+    /// To [`Request::OpenFiles`]: the capsule's blueprint.
+    Opened(Vec<u8>),
+    /// To [`Request::MappedFiles`].
     Files(Vec<phantom_model::app::OsText>),
     /// To [`Request::Save`].
     Saved(Box<Saved>),
@@ -150,7 +152,7 @@ pub enum Reply {
 }
 
 /// What an app holds now.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Survey {
     /// Whether its processes are on this node.
     pub here: bool,
@@ -162,23 +164,17 @@ pub struct Survey {
     pub notes: Vec<String>,
 }
 
-/// What a saved capsule is besides the files of its image.
+/// What the source saved besides the image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Saved {
-    /// Digests and sizes of the image's files.
-    pub manifest: Vec<u8>,
-    /// The terminal: waiting bytes, settings, and where the relay stands.
-    pub terminal: Vec<u8>,
-    /// What the restore must know of the capsule.
-    pub capsule: Vec<u8>,
-    /// Seconds since 1970 when it was frozen, in microseconds.
+    /// The capsule and its terminal, packed.
+    pub luggage: Vec<u8>,
+    /// When it was frozen, microseconds since 1970 on the source's clock.
     pub frozen_unix_us: u64,
     /// How long stopping it took.
     pub freeze: Duration,
     /// How long writing the image took.
     pub dump: Duration,
-    /// Size of the image.
-    pub image: Bytes,
 }
 
 /// A restored capsule that waits for its commit.
@@ -208,8 +204,10 @@ pub enum Event {
         running: bool,
         /// The epoch this copy has, where it has one.
         epoch: Option<Epoch>,
-        /// A move whose frozen or held copy is here.
-        pending: Option<MoveId>,
+        /// A move whose frozen copy is here.
+        frozen: Option<MoveId>,
+        /// The move that brought the copy here.
+        arrived: Option<MoveId>,
     },
     /// The app has ended; the shim ends once this is acknowledged by [`Request::Finish`].
     Ended {

@@ -1,0 +1,244 @@
+//! The image on its way from source to target: page files as they grow, each an object of its own;
+//! everything else, small and final only at the end, in one bundle.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use async_trait::async_trait;
+use phantom_checkpoint::Cancel;
+use phantom_checkpoint::stream::{Extent, ImageReader, ImageWriter, MAX_EXTENT_BYTES};
+use phantom_model::handoff::{Failure, ImageManifest};
+use phantom_model::{AppId, Bytes, MoveId, NodeId, Step};
+use phantom_net::{BulkOptions, BulkReceiver, BulkSender, BulkTicket, ExtentSink};
+use tokio::sync::mpsc;
+
+use super::Daemon;
+use super::parts::failure;
+use super::peers::{ASK_DEADLINE, Answer, Ask};
+use crate::shim::control::Saved;
+
+/// The bundle's object number; page file N is object N, and CRIU numbers them from 1.
+const BUNDLE: u32 = 0;
+/// Pieces read ahead of the link.
+const READ_AHEAD: usize = 8;
+/// How long an image may take to be written and read.
+const IMAGE_LIMIT: Duration = Duration::from_secs(600);
+/// An image is the resident memory and what describes it, which is bounded by this.
+const SLACK_BYTES: u64 = 256 << 20;
+
+/// The object number of a page file.
+fn object(file: &str) -> Option<u32> {
+    file.strip_prefix("pages-")?.strip_suffix(".img")?.parse().ok().filter(|n| *n != BUNDLE)
+}
+
+impl Daemon {
+    /// Sends the image that `dump` writes into `image`. Gives what `dump` gave, the manifest, and
+    /// how long the image went on arriving after the dump.
+    pub async fn send_image<F, D>(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        target: NodeId,
+        image: &Path,
+        dump: F,
+    ) -> Result<(Saved, ImageManifest, Duration), Failure>
+    where
+        F: FnOnce() -> D,
+        D: Future<Output = anyhow::Result<Saved>>,
+    {
+        let _ = std::fs::remove_dir_all(image);
+        std::fs::create_dir_all(image).map_err(failure(Step::Dump))?;
+        let link = async {
+            let ticket = match self.ask(target, &Ask::Ticket { app, id }, ASK_DEADLINE).await? {
+                Answer::Ticket(ticket) => ticket,
+                _ => bail!("the target did not understand"),
+            };
+            Ok(self.network.bulk_send(target, ticket, BulkOptions::default()).await?)
+        };
+        // The link is made before the app stops.
+        let sender: BulkSender = link.await.map_err(failure(Step::Transfer))?;
+        let cancel = Cancel::new().map_err(failure(Step::Dump))?;
+        let _stop = StopOnDrop(cancel.clone());
+        let (reader, completion) =
+            ImageReader::follow(image, IMAGE_LIMIT, &cancel).map_err(failure(Step::Dump))?;
+        let pump = tokio::spawn(pump(reader, sender));
+        let saved = match dump().await {
+            Ok(saved) => saved,
+            Err(error) => {
+                drop(completion);
+                return Err(failure(Step::Dump)(error));
+            }
+        };
+        completion.complete();
+        let dumped = Instant::now();
+        let manifest = match pump.await {
+            Ok(sent) => sent.map_err(failure(Step::Transfer))?,
+            Err(error) => return Err(failure(Step::Transfer)(error)),
+        };
+        Ok((saved, manifest, dumped.elapsed()))
+    }
+
+    /// Expects the image of a move from `source` in the empty folder `image`.
+    pub fn expect_image(
+        &self,
+        id: MoveId,
+        source: NodeId,
+        image: PathBuf,
+        memory: Bytes,
+    ) -> Arc<Receiving> {
+        let limit = memory.0.saturating_mul(2).saturating_add(SLACK_BYTES);
+        let bundle = image.with_extension("bundle");
+        let sink = Arc::new(Sink {
+            writer: ImageWriter::new(&image, limit),
+            bundle: File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&bundle),
+        });
+        // Open is enough; the name would only have to be cleaned up.
+        let _ = std::fs::remove_file(&bundle);
+        let options = BulkOptions { limit, ..BulkOptions::default() };
+        let receiver = self.network.bulk_receive_into(source, options, sink.clone());
+        let ticket = receiver.ticket();
+        Arc::new(Receiving { id, source, ticket, sink, receiver: tokio::sync::Mutex::new(receiver) })
+    }
+}
+
+struct StopOnDrop(Cancel);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Reads the image in a thread of its own and hands it to the link.
+async fn pump(reader: ImageReader, mut sender: BulkSender) -> anyhow::Result<ImageManifest> {
+    let (pieces, mut queue) = mpsc::channel::<Extent>(READ_AHEAD);
+    let reading = tokio::task::spawn_blocking(move || read(reader, &pieces));
+    let mut bundled = 0;
+    while let Some(piece) = queue.recv().await {
+        let bytes = piece.bytes.into();
+        let extent = match object(&piece.file) {
+            Some(object) => phantom_net::Extent { object, offset: piece.offset, bytes },
+            None => {
+                let offset = bundled;
+                bundled += bytes_len(&bytes);
+                phantom_net::Extent { object: BUNDLE, offset, bytes }
+            }
+        };
+        sender.send(extent).await?;
+    }
+    let manifest = reading.await??;
+    let report = sender.finish().await?;
+    tracing::info!("{report}");
+    Ok(manifest)
+}
+
+fn bytes_len(bytes: &bytes::Bytes) -> u64 {
+    bytes.len() as u64
+}
+
+fn read(mut reader: ImageReader, pieces: &mpsc::Sender<Extent>) -> anyhow::Result<ImageManifest> {
+    while let Some(piece) = reader.next_extent()? {
+        if pieces.blocking_send(piece).is_err() {
+            bail!("the link broke");
+        }
+    }
+    Ok(reader.into_manifest())
+}
+
+/// Writes what arrives.
+struct Sink {
+    writer: ImageWriter,
+    bundle: std::io::Result<File>,
+}
+
+#[async_trait]
+impl ExtentSink for Sink {
+    async fn write(&self, object: u32, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        if object == BUNDLE {
+            return match &self.bundle {
+                Ok(file) => file.write_all_at(bytes, offset),
+                Err(error) => Err(std::io::Error::new(error.kind(), error.to_string())),
+            };
+        }
+        self.writer
+            .write(&format!("pages-{object}.img"), offset, bytes)
+            .map_err(std::io::Error::other)
+    }
+}
+
+/// An image that is being received.
+pub struct Receiving {
+    /// Which move.
+    pub id: MoveId,
+    /// From whom.
+    pub source: NodeId,
+    /// What the source must show.
+    pub ticket: BulkTicket,
+    sink: Arc<Sink>,
+    receiver: tokio::sync::Mutex<BulkReceiver>,
+}
+
+impl Receiving {
+    /// Waits for the last byte and holds everything against the manifest.
+    pub async fn finish(self: Arc<Self>, manifest: ImageManifest) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let report = self.receiver.lock().await.finished().await?;
+        tracing::info!("{report}");
+        // The lanes have ended; nobody else holds the sink.
+        let receiving =
+            Arc::into_inner(self).ok_or_else(|| anyhow!("the image is still being received"))?;
+        drop(receiving.receiver);
+        let sink = receiving.sink;
+        tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+            let mut sink = wait_for_last(sink)?;
+            let bundle = std::mem::replace(&mut sink.bundle, Err(std::io::ErrorKind::NotFound.into()))?;
+            unpack(&bundle, &sink.writer, &manifest)?;
+            Ok(sink.writer.finish(&manifest)?)
+        })
+        .await??;
+        Ok(started.elapsed())
+    }
+}
+
+/// The lanes let go of the sink right after their last piece.
+fn wait_for_last(mut sink: Arc<Sink>) -> anyhow::Result<Sink> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match Arc::try_unwrap(sink) {
+            Ok(sink) => return Ok(sink),
+            Err(shared) if Instant::now() < end => {
+                sink = shared;
+                std::thread::yield_now();
+            }
+            Err(_) => bail!("the image is still being received"),
+        }
+    }
+}
+
+/// Takes the small files out of the bundle, in the manifest's order.
+fn unpack(bundle: &File, writer: &ImageWriter, manifest: &ImageManifest) -> anyhow::Result<()> {
+    let mut buffer = vec![0; MAX_EXTENT_BYTES];
+    let mut at = 0;
+    for file in manifest.files.iter().filter(|file| object(&file.name).is_none()) {
+        let mut offset = 0;
+        while offset < file.size {
+            let count = (file.size - offset).min(MAX_EXTENT_BYTES as u64) as usize;
+            bundle
+                .read_exact_at(&mut buffer[..count], at)
+                .with_context(|| format!("{} did not arrive whole", file.name))?;
+            writer.write(&file.name, offset, &buffer[..count])?;
+            offset += count as u64;
+            at += count as u64;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,461 @@
+//! The home's side of moves: one task for each move feeds the coordinator and does what it says.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use phantom_checkpoint::machine::{Command, Coordinator, Deadlines, Event, Start};
+use phantom_model::handoff::{Addressed, Needs as TargetNeeds, Outcome, Report, Request, Timing};
+use phantom_model::{AppId, AppRecord, Bytes, MoveId, NodeId, Step, Verdict};
+use phantom_net::PeerState;
+use tokio::sync::{mpsc, oneshot};
+
+use super::apps::SHIM_DEADLINE;
+use super::choose::{self, Candidate, Needs};
+use super::peers::{ASK_DEADLINE, Answer, Ask};
+use super::{Daemon, Refusal};
+use crate::api::types::*;
+use crate::shim::carry::{self, Briefing};
+use crate::shim::control::{Reply, Request as ShimRequest};
+
+/// Events that may wait for one move's task.
+const EVENTS: usize = 32;
+/// How long a repeated request may be on its way.
+const SEND_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The moves under way of apps at home here.
+#[derive(Default)]
+pub struct Moves {
+    tasks: Mutex<HashMap<AppId, mpsc::Sender<Event>>>,
+}
+
+impl Moves {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<AppId, mpsc::Sender<Event>>> {
+        self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// What is told to whoever waits for a move.
+type Settled = oneshot::Sender<(Outcome, u64)>;
+
+impl Daemon {
+    /// Moves an app by hand.
+    pub async fn migrate(
+        self: Arc<Self>,
+        app: AppId,
+        request: MigrateRequest,
+    ) -> Result<MigrateReply, Refusal> {
+        let record = self.apps.record(app)?;
+        if record.pending.is_some() {
+            return Err(Refusal::failed(format!("{} is moving already", record.spec.name)));
+        }
+        let needs = self.needs(&record).await;
+        let candidates = self.candidates().await;
+        let target = match &request.node {
+            Some(text) => self.find_node(&candidates, text)?.clone(),
+            None => choose::best(&needs, &candidates)
+                .cloned()
+                .ok_or_else(|| Refusal::failed(no_target(&record, &needs, &candidates)))?,
+        };
+        if let Some(reason) = target.refusal(&needs) {
+            let line = format!("{} cannot move to {}: {reason}", record.spec.name, target.name);
+            return Err(Refusal::failed(line));
+        }
+        Ok(self.move_to(record, &target, needs).await?)
+    }
+
+    fn find_node<'a>(
+        &self,
+        candidates: &'a [Candidate],
+        text: &str,
+    ) -> Result<&'a Candidate, Refusal> {
+        let named = candidates.iter().find(|candidate| candidate.name == text);
+        let begins = || {
+            let found: Vec<_> = candidates
+                .iter()
+                .filter(|candidate| text.len() >= 4 && candidate.node.to_string().starts_with(text))
+                .collect();
+            (found.len() == 1).then(|| found[0])
+        };
+        named.or_else(begins).ok_or_else(|| {
+            Refusal::usage(format!("no node `{text}` is in the sub-grid; see `phantom nodes`"))
+        })
+    }
+
+    /// What an app asks of a node.
+    pub async fn needs(&self, record: &AppRecord) -> Needs {
+        let read = self.apps.with(record.app, |app| app.reading).ok().flatten();
+        let measured = match read {
+            Some((_, bytes)) => Bytes(bytes),
+            None if record.host == self.node => match self.survey(record.app).await {
+                Ok(survey) => survey.resident,
+                Err(_) => Bytes(0),
+            },
+            None => Bytes(0),
+        };
+        Needs {
+            host: record.host,
+            home: record.home,
+            resident: measured,
+            started_on: self.facts.now(),
+        }
+    }
+
+    async fn survey(&self, app: AppId) -> anyhow::Result<crate::shim::control::Survey> {
+        match self.apps.shim(app)?.ask(&ShimRequest::Survey, SHIM_DEADLINE).await? {
+            Reply::Survey(survey) => Ok(survey),
+            _ => bail!("the shim did not understand"),
+        }
+    }
+
+    /// Acts on a verdict: looks for a better place and moves the app there.
+    pub fn act_on(self: Arc<Self>, app: AppId, verdict: Verdict) {
+        let _ = self.apps.with(app, |app| app.verdict = Some(verdict.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = self.follow_verdict(app, &verdict).await {
+                let line = format!("{error:#}");
+                self.apps.note(app, "stays", line.clone());
+                self.tell_user(app, line).await;
+                self.watcher.rearm(app);
+            }
+        });
+    }
+
+    async fn follow_verdict(self: &Arc<Self>, app: AppId, verdict: &Verdict) -> anyhow::Result<()> {
+        let record = self.apps.record(app)?;
+        if record.pending.is_some() {
+            return Ok(());
+        }
+        let needs = self.needs(&record).await;
+        let candidates = self.candidates().await;
+        let Some(target) = choose::best(&needs, &candidates) else {
+            bail!("{} {verdict}, but {}", record.spec.name, no_target(&record, &needs, &candidates));
+        };
+        let idle = target.facts.as_ref().map_or(0, |facts| facts.idle_centicores);
+        let choice = format!("{}: {:.1} cores idle", target.name, f64::from(idle) / 100.0);
+        self.apps.note(app, "choice", choice);
+        let reply = self.clone().move_to(record, target, needs).await?;
+        let line = format!("{} moved to {}: it {verdict}", reply.name, reply.to);
+        self.tell_user(app, line).await;
+        Ok(())
+    }
+
+    /// Moves an app and waits until it runs there or goes on where it was.
+    async fn move_to(
+        self: &Arc<Self>,
+        record: AppRecord,
+        target: &Candidate,
+        needs: Needs,
+    ) -> anyhow::Result<MigrateReply> {
+        let app = record.app;
+        let name = record.spec.name.clone();
+        let from = self.members.name(record.host);
+        let capsule = self.briefing(&record).await?;
+        let start = Start {
+            id: MoveId(rand::random()),
+            target: target.node,
+            needs: TargetNeeds {
+                arch: needs.started_on.arch.clone(),
+                cpu_flags: needs.started_on.cpu_flags.clone(),
+                memory: needs.resident,
+            },
+            capsule,
+        };
+        let (settled, outcome) = oneshot::channel();
+        self.start_driver(record, Some(start), Some(settled))?;
+        let (outcome, image_bytes) = outcome.await.context("the move was broken off")?;
+        match outcome {
+            Outcome::Moved { timings } => {
+                let total: u64 = timings
+                    .iter()
+                    .filter(|timing| !matches!(timing.step, Step::Prepare | Step::Drop))
+                    .map(|timing| timing.micros)
+                    .sum();
+                let to = target.name.clone();
+                let frozen_ms = total as f64 / 1000.0;
+                Ok(MigrateReply { app, name, from, to, frozen_ms, image_bytes })
+            }
+            Outcome::Stayed(failure) | Outcome::Reverted(failure) => {
+                Err(anyhow!("{name} stays on {from}: {}", in_words(&failure)))
+            }
+            Outcome::Lost(failure) => Err(anyhow!(
+                "{name} was handed to {}, which does not answer, and could not be taken back: {}",
+                target.name,
+                in_words(&failure)
+            )),
+        }
+    }
+
+    /// What the target is told of the capsule before anything stops.
+    async fn briefing(&self, record: &AppRecord) -> anyhow::Result<Vec<u8>> {
+        let shim = self.apps.shim(record.app)?;
+        let Reply::Opened(blueprint) = shim.ask(&ShimRequest::OpenFiles, SHIM_DEADLINE).await?
+        else {
+            bail!("the shim did not understand");
+        };
+        let files = if record.host == self.node {
+            match shim.ask(&ShimRequest::MappedFiles, SHIM_DEADLINE).await? {
+                Reply::Files(files) => files,
+                _ => bail!("the shim did not understand"),
+            }
+        } else {
+            match self.ask(record.host, &Ask::MappedFiles(record.app), ASK_DEADLINE).await? {
+                Answer::Files(files) => files,
+                _ => bail!("the host did not understand"),
+            }
+        };
+        carry::pack(&Briefing { blueprint, files, started_on: self.facts.now() })
+    }
+
+    /// Settles moves that were under way when the daemon stopped.
+    pub fn settle_moves(self: &Arc<Self>) {
+        for record in self.apps.records() {
+            if record.pending.is_some()
+                && let Err(error) = self.start_driver(record, None, None)
+            {
+                tracing::error!(error = format!("{error:#}"), "a move cannot be settled");
+            }
+        }
+    }
+
+    /// A node reports on a move of an app at home here.
+    pub async fn take_report(self: &Arc<Self>, from: NodeId, report: Addressed<Report>) {
+        let app = report.app;
+        let sender = self.moves.tasks().get(&app).cloned();
+        let event = Event::Report { from, report };
+        let sender = match sender {
+            Some(sender) => Some(sender),
+            // A late word; a coordinator at rest knows what to answer.
+            None => match self.apps.record(app) {
+                Ok(record) => self.start_driver(record, None, None).ok(),
+                Err(_) => None,
+            },
+        };
+        if let Some(sender) = sender {
+            let _ = sender.send(event).await;
+        }
+    }
+
+    fn start_driver(
+        self: &Arc<Self>,
+        record: AppRecord,
+        start: Option<Start>,
+        settled: Option<Settled>,
+    ) -> anyhow::Result<mpsc::Sender<Event>> {
+        let app = record.app;
+        let mut tasks = self.moves.tasks();
+        if tasks.contains_key(&app) && start.is_some() {
+            bail!("{} is moving already", record.spec.name);
+        }
+        let origin = Instant::now();
+        let mut machine = Coordinator::new(record, Deadlines::default(), origin.elapsed());
+        if let Some(start) = start {
+            machine.start(start, origin.elapsed())?;
+        }
+        let (sender, events) = mpsc::channel(EVENTS);
+        tasks.insert(app, sender.clone());
+        let driver = Driver {
+            daemon: self.clone(),
+            app,
+            machine,
+            events,
+            origin,
+            settled,
+            image_bytes: 0,
+        };
+        tokio::spawn(driver.run());
+        Ok(sender)
+    }
+}
+
+/// One move's task.
+struct Driver {
+    daemon: Arc<Daemon>,
+    app: AppId,
+    machine: Coordinator,
+    events: mpsc::Receiver<Event>,
+    origin: Instant,
+    settled: Option<Settled>,
+    image_bytes: u64,
+}
+
+/// How long an idle coordinator waits for one more word.
+const LINGER: Duration = Duration::from_millis(200);
+
+impl Driver {
+    async fn run(mut self) {
+        let mut peers = self.daemon.network.peer_changes();
+        loop {
+            for command in self.machine.take_commands() {
+                self.carry_out(command).await;
+            }
+            let now = self.origin.elapsed();
+            let until = match self.machine.poll_timeout() {
+                Some(at) => at.saturating_sub(now),
+                None if self.machine.is_busy() => Duration::from_secs(3600),
+                None => LINGER,
+            };
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => {
+                        self.note_report(&event);
+                        self.machine.handle(event, self.origin.elapsed());
+                    }
+                    None => return,
+                },
+                _ = peers.changed() => self.check_target(),
+                () = tokio::time::sleep(until) => {
+                    if !self.machine.is_busy() && self.events.is_empty() {
+                        self.daemon.moves.tasks().remove(&self.app);
+                        return;
+                    }
+                    self.machine.handle_timeout(self.origin.elapsed());
+                }
+            }
+        }
+    }
+
+    fn check_target(&mut self) {
+        let Some(pending) = self.machine.record().pending.clone() else { return };
+        let state = self.daemon.network.peer_state(pending.target);
+        if pending.target != self.daemon.node && matches!(state, PeerState::Unreachable { .. }) {
+            self.machine.handle(Event::LinkLost(pending.target), self.origin.elapsed());
+        }
+    }
+
+    async fn carry_out(&mut self, command: Command) {
+        let now = || self.origin.elapsed();
+        match command {
+            Command::Persist { number, record } => {
+                let event = match self.persist(*record).await {
+                    Ok(()) => Event::Persisted(number),
+                    Err(error) => Event::PersistFailed(number, format!("{error:#}")),
+                };
+                let now = now();
+                self.machine.handle(event, now);
+                // What it now commands comes after what it commanded before.
+                for command in self.machine.take_commands() {
+                    Box::pin(self.carry_out(command)).await;
+                }
+            }
+            Command::Send { to, request } => self.send(to, request),
+            Command::Settled { outcome, .. } => self.settle(outcome).await,
+            Command::Closed { .. } => self.close().await,
+        }
+    }
+
+    /// Writes the record, and makes it hold for streams and the terminal before anybody is told.
+    async fn persist(&mut self, record: AppRecord) -> anyhow::Result<()> {
+        let store = self.daemon.store.clone();
+        let written = record.clone();
+        tokio::task::spawn_blocking(move || store.put_record(&written)).await??;
+        let before = self.daemon.apps.record(self.app)?;
+        self.daemon.apps.set_record(record.clone())?;
+        let granted = (before.host, before.epoch) != (record.host, record.epoch);
+        if granted {
+            let step = if record.pending.as_ref().is_some_and(|p| p.source == record.host) {
+                "revert"
+            } else {
+                "commit"
+            };
+            let host = self.daemon.members.name(record.host);
+            let detail = format!("{host} has epoch {}", record.epoch);
+            self.daemon.apps.note(self.app, step, detail);
+        }
+        if granted && record.host != self.daemon.node {
+            let follow = ShimRequest::Follow { epoch: record.epoch };
+            self.daemon.apps.shim(self.app)?.tell(&follow, SHIM_DEADLINE).await?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: NodeId, request: Addressed<Request>) {
+        let daemon = self.daemon.clone();
+        tokio::spawn(async move {
+            if to == daemon.node {
+                daemon.take_part(daemon.node, request).await;
+            } else if let Err(error) = daemon.ask(to, &Ask::Move(request), SEND_DEADLINE).await {
+                tracing::debug!(error = format!("{error:#}"), "a request of a move was not taken");
+            }
+        });
+    }
+
+    /// Writes what a report says into the app's life.
+    fn note_report(&mut self, event: &Event) {
+        let Event::Report { from, report } = event else { return };
+        let on = self.daemon.members.name(*from);
+        let apps = &self.daemon.apps;
+        let (timings, extra): (&[Timing], String) = match &report.body {
+            Report::Prepared => {
+                apps.note(self.app, "prepare", format!("{on} is ready"));
+                return;
+            }
+            Report::Saved(saved) => {
+                self.image_bytes = saved.manifest.total_bytes();
+                (&saved.timings, format!(", {}", Bytes(self.image_bytes)))
+            }
+            Report::Held { timings } | Report::Running { timings, .. } => (timings, String::new()),
+            Report::Failed(failure) => {
+                apps.note(self.app, "failed", format!("on {on}: {}", in_words(failure)));
+                return;
+            }
+            _ => return,
+        };
+        for timing in timings {
+            let sized = if timing.step == Step::Dump { extra.as_str() } else { "" };
+            let detail = format!("{:.1} ms on {on}{sized}", timing.micros as f64 / 1000.0);
+            apps.note(self.app, &timing.step.to_string(), detail);
+        }
+    }
+
+    async fn settle(&mut self, outcome: Outcome) {
+        let apps = &self.daemon.apps;
+        match &outcome {
+            Outcome::Moved { .. } => {
+                let host = apps.record(self.app).map(|record| record.host);
+                let host = host.map_or_else(|_| String::new(), |host| self.daemon.members.name(host));
+                apps.note(self.app, "running", format!("on {host}"));
+            }
+            Outcome::Stayed(failure) | Outcome::Reverted(failure) | Outcome::Lost(failure) => {
+                apps.note(self.app, "stays", in_words(failure));
+            }
+        }
+        match self.settled.take() {
+            Some(settled) => drop(settled.send((outcome, self.image_bytes))),
+            None => {
+                // Nobody waits: the daemon was restarted in between.
+                if let Outcome::Stayed(failure) | Outcome::Reverted(failure) = &outcome {
+                    let line = format!("the move was given up: {}", in_words(failure));
+                    self.daemon.tell_user(self.app, line).await;
+                }
+            }
+        }
+    }
+
+    /// Nothing of the move is left: an app that is back home needs its files served no more.
+    async fn close(&mut self) {
+        let at_home = self.machine.record().host == self.daemon.node;
+        if at_home && let Ok(shim) = self.daemon.apps.shim(self.app) {
+            let _ = shim.tell(&ShimRequest::CloseFiles, SHIM_DEADLINE).await;
+        }
+        self.daemon.watch_where_it_is(self.app).await;
+    }
+}
+
+fn in_words(failure: &phantom_model::handoff::Failure) -> String {
+    format!("{} (at step {})", failure.reason, failure.step)
+}
+
+/// Why no node takes an app, in one line.
+pub fn no_target(record: &AppRecord, needs: &Needs, candidates: &[Candidate]) -> String {
+    let others: Vec<String> = candidates
+        .iter()
+        .filter(|candidate| candidate.node != record.host)
+        .filter_map(|candidate| Some(format!("{} {}", candidate.name, candidate.refusal(needs)?)))
+        .collect();
+    if others.is_empty() {
+        return "there is no other node in the sub-grid; `phantom invite` lets one in".to_owned();
+    }
+    format!("no other node can take it: {}", others.join("; "))
+}

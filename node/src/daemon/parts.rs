@@ -1,0 +1,502 @@
+//! This node's part in moves, as source or target, for its own apps and for those of others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use phantom_checkpoint::machine::{SourceAction, SourceRole, TargetAction, TargetRole};
+use phantom_model::handoff::{
+    Addressed, Failure, Prepare, Report, Request, Saved, Timing,
+};
+use phantom_model::{AppId, Epoch, MoveId, NodeId, Step};
+
+use super::Daemon;
+use super::guests::Guest;
+use super::images::Receiving;
+use super::peers::Ask;
+use crate::shim::carry::{self, Briefing};
+use crate::shim::control::{GuestRole, Reply, Request as ShimRequest, Role, ShimClient};
+
+/// How long the slow steps may take in a shim.
+const STEP_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a report may be on its way.
+const REPORT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The parts of one app here.
+#[derive(Default)]
+struct Part {
+    home: Option<NodeId>,
+    source: Option<SourceRole>,
+    target: Option<TargetRole>,
+    receiving: Option<Arc<Receiving>>,
+    sending: Option<tokio::task::AbortHandle>,
+}
+
+/// All parts this node has.
+pub struct Parts {
+    table: Mutex<HashMap<AppId, Part>>,
+    origin: Instant,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { table: Mutex::default(), origin: Instant::now() }
+    }
+}
+
+enum Action {
+    Source(SourceAction),
+    Target(MoveId, TargetAction),
+}
+
+impl Parts {
+    fn table(&self) -> MutexGuard<'_, HashMap<AppId, Part>> {
+        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Forgets an app that has ended here.
+    pub fn forget(&self, app: AppId) {
+        self.table().remove(&app);
+    }
+
+    /// A copy found after a restart of the daemon.
+    pub fn adopt(&self, app: AppId, home: NodeId, found: Found) {
+        let mut table = self.table();
+        let part = table.entry(app).or_default();
+        part.home = Some(home);
+        match found {
+            Found::Running { epoch, arrived } => {
+                part.source = Some(SourceRole::new(app, epoch));
+                part.target = arrived.map(|id| TargetRole::found_running(app, id, epoch));
+            }
+            Found::Frozen { epoch, id } => part.source = Some(SourceRole::frozen(app, epoch, id)),
+        }
+    }
+
+    /// What to tell homes without being asked.
+    fn standing(&self) -> Vec<(NodeId, Addressed<Report>)> {
+        let table = self.table();
+        let of = |part: &Part| Some((part.home?, part.source.as_ref()?.standing()?));
+        table.values().filter_map(of).collect()
+    }
+
+    /// From the target to the source: with which ticket the image may come.
+    pub fn ticket(
+        &self,
+        app: AppId,
+        id: MoveId,
+        peer: NodeId,
+    ) -> anyhow::Result<phantom_net::BulkTicket> {
+        let table = self.table();
+        let receiving = table.get(&app).and_then(|part| part.receiving.as_ref());
+        let receiving = receiving.filter(|r| r.id == id && r.source == peer);
+        Ok(receiving.context("no image of yours is expected")?.ticket)
+    }
+}
+
+/// A copy found after a restart.
+pub enum Found {
+    /// It runs.
+    Running {
+        /// With this epoch.
+        epoch: Epoch,
+        /// The move that brought it.
+        arrived: Option<MoveId>,
+    },
+    /// It stands frozen.
+    Frozen {
+        /// Its epoch.
+        epoch: Epoch,
+        /// The move that froze it.
+        id: MoveId,
+    },
+}
+
+impl Daemon {
+    /// Tells the homes of copies found frozen, which wait for their word.
+    pub fn report_standing(self: &Arc<Self>) {
+        for (home, report) in self.parts.standing() {
+            self.report(home, report);
+        }
+    }
+
+    /// A home asks for a step of a move.
+    pub async fn take_part(self: &Arc<Self>, home: NodeId, request: Addressed<Request>) {
+        let Addressed { app, id, body } = request;
+        let actions = match &body {
+            Request::Save { .. } | Request::Thaw { .. } | Request::Drop => {
+                self.source_request(home, app, id, &body)
+            }
+            _ => self.target_request(home, app, id, body),
+        };
+        self.perform(app, actions);
+    }
+
+    fn source_request(
+        &self,
+        home: NodeId,
+        app: AppId,
+        id: MoveId,
+        request: &Request,
+    ) -> Vec<Action> {
+        let mut table = self.parts.table();
+        let part = table.entry(app).or_default();
+        part.home = Some(home);
+        if part.source.is_none() {
+            let epoch = match self.apps.record(app) {
+                Ok(record) => Some(record.epoch),
+                Err(_) => self.guests.get(app).ok().filter(|g| g.running).map(|g| g.epoch),
+            };
+            part.source = epoch.map(|epoch| SourceRole::new(app, epoch));
+        }
+        let Some(source) = &mut part.source else {
+            let report = TargetRole::unknown(app, id);
+            return vec![Action::Source(SourceAction::Reply(report))];
+        };
+        source.handle(id, request).into_iter().map(Action::Source).collect()
+    }
+
+    fn target_request(
+        &self,
+        home: NodeId,
+        app: AppId,
+        id: MoveId,
+        request: Request,
+    ) -> Vec<Action> {
+        let now = self.parts.now();
+        let mut table = self.parts.table();
+        let part = table.entry(app).or_default();
+        part.home = Some(home);
+        let known = part.target.as_mut().filter(|target| target.id() == id);
+        let actions = match (known, request) {
+            (Some(target), request) => target.handle(&request, now),
+            (None, Request::Prepare(prepare)) => {
+                let (target, actions) = TargetRole::new(app, id, prepare, now);
+                part.target = Some(target);
+                actions
+            }
+            (None, Request::Discard) => {
+                let report = Addressed { app, id, body: Report::Discarded };
+                vec![TargetAction::Reply(report)]
+            }
+            (None, _) => vec![TargetAction::Reply(TargetRole::unknown(app, id))],
+        };
+        actions.into_iter().map(|action| Action::Target(id, action)).collect()
+    }
+
+    fn perform(self: &Arc<Self>, app: AppId, actions: Vec<Action>) {
+        if actions.is_empty() {
+            return;
+        }
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            for action in actions {
+                match action {
+                    Action::Source(action) => daemon.perform_source(app, action).await,
+                    Action::Target(id, action) => daemon.perform_target(app, id, action).await,
+                }
+            }
+        });
+    }
+
+    /// Tells the home; what is lost is asked for again.
+    fn report(self: &Arc<Self>, home: NodeId, report: Addressed<Report>) {
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            if home == daemon.node {
+                daemon.take_report(home, report).await;
+            } else if let Err(error) = daemon.ask(home, &Ask::Report(report), REPORT_DEADLINE).await
+            {
+                tracing::debug!(error = format!("{error:#}"), "a report was not taken");
+            }
+        });
+    }
+
+    fn home_of(&self, app: AppId) -> Option<NodeId> {
+        self.parts.table().get(&app)?.home
+    }
+
+    fn shim_of(&self, app: AppId) -> anyhow::Result<ShimClient> {
+        self.apps.shim(app).or_else(|_| Ok(self.guests.get(app)?.shim))
+    }
+
+    async fn perform_source(self: &Arc<Self>, app: AppId, action: SourceAction) {
+        match action {
+            SourceAction::Save { id, target } => {
+                let daemon = self.clone();
+                let task = tokio::spawn(async move { daemon.save(app, id, target).await });
+                if let Some(part) = self.parts.table().get_mut(&app) {
+                    part.sending = Some(task.abort_handle());
+                }
+                let result = match task.await {
+                    Ok(result) => result,
+                    Err(_) => return,
+                };
+                let actions = match self.parts.table().get_mut(&app).and_then(|p| p.source.as_mut())
+                {
+                    Some(source) => source.saved(id, result),
+                    None => Vec::new(),
+                };
+                self.perform(app, actions.into_iter().map(Action::Source).collect());
+            }
+            SourceAction::Thaw { epoch } => {
+                let sending =
+                    self.parts.table().get_mut(&app).and_then(|part| part.sending.take());
+                if let Some(sending) = sending {
+                    sending.abort();
+                }
+                if let Err(error) = self.tell_shim(app, &ShimRequest::Thaw { epoch }).await {
+                    tracing::error!(%app, error = format!("{error:#}"), "the app could not be thawed");
+                }
+                let _ = self.guests.with(app, |guest| guest.epoch = epoch);
+            }
+            SourceAction::Kill => {
+                if let Err(error) = self.tell_shim(app, &ShimRequest::Release).await {
+                    tracing::error!(%app, error = format!("{error:#}"), "the old copy could not be dropped");
+                }
+                self.watcher.unwatch(app);
+                if self.guests.remove(app).is_some() {
+                    tracing::info!(%app, "the guest has left");
+                }
+            }
+            SourceAction::Reply(report) => {
+                if let Some(home) = self.home_of(app) {
+                    self.report(home, report);
+                }
+            }
+        }
+        // A copy that is gone plays no part any more, but it must go on answering.
+        if let Some(part) = self.parts.table().get_mut(&app)
+            && part.source.as_ref().is_some_and(|source| !source.runs())
+            && part.target.as_ref().is_some_and(|target| target.running().is_some())
+        {
+            part.target = None;
+        }
+    }
+
+    async fn tell_shim(&self, app: AppId, request: &ShimRequest) -> anyhow::Result<()> {
+        self.shim_of(app)?.tell(request, STEP_DEADLINE).await
+    }
+
+    /// Freezes, dumps and streams.
+    async fn save(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        target: NodeId,
+    ) -> Result<Saved, Failure> {
+        let shim = self.shim_of(app).map_err(failure(Step::Freeze))?;
+        let image = self.config.app_dir(app).image(id);
+        let saved = self.send_image(app, id, target, &image, || async {
+            match shim.ask(&ShimRequest::Save { id }, STEP_DEADLINE).await? {
+                Reply::Saved(saved) => Ok(*saved),
+                _ => bail!("the shim did not understand"),
+            }
+        });
+        let (saved, manifest, transfer) = saved.await?;
+        let timing = |step, took: Duration| Timing { step, micros: took.as_micros() as u64 };
+        Ok(Saved {
+            manifest,
+            terminal: saved.luggage,
+            timings: vec![
+                timing(Step::Freeze, saved.freeze),
+                timing(Step::Dump, saved.dump),
+                timing(Step::Transfer, transfer),
+            ],
+        })
+    }
+
+    async fn perform_target(self: &Arc<Self>, app: AppId, id: MoveId, action: TargetAction) {
+        let actions = match action {
+            TargetAction::Prepare(prepare) => {
+                let result = self.prepare(app, id, *prepare).await.map_err(failure(Step::Prepare));
+                self.with_target(app, id, |target| target.prepared(result))
+            }
+            TargetAction::Restore(saved) => {
+                let result = self.restore(app, id, *saved).await;
+                self.with_target(app, id, |target| target.held(result))
+            }
+            TargetAction::Resume { epoch } => {
+                let result = self.resume(app, id, epoch).await.map_err(failure(Step::Resume));
+                self.with_target(app, id, |target| target.resumed(result))
+            }
+            TargetAction::Discard => {
+                self.discard(app, id).await;
+                Vec::new()
+            }
+            TargetAction::Reply(report) => {
+                if let Some(home) = self.home_of(app) {
+                    self.report(home, report);
+                }
+                Vec::new()
+            }
+        };
+        self.perform(app, actions.into_iter().map(|action| Action::Target(id, action)).collect());
+    }
+
+    fn with_target(
+        &self,
+        app: AppId,
+        id: MoveId,
+        work: impl FnOnce(&mut TargetRole) -> Vec<TargetAction>,
+    ) -> Vec<TargetAction> {
+        let mut table = self.parts.table();
+        let target = table.get_mut(&app).and_then(|part| part.target.as_mut());
+        target.filter(|target| target.id() == id).map(work).unwrap_or_default()
+    }
+
+    async fn prepare(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        prepare: Prepare,
+    ) -> anyhow::Result<()> {
+        ensure!(prepare.record.app == app, "the record is of another app");
+        let briefing: Briefing = carry::unpack(&prepare.capsule)?;
+        self.check_needs(&prepare, &briefing)?;
+        let epoch = prepare.record.epoch.next();
+        let image = self.config.app_dir(app).image(id);
+        let shim = if prepare.record.home == self.node {
+            self.apps.shim(app)?
+        } else {
+            self.start_guest(app, id, epoch, &prepare, briefing.blueprint).await?
+        };
+        std::fs::create_dir_all(&image)
+            .with_context(|| format!("cannot make {}", image.display()))?;
+        let receiving = self.expect_image(id, prepare.source, image, prepare.needs.memory);
+        if let Some(part) = self.parts.table().get_mut(&app) {
+            part.receiving = Some(receiving);
+        }
+        let request = ShimRequest::Prepare { id, epoch, files: briefing.files };
+        shim.tell(&request, STEP_DEADLINE).await
+    }
+
+    fn check_needs(&self, prepare: &Prepare, briefing: &Briefing) -> anyhow::Result<()> {
+        let facts = self.facts.now();
+        let own = super::choose::Candidate {
+            node: self.node,
+            name: facts.name.clone(),
+            facts: Some(facts),
+        };
+        let needs = super::choose::Needs {
+            host: prepare.source,
+            home: prepare.record.home,
+            resident: prepare.needs.memory,
+            started_on: briefing.started_on.clone(),
+        };
+        match own.refusal(&needs) {
+            Some(reason) => bail!("it {reason}"),
+            None => Ok(()),
+        }
+    }
+
+    async fn start_guest(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        epoch: Epoch,
+        prepare: &Prepare,
+        blueprint: Vec<u8>,
+    ) -> anyhow::Result<ShimClient> {
+        let dir = self.config.app_dir(app);
+        // Of an attempt that was given up.
+        if let Some(old) = self.guests.remove(app) {
+            let _ = old.shim.tell(&ShimRequest::Finish, STEP_DEADLINE).await;
+        }
+        let role = Role::Guest(Box::new(GuestRole { home: prepare.record.home, blueprint, epoch }));
+        let charge = self.charge(app, prepare.record.spec.clone(), role)?;
+        if let Err(error) = self.start_shim(&dir, &charge).await {
+            self.guests.free_ids(app);
+            return Err(error);
+        }
+        let shim = ShimClient::new(&dir.control());
+        let guest = Guest {
+            home: prepare.record.home,
+            epoch,
+            shim: shim.clone(),
+            pending: Some(id),
+            running: false,
+        };
+        self.guests.insert(app, guest);
+        self.clone().follow_guest_shim(app);
+        Ok(shim)
+    }
+
+    async fn restore(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        saved: Saved,
+    ) -> Result<Vec<Timing>, Failure> {
+        let receiving = self.parts.table().get_mut(&app).and_then(|part| part.receiving.take());
+        let receiving = receiving
+            .filter(|receiving| receiving.id == id)
+            .context("no image has come")
+            .map_err(failure(Step::Transfer))?;
+        let arrived = receiving.finish(saved.manifest).await.map_err(failure(Step::Transfer))?;
+        let shim = self.shim_of(app).map_err(failure(Step::Restore))?;
+        let request = ShimRequest::Restore { id, luggage: saved.terminal };
+        match shim.ask(&request, STEP_DEADLINE).await.map_err(failure(Step::Restore))? {
+            Reply::Held(held) => {
+                let timing = |step, took: Duration| Timing { step, micros: took.as_micros() as u64 };
+                Ok(vec![
+                    timing(Step::Transfer, arrived),
+                    timing(Step::Check, held.check),
+                    timing(Step::Restore, held.restore),
+                ])
+            }
+            _ => Err(failure(Step::Restore)("the shim did not understand")),
+        }
+    }
+
+    async fn resume(
+        self: &Arc<Self>,
+        app: AppId,
+        id: MoveId,
+        epoch: Epoch,
+    ) -> anyhow::Result<Vec<Timing>> {
+        let shim = self.shim_of(app)?;
+        let Reply::Running(running) =
+            shim.ask(&ShimRequest::Resume { id, epoch }, STEP_DEADLINE).await?
+        else {
+            bail!("the shim did not understand");
+        };
+        let _ = self.guests.with(app, |guest| {
+            guest.epoch = epoch;
+            guest.running = true;
+            guest.pending = None;
+        });
+        if let Some(part) = self.parts.table().get_mut(&app) {
+            part.source = Some(SourceRole::new(app, epoch));
+        }
+        self.watch_guest(app).await;
+        Ok(vec![Timing { step: Step::Resume, micros: running.resume.as_micros() as u64 }])
+    }
+
+    async fn discard(self: &Arc<Self>, app: AppId, id: MoveId) {
+        if let Some(part) = self.parts.table().get_mut(&app) {
+            part.receiving = None;
+        }
+        if let Ok(shim) = self.shim_of(app)
+            && let Err(error) = shim.tell(&ShimRequest::Abort { id }, STEP_DEADLINE).await
+        {
+            tracing::warn!(%app, error = format!("{error:#}"), "what came of the app could not be removed");
+        }
+        let _ = std::fs::remove_dir_all(self.config.app_dir(app).image(id));
+        if self.apps.record(app).is_err() && self.guests.get(app).is_ok_and(|g| !g.running) {
+            self.guests.remove(app);
+        }
+    }
+}
+
+/// An error of a step, as it is reported.
+pub fn failure<E: Into<anyhow::Error>>(step: Step) -> impl FnOnce(E) -> Failure
+where
+{
+    move |error| Failure { step, reason: format!("{:#}", error.into()) }
+}

@@ -1,0 +1,182 @@
+//! Questions between daemons and their answers, over the `control` service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use phantom_model::app::OsText;
+use phantom_model::handoff::{Addressed, Report, Request};
+use phantom_model::{AppId, MoveId, NodeFacts, NodeId, Verdict};
+use phantom_net::{BulkTicket, Incoming, ServiceId};
+use serde::{Deserialize, Serialize};
+
+use super::Daemon;
+use super::apps::SHIM_DEADLINE;
+use crate::api::types::TimelineRow;
+use crate::shim::control::{Reply, Request as ShimRequest};
+
+/// How long a question may take to arrive, or its answer to be sent.
+const FRAME_DEADLINE: Duration = Duration::from_secs(10);
+/// How long simple questions may take.
+pub const ASK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A question to another daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// What do you say of yourself?
+    Facts,
+    /// A step of a move, from the app's home.
+    Move(Addressed<Request>),
+    /// A word on a move, to the app's home.
+    Report(Addressed<Report>),
+    /// From the source to the target: with which ticket may the image come?
+    Ticket {
+        /// The app.
+        app: AppId,
+        /// The move.
+        id: MoveId,
+    },
+    /// From the home to the host: which files has the app mapped or open?
+    MappedFiles(AppId),
+    /// From the home to the host: what prevents a move?
+    Obstacles(AppId),
+    /// From the home to the host: signal the app.
+    Signal(AppId, i32),
+    /// From the host to the home: the app exceeds a limit.
+    Exceeds(AppId, Verdict, Vec<TimelineRow>),
+    /// From the host to the home: percent of a core and resident bytes.
+    Reading(AppId, u32, u64),
+}
+
+/// An answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Ask::Facts`].
+    Facts(Box<NodeFacts>),
+    /// To [`Ask::Ticket`].
+    Ticket(BulkTicket),
+    /// To [`Ask::MappedFiles`].
+    Files(Vec<OsText>),
+    /// To [`Ask::Obstacles`].
+    Obstacles(Vec<String>),
+    /// Done.
+    Done,
+}
+
+type Outcome = Result<Answer, String>;
+
+impl Daemon {
+    /// Asks another daemon; a refusal is an error with its words.
+    pub async fn ask(&self, node: NodeId, ask: &Ask, within: Duration) -> anyhow::Result<Answer> {
+        let outcome: Outcome =
+            self.network.call(node, &ServiceId::CONTROL, ask, within).await?;
+        outcome.map_err(|line| anyhow::anyhow!("{}: {line}", self.members.name(node)))
+    }
+
+    /// Answers other nodes until the network ends.
+    pub async fn answer_peers(self: Arc<Self>) {
+        while let Some(incoming) = self.network.accept().await {
+            let daemon = self.clone();
+            tokio::spawn(async move {
+                let peer = incoming.peer;
+                let service = incoming.service.clone();
+                let handled = match service {
+                    ServiceId::CONTROL => daemon.answer_peer(incoming).await,
+                    ServiceId::TERMINAL | ServiceId::FILES => daemon.let_in(incoming).await,
+                    other => Err(anyhow::anyhow!("there is no service `{other}`")),
+                };
+                if let Err(error) = handled {
+                    tracing::info!(?peer, error = format!("{error:#}"), "a stream was refused");
+                }
+            });
+        }
+    }
+
+    async fn answer_peer(self: Arc<Self>, mut incoming: Incoming) -> anyhow::Result<()> {
+        let ask: Ask = incoming.request(FRAME_DEADLINE).await?;
+        let peer = incoming.peer;
+        // In a task of its own: a step of a move is ended even if the asking stream breaks.
+        let work = tokio::spawn(async move { self.answer_one(peer, ask).await });
+        let outcome: Outcome = match work.await {
+            Ok(answer) => answer.map_err(|error| format!("{error:#}")),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(incoming.reply(&outcome, FRAME_DEADLINE).await?)
+    }
+
+    async fn answer_one(self: &Arc<Self>, peer: NodeId, ask: Ask) -> anyhow::Result<Answer> {
+        match ask {
+            Ask::Facts => Ok(Answer::Facts(Box::new(self.facts.now()))),
+            Ask::Move(request) => {
+                self.check_home(peer, &request)?;
+                self.take_part(peer, request).await;
+                Ok(Answer::Done)
+            }
+            Ask::Report(report) => {
+                self.take_report(peer, report).await;
+                Ok(Answer::Done)
+            }
+            Ask::Ticket { app, id } => Ok(Answer::Ticket(self.parts.ticket(app, id, peer)?)),
+            Ask::MappedFiles(app) => match self.guest_of(app, peer)?.shim
+                .ask(&ShimRequest::MappedFiles, SHIM_DEADLINE).await? {
+                Reply::Files(files) => Ok(Answer::Files(files)),
+                _ => bail!("the shim did not understand"),
+            },
+            Ask::Obstacles(app) => match self.guest_of(app, peer)?.shim
+                .ask(&ShimRequest::Survey, SHIM_DEADLINE).await? {
+                Reply::Survey(survey) => Ok(Answer::Obstacles(survey.obstacles)),
+                _ => bail!("the shim did not understand"),
+            },
+            Ask::Signal(app, number) => {
+                let guest = self.guest_of(app, peer)?;
+                guest.shim.tell(&ShimRequest::Signal(number), SHIM_DEADLINE).await?;
+                Ok(Answer::Done)
+            }
+            Ask::Exceeds(app, verdict, events) => {
+                ensure!(self.apps.record(app)?.host == peer, "the app does not run on your node");
+                for row in events.into_iter().take(16) {
+                    self.apps.note_at(app, row.at_unix_us, &row.event, row.detail);
+                }
+                self.clone().act_on(app, verdict);
+                Ok(Answer::Done)
+            }
+            Ask::Reading(app, percent, bytes) => {
+                ensure!(self.apps.record(app)?.host == peer, "the app does not run on your node");
+                self.apps.with(app, |app| app.reading = Some((percent, bytes)))?;
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    /// Only an app's home steers its moves.
+    fn check_home(&self, peer: NodeId, request: &Addressed<Request>) -> anyhow::Result<()> {
+        let home = match &request.body {
+            Request::Prepare(prepare) => prepare.record.home,
+            _ => match self.guests.get(request.app) {
+                Ok(guest) => guest.home,
+                // Nothing of it is here, so there is nothing to protect.
+                Err(_) => peer,
+            },
+        };
+        ensure!(home == peer, "only the app's home may move it");
+        Ok(())
+    }
+
+    fn guest_of(&self, app: AppId, home: NodeId) -> anyhow::Result<super::guests::Guest> {
+        let guest = self.guests.get(app)?;
+        ensure!(guest.home == home, "only the app's home may ask this");
+        Ok(guest)
+    }
+
+    /// Signals an app that runs elsewhere.
+    pub async fn signal_guest(
+        &self,
+        record: &phantom_model::AppRecord,
+        signal: i32,
+    ) -> anyhow::Result<()> {
+        self.ask(record.host, &Ask::Signal(record.app, signal), ASK_DEADLINE)
+            .await
+            .map(drop)
+            .with_context(|| format!("cannot signal {}", record.spec.name))
+    }
+}

@@ -1,0 +1,140 @@
+//! Finds the apps again whose shims lived on while there was no daemon.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use phantom_model::{AppId, AppRecord};
+
+use super::Daemon;
+use super::apps::SHIM_DEADLINE;
+use super::guests::Guest;
+use super::parts::Found;
+use crate::config::AppDir;
+use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
+
+/// How long a shim may take to say how it stands.
+const STANDING_DEADLINE: Duration = Duration::from_secs(10);
+
+impl Daemon {
+    /// Takes up every shim that answers; forgets apps whose shim is gone.
+    pub async fn find_apps(self: &Arc<Self>) -> anyhow::Result<()> {
+        let records = self.store.records()?;
+        for entry in std::fs::read_dir(self.config.apps_dir())?.flatten() {
+            let name = entry.file_name();
+            let Some(app) = name.to_str().and_then(|name| name.parse::<AppId>().ok()) else {
+                continue;
+            };
+            let dir = self.config.app_dir(app);
+            let record = records.iter().find(|record| record.app == app);
+            if let Err(error) = self.take_up(app, &dir, record).await {
+                tracing::warn!(%app, error = format!("{error:#}"), "its shim is gone, so is the app");
+                remove_remains(&dir);
+            }
+        }
+        for record in records {
+            if self.apps.record(record.app).is_err() {
+                tracing::warn!(app = %record.app, name = record.spec.name, "ended while no daemon ran");
+                self.store.remove_record(record.app)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_up(
+        self: &Arc<Self>,
+        app: AppId,
+        dir: &AppDir,
+        record: Option<&AppRecord>,
+    ) -> anyhow::Result<()> {
+        let charge: Charge = serde_json::from_slice(&std::fs::read(dir.spec())?)?;
+        let shim = ShimClient::new(&dir.control());
+        let standing = async {
+            let mut events = shim.watch().await?;
+            events.next().await.context("it says nothing")
+        };
+        let standing = tokio::time::timeout(STANDING_DEADLINE, standing).await??;
+        let Event::Standing { running, epoch, frozen, arrived } = standing else {
+            // It has ended; the follower takes its exit code.
+            return self.take_up_home(app, shim, record);
+        };
+        self.guests.adopt_ids(app, charge.id_base);
+        let home = match &charge.role {
+            Role::Home => self.node,
+            Role::Guest(guest) => guest.home,
+        };
+        match (&frozen, epoch) {
+            (Some(id), Some(epoch)) => self.parts.adopt(app, home, Found::Frozen { epoch, id: *id }),
+            (None, Some(epoch)) if running => {
+                self.parts.adopt(app, home, Found::Running { epoch, arrived });
+            }
+            _ => {}
+        }
+        match &charge.role {
+            Role::Home => self.take_up_home(app, shim, record)?,
+            Role::Guest(guest) => {
+                if !running && frozen.is_none() {
+                    // It was on its way here when the daemon stopped; its home has given up.
+                    return shim.tell(&Request::Finish, SHIM_DEADLINE).await;
+                }
+                let guest = Guest {
+                    home,
+                    epoch: epoch.unwrap_or(guest.epoch),
+                    shim,
+                    pending: frozen,
+                    running: true,
+                };
+                self.guests.insert(app, guest);
+                self.clone().follow_guest_shim(app);
+                self.watch_guest(app).await;
+            }
+        }
+        tracing::info!(%app, name = charge.spec.name, "found again");
+        Ok(())
+    }
+
+    fn take_up_home(
+        self: &Arc<Self>,
+        app: AppId,
+        shim: ShimClient,
+        record: Option<&AppRecord>,
+    ) -> anyhow::Result<()> {
+        let record = record.context("its record is gone")?.clone();
+        let (host, limits) = (record.host, record.spec.limits.clone());
+        self.apps.insert(record, shim);
+        if host == self.node {
+            self.watch_again(app, &limits);
+        }
+        self.clone().follow_home_shim(app);
+        Ok(())
+    }
+
+    /// Follows what a guest's shim tells, until it ends.
+    pub fn follow_guest_shim(self: Arc<Self>, app: AppId) {
+        tokio::spawn(async move {
+            let Ok(guest) = self.guests.get(app) else { return };
+            if let Ok(mut events) = guest.shim.watch().await {
+                while let Some(event) = events.next().await {
+                    if let Event::Ended { code } = event {
+                        tracing::info!(%app, code, "the guest has ended");
+                        let _ = guest.shim.tell(&Request::Finish, SHIM_DEADLINE).await;
+                    }
+                }
+            }
+            // A later guest of the same app has another shim.
+            if self.guests.get(app).is_ok_and(|now| now.epoch == guest.epoch || !now.running) {
+                self.watcher.unwatch(app);
+                self.guests.remove(app);
+                self.parts.forget(app);
+            }
+        });
+    }
+}
+
+/// Removes what a shim that was killed left in the app's folder.
+fn remove_remains(dir: &AppDir) {
+    let _ = phantom_fs::fuse::detach(&dir.root());
+    if let Err(error) = std::fs::remove_dir_all(&dir.0) {
+        tracing::warn!(dir = %dir.0.display(), %error, "cannot be removed");
+    }
+}

@@ -1,0 +1,80 @@
+//! The home's files while the app is away: a process with exactly the app's rights serves them.
+
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, ensure};
+use nix::fcntl::OFlag;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use phantom_capsule::{Capsule, Namespaces, ServerCommand};
+use phantom_fs::server::{ControlClient, SelfFds, Server, ServerConfig, serve_control};
+use phantom_model::app::OsText;
+use phantom_model::{AppId, Epoch};
+
+/// The shim's handle on the process. Dropping it ends the process.
+pub struct FileServer {
+    control: ControlClient,
+    pid: Pid,
+}
+
+impl FileServer {
+    /// Starts it in the capsule's namespaces, which it keeps alive from then on.
+    pub fn start(app: AppId, capsule: &Capsule, namespaces: &Namespaces) -> anyhow::Result<Self> {
+        let (control, theirs) = ControlClient::pair()?;
+        let command = ServerCommand {
+            program: File::open("/proc/self/exe").context("cannot open this program")?,
+            argv: ["phantom", "serve-files", "--app", &app.to_string()].map(OsText::from).to_vec(),
+            env: vec![],
+            fds: vec![theirs],
+        };
+        let server = phantom_capsule::start_server(capsule, namespaces, command)?;
+        Ok(Self { control, pid: Pid::from_raw(server.pid) })
+    }
+
+    /// Has a connection from the app's host served.
+    pub fn serve(&self, stream: &UnixStream) -> anyhow::Result<()> {
+        Ok(self.control.serve(stream)?)
+    }
+
+    /// Keeps the inode of a file the app has mapped or open, under the path it has inside.
+    pub fn pin(&self, path: &OsText, file: &OwnedFd) -> anyhow::Result<()> {
+        Ok(self.control.pin(&path.0, file)?)
+    }
+
+    /// Ends all pins: the move is over.
+    pub fn unpin_all(&self) -> anyhow::Result<()> {
+        self.control.unpin_all()?;
+        Ok(())
+    }
+
+    /// Refuses every copy with an older epoch from now on.
+    pub fn fence(&self, epoch: Epoch) -> anyhow::Result<()> {
+        self.control.fence(epoch)?;
+        Ok(())
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+}
+
+/// `phantom serve-files`: what runs in that process. Its control socket is descriptor 3.
+pub fn main(app: AppId) -> anyhow::Result<()> {
+    const CONTROL_FD: i32 = 3;
+    ensure!(!nix::unistd::geteuid().is_root() || app.0 != 0, "this is started by a shim");
+    // SAFETY: the shim passes exactly this descriptor, and nothing else in this process owns it.
+    let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = nix::fcntl::open("/", flags, Mode::empty()).context("cannot open the root")?;
+    let server = Server::new(root, SelfFds::open()?, ServerConfig::new(app))?;
+    serve_control(&server, &control)?;
+    server.close();
+    Ok(())
+}
