@@ -28,8 +28,8 @@ pub struct Cgroup {
 
 /// Where version 2 is mounted, from the kernel's mount table.
 pub fn hierarchy() -> Result<PathBuf, Error> {
-    let table = fs::read("/proc/self/mountinfo")
-        .map_err(|source| Error::ReadHost { what: "/proc/self/mountinfo".into(), source })?;
+    let table = fs::read("/proc/thread-self/mountinfo")
+        .map_err(|source| Error::ReadHost { what: "/proc/thread-self/mountinfo".into(), source })?;
     let mounts = mountinfo::parse(&table)?;
     mountinfo::reachable(&mounts)
         .into_iter()

@@ -91,7 +91,8 @@ pub fn reachable(table: &[MountInfo]) -> Vec<&MountInfo> {
         table.iter().filter(|mount| !known(mount.parent) || mount.parent == mount.id).collect();
     let mut found: Vec<&MountInfo> = Vec::new();
     let mut index = 0;
-    while index < pending.len() && found.len() <= table.len() {
+    // In a true table each mount comes up once; the bound is for one that is not.
+    while index < pending.len() && index < 2 * table.len() {
         let mount = pending[index];
         index += 1;
         let children: Vec<&MountInfo> =
@@ -161,8 +162,23 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_table_is_read_or_refused(
+            lines in proptest::collection::vec("[0-9]{1,2} [0-9]{1,2} 0:1 / (/[a-c]){0,3}/? rw - [a-z]{1,3} x y", 0..12),
+            noise: Vec<u8>,
+        ) {
+            if let Ok(mounts) = parse(lines.join("\n").as_bytes()) {
+                let found = reachable(&mounts);
+                proptest::prop_assert!(found.len() <= 2 * mounts.len());
+            }
+            let _ = parse(&noise).map(|mounts| reachable(&mounts).len());
+        }
+    }
+
     #[test]
     fn a_cycle_ends() {
+        points("1 0 0:1 / / rw - x x rw\n2 1 0:1 / / rw - x x rw\n1 2 0:1 / / rw - x x rw\n");
         points("1 2 0:1 / /a rw - x x rw\n2 1 0:1 / /b rw - x x rw\n3 3 0:1 / / rw - x x rw\n");
     }
 }

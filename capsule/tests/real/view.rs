@@ -182,3 +182,32 @@ fn commands_are_found_as_a_shell_would() {
         assert_eq!((got, output.as_str()), (code, text), "{command}");
     }
 }
+
+#[test]
+fn file_systems_below_the_home_come_along() {
+    needs_root!("file_systems_below_the_home_come_along");
+    let test = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
+        phantom_capsule::os::stage::private_mount_namespace().unwrap();
+        let home = Home::new();
+        let disk = home.path().join("a disk");
+        fs::create_dir(&disk).unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        let options = Some("mode=755,uid=1000,gid=1000");
+        nix::mount::mount(Some("none"), &disk, Some("tmpfs"), flags, options).unwrap();
+        let app = home.sh("echo data > 'a disk/made' && mkfifo 'a disk/pipe' && cat 'a disk/made'");
+        let capsule = app.started.capsule.clone();
+        let (output, code) = app.finish();
+        let bind = capsule.binds.iter().find(|bind| bind.inside.to_path() == disk).unwrap();
+        assert!(capsule.externals.iter().any(|external| external.inside.to_path() == disk));
+        if bind.id_mapped {
+            assert_eq!((output.as_str(), code), ("data\n", 0));
+            assert_eq!(fs::metadata(disk.join("made")).unwrap().uid(), 1000);
+        } else {
+            println!("SKIP file_systems_below_the_home: this tmpfs cannot map ids");
+            assert!(capsule.notes.iter().any(|note| note.contains("cannot map ids")));
+        }
+        nix::mount::umount(&disk).unwrap();
+    });
+    test.join().unwrap();
+}
