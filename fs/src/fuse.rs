@@ -1,4 +1,4 @@
-//! The adapter that shows a [`Client`]'s files through the kernel.
+//! The adapter that shows the files of a [`Client`](crate::client::Client) through the kernel.
 //!
 //! * Permissions are checked twice: by this kernel against the modes and owners shown
 //!   (`default_permissions`, so access(2) tells the truth), and by home's.

@@ -98,6 +98,15 @@ impl SelfFds {
         }
     }
 
+    /// The same through a `/proc` that knows this process, where the one in its tree does not.
+    ///
+    /// # Errors
+    /// When it does not know it either.
+    pub fn below(proc: impl AsFd) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(openat(proc, c"self/fd", flags, Mode::empty())?))
+    }
+
     /// The directory; with [`SelfFds::name`] it makes a path to what `fd` refers to.
     pub fn dir(&self) -> &OwnedFd {
         &self.0

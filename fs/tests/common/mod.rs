@@ -230,6 +230,14 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Else the directory could not be removed. There is none in most tests.
+        let system = self.home.join("system");
+        let _ = rustix::mount::unmount(system, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// Runs a program in `dir` and returns what it printed; fails the test if it fails.
 pub fn run(dir: &Path, program: &str, args: &[&str]) -> String {
     let output = try_run(dir, program, args);

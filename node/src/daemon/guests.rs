@@ -92,10 +92,6 @@ impl Guests {
         self.with(app, |guest| guest.clone())
     }
 
-    /// All guests.
-    pub fn all(&self) -> Vec<(AppId, Guest)> {
-        self.table().iter().map(|(app, guest)| (*app, guest.clone())).collect()
-    }
 
     /// Forgets a guest.
     pub fn remove(&self, app: AppId) -> Option<Guest> {

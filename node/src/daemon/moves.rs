@@ -325,15 +325,13 @@ impl Driver {
     }
 
     async fn carry_out(&mut self, command: Command) {
-        let now = || self.origin.elapsed();
         match command {
             Command::Persist { number, record } => {
                 let event = match self.persist(*record).await {
                     Ok(()) => Event::Persisted(number),
                     Err(error) => Event::PersistFailed(number, format!("{error:#}")),
                 };
-                let now = now();
-                self.machine.handle(event, now);
+                self.machine.handle(event, self.origin.elapsed());
                 // What it now commands comes after what it commanded before.
                 for command in self.machine.take_commands() {
                     Box::pin(self.carry_out(command)).await;

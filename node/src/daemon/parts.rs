@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use phantom_checkpoint::machine::{SourceAction, SourceRole, TargetAction, TargetRole};
 use phantom_model::handoff::{
     Addressed, Failure, Prepare, Report, Request, Saved, Timing,
@@ -450,7 +450,7 @@ impl Daemon {
                     timing(Step::Restore, held.restore),
                 ])
             }
-            _ => Err(failure(Step::Restore)("the shim did not understand")),
+            _ => Err(failure(Step::Restore)(anyhow!("the shim did not understand"))),
         }
     }
 
@@ -495,8 +495,6 @@ impl Daemon {
 }
 
 /// An error of a step, as it is reported.
-pub fn failure<E: Into<anyhow::Error>>(step: Step) -> impl FnOnce(E) -> Failure
-where
-{
+pub fn failure<E: Into<anyhow::Error>>(step: Step) -> impl FnOnce(E) -> Failure {
     move |error| Failure { step, reason: format!("{:#}", error.into()) }
 }

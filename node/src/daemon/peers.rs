@@ -79,11 +79,10 @@ impl Daemon {
             let daemon = self.clone();
             tokio::spawn(async move {
                 let peer = incoming.peer;
-                let service = incoming.service.clone();
-                let handled = match service {
-                    ServiceId::CONTROL => daemon.answer_peer(incoming).await,
-                    ServiceId::TERMINAL | ServiceId::FILES => daemon.let_in(incoming).await,
-                    other => Err(anyhow::anyhow!("there is no service `{other}`")),
+                let handled = if incoming.service == ServiceId::CONTROL {
+                    daemon.answer_peer(incoming).await
+                } else {
+                    daemon.let_in(incoming).await
                 };
                 if let Err(error) = handled {
                     tracing::info!(?peer, error = format!("{error:#}"), "a stream was refused");

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use phantom_model::{AppId, AppRecord};
+use phantom_net::store::StoreError;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("app-records-1");
@@ -68,17 +69,63 @@ impl Store {
         write.open_table(RECORDS)?.remove(app.0)?;
         write.commit().with_context(|| format!("cannot forget app {app}"))
     }
+}
 
-    /// Reads a named piece of state.
-    pub fn blob(&self, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
-        let read = self.database.begin_read()?;
-        Ok(read.open_table(BLOBS)?.get(name)?.map(|bytes| bytes.value().to_vec()))
+impl phantom_net::Store for Store {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(BLOBS).map_err(failed)?;
+        Ok(table.get(key).map_err(failed)?.map(|bytes| bytes.value().to_vec()))
     }
 
-    /// Writes a named piece of state.
-    pub fn put_blob(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let write = self.database.begin_write()?;
-        write.open_table(BLOBS)?.insert(name, bytes)?;
-        write.commit().with_context(|| format!("cannot keep `{name}`"))
+    fn put(&self, key: &str, value: &[u8]) -> Result<(), StoreError> {
+        let write = self.database.begin_write().map_err(failed)?;
+        write.open_table(BLOBS).map_err(failed)?.insert(key, value).map_err(failed)?;
+        write.commit().map_err(failed)
+    }
+
+    fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let write = self.database.begin_write().map_err(failed)?;
+        write.open_table(BLOBS).map_err(failed)?.remove(key).map_err(failed)?;
+        write.commit().map_err(failed)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(BLOBS).map_err(failed)?;
+        let mut found = Vec::new();
+        for row in table.range(prefix..).map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            found.push((key.value().to_owned(), value.value().to_vec()));
+        }
+        Ok(found)
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> StoreError {
+    StoreError(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phantom_net::Store as _;
+
+    #[test]
+    fn what_was_put_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put("a/1", b"x").unwrap();
+        store.put("a/2", b"y").unwrap();
+        store.put("b/1", b"z").unwrap();
+        store.remove("a/1").unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.list("a/").unwrap(), [("a/2".to_owned(), b"y".to_vec())]);
+        assert_eq!(store.get("b/1").unwrap().as_deref(), Some(&b"z"[..]));
+        assert!(Store::open(dir.path()).is_err(), "two daemons must not share one state");
     }
 }

@@ -4,13 +4,15 @@ use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use phantom_capsule::{Capsule, Namespaces, ServerCommand};
+use phantom_capsule::Capsule;
+use phantom_capsule::os::server::{self, ServerCommand};
+use phantom_capsule::os::spawn::Namespaces;
 use phantom_fs::server::{ControlClient, SelfFds, Server, ServerConfig, serve_control};
 use phantom_model::app::OsText;
 use phantom_model::{AppId, Epoch};
@@ -29,9 +31,9 @@ impl FileServer {
             program: File::open("/proc/self/exe").context("cannot open this program")?,
             argv: ["phantom", "serve-files", "--app", &app.to_string()].map(OsText::from).to_vec(),
             env: vec![],
-            fds: vec![theirs],
+            fds: vec![theirs, host_proc()?],
         };
-        let server = phantom_capsule::start_server(capsule, namespaces, command)?;
+        let server = server::start(capsule, namespaces, command)?;
         Ok(Self { control, pid: Pid::from_raw(server.pid) })
     }
 
@@ -65,15 +67,23 @@ impl Drop for FileServer {
     }
 }
 
-/// `phantom serve-files`: what runs in that process. Its control socket is descriptor 3.
+/// The host's /proc: the capsule's own does not know processes that are not in it.
+fn host_proc() -> anyhow::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open("/proc", flags, Mode::empty()).context("cannot open /proc")
+}
+
+/// `phantom serve-files`: what runs in that process. Its control socket is descriptor 3,
+/// the host's /proc descriptor 4.
 pub fn main(app: AppId) -> anyhow::Result<()> {
     const CONTROL_FD: i32 = 3;
-    ensure!(!nix::unistd::geteuid().is_root() || app.0 != 0, "this is started by a shim");
-    // SAFETY: the shim passes exactly this descriptor, and nothing else in this process owns it.
-    let control = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    const PROC_FD: i32 = 4;
+    // SAFETY: the shim passes exactly these, and nothing else in this process owns them.
+    let (control, proc) =
+        unsafe { (OwnedFd::from_raw_fd(CONTROL_FD), OwnedFd::from_raw_fd(PROC_FD)) };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, Mode::empty()).context("cannot open the root")?;
-    let server = Server::new(root, SelfFds::open()?, ServerConfig::new(app))?;
+    let server = Server::new(root, SelfFds::below(&proc)?, ServerConfig::new(app))?;
     serve_control(&server, &control)?;
     server.close();
     Ok(())

@@ -32,7 +32,7 @@ pub struct Here {
     /// The shim's side of its terminal.
     pub master: OwnedFd,
     /// The app's side, kept open so that the terminal outlives the app's last write.
-    pub slave: OwnedFd,
+    pub _slave: OwnedFd,
     /// Readable when its init has ended.
     pub pidfd: OwnedFd,
     /// Its namespaces.
@@ -65,7 +65,7 @@ impl Here {
         let mut here = Self {
             capsule: started.capsule,
             master: pair.master,
-            slave: pair.slave,
+            _slave: pair.slave,
             pidfd: started.pidfd,
             namespaces: started.namespaces,
             network: None,

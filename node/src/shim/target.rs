@@ -163,7 +163,7 @@ impl Shim {
         let here = Here {
             capsule,
             master: pair.master,
-            slave: pair.slave,
+            _slave: pair.slave,
             pidfd: pidfd(pid)?,
             namespaces: Namespaces::of(pid)?,
             network: None,
