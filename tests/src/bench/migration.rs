@@ -1,0 +1,344 @@
+//! How long a program stands still while it moves, as it sees it itself.
+//!
+//! The measured program is [`PROGRAM`]: Python with a given amount of random memory that touches
+//! it, looks at CLOCK_REALTIME all the time and says when the clock has jumped. (A restored
+//! program's monotonic clock stands still in transit.) [`baseline`] is what a bare `criu dump` and
+//! `criu restore` of the same capsule take on this machine: images on a tmpfs, feature cache warm,
+//! logs off.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use phantom_capsule::ids::{HIGHEST_BASE, ID_RANGE};
+use phantom_capsule::os::{host, pty, spawn};
+use phantom_capsule::plan::ExternalKind;
+use phantom_model::app::OsText;
+use phantom_model::{AppSpec, Credentials, Limits, TermSize};
+
+/// `python3 -c PROGRAM MIB`: prints `ready`, then `gap SECONDS` whenever it has stood still for
+/// more than five milliseconds.
+pub const PROGRAM: &str = r#"
+import os, sys, time
+memory = bytearray(os.urandom(int(sys.argv[1]) << 20))
+size, at, last = len(memory), 0, time.time()
+print("ready", flush=True)
+while True:
+    at = (at + 4096) % size
+    memory[at] ^= 1
+    now = time.time()
+    if now - last > 0.005:
+        print("gap %.6f" % (now - last), flush=True)
+        now = time.time()
+    last = now
+"#;
+
+/// Time for each step; generous, this is no test of speed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the program runs undisturbed before it is saved.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// One bare dump and restore.
+#[derive(Debug, Clone, Copy)]
+pub struct Baseline {
+    /// How long the program stood still by its own account.
+    pub downtime: Duration,
+    /// The `criu dump` command.
+    pub dump: Duration,
+    /// The `criu restore` command.
+    pub restore: Duration,
+}
+
+/// Saves and restores the program with `mib` MiB of memory once, with the given CRIU.
+///
+/// # Errors
+/// Whatever fails, with CRIU's own words where it is CRIU. Nothing is left behind.
+pub fn baseline(criu: &Path, mib: u32) -> anyhow::Result<Baseline> {
+    // In a thread of its own: it gets a mount namespace of its own, and with it what it starts.
+    let criu = criu.to_owned();
+    let worker = std::thread::Builder::new()
+        .name("bare criu".into())
+        .spawn(move || {
+            own_mounts()?;
+            let mut round = Round::start(mib)?;
+            round.measure(&criu)
+        })
+        .context("start a thread")?;
+    match worker.join() {
+        Ok(result) => result,
+        Err(_) => bail!("the measuring thread failed"),
+    }
+}
+
+/// A mount namespace with a tmpfs on /run, where CRIU keeps its feature cache.
+fn own_mounts() -> anyhow::Result<()> {
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .context("make all mounts private")?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
+        .context("mount a tmpfs on /run")
+}
+
+/// The program in its capsule, and where it will be restored.
+struct Round {
+    /// The program's working directory; goes away with the round.
+    _home: tempfile::TempDir,
+    images: tempfile::TempDir,
+    root: tempfile::TempDir,
+    started: spawn::Started,
+    terminal: Terminal,
+    lives: Option<Pid>,
+}
+
+/// The user's side of a pseudo terminal.
+struct Terminal {
+    master: File,
+    slave: OwnedFd,
+    slave_path: PathBuf,
+    output: String,
+}
+
+impl Terminal {
+    fn new(pair: pty::PtyPair) -> Self {
+        Self {
+            master: File::from(pair.master),
+            slave: pair.slave,
+            slave_path: pair.slave_path,
+            output: String::new(),
+        }
+    }
+
+    /// Reads for at most `limit`, until `done` finds what it wants in what was put out so far.
+    fn read_until<T>(
+        &mut self,
+        limit: Duration,
+        done: impl Fn(&str) -> Option<T>,
+    ) -> anyhow::Result<Option<T>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(found) = done(&self.output) {
+                return Ok(Some(found));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left.min(Duration::from_millis(50)))?;
+            if poll(&mut fds, timeout)? > 0 {
+                let mut chunk = [0; 4096];
+                let count = self.master.read(&mut chunk).context("read the terminal")?;
+                self.output += &String::from_utf8_lossy(&chunk[..count]);
+            }
+        }
+    }
+}
+
+impl Round {
+    fn start(mib: u32) -> anyhow::Result<Self> {
+        let folder = |parent: &str| {
+            tempfile::Builder::new()
+                .prefix("phbench-")
+                .tempdir_in(parent)
+                .with_context(|| format!("make a folder in {parent}"))
+        };
+        let (home, images, root) = (folder("/srv")?, folder("/dev/shm")?, folder("/run")?);
+        nix::unistd::chown(home.path(), Some(1000.into()), Some(1000.into()))?;
+        let spec = spec(home.path(), mib);
+        let base = HIGHEST_BASE - (std::process::id() % 64) * ID_RANGE;
+        let plan = phantom_capsule::plan::plan(&spec, &host::read(&spec)?, base)?;
+        let (uid, gid) = (plan.ids.uid_outside(1000), plan.ids.gid_outside(1000));
+        let pair = pty::open_pair(uid.unwrap_or(base), gid.unwrap_or(base), TermSize::default())?;
+        let started = spawn::start(&plan, pair.slave.as_fd(), None)?;
+        let lives = Some(Pid::from_raw(started.capsule.init_pid));
+        let mut round =
+            Self { _home: home, images, root, started, terminal: Terminal::new(pair), lives };
+        let ready =
+            round.terminal.read_until(PATIENCE, |text| text.contains("ready").then_some(()))?;
+        ensure!(ready.is_some(), "the program did not start: {}", round.terminal.output);
+        Ok(round)
+    }
+
+    fn measure(&mut self, criu: &Path) -> anyhow::Result<Baseline> {
+        warm_up(criu)?;
+        // Gaps before the dump are not of interest.
+        self.terminal.read_until(SETTLE, |_| Option::<()>::None).context("let the program run")?;
+        let start = Instant::now();
+        self.dump(criu)?;
+        let dump = start.elapsed();
+        // The dump has ended it; its number must be free for the restore.
+        if let Some(pid) = self.lives.take() {
+            let _ = waitpid(pid, None);
+        }
+        self.prepare_root()?;
+        let maps = &self.started.capsule;
+        let next =
+            Terminal::new(pty::open_pair(maps.host_uid(), maps.host_gid(), TermSize::default())?);
+        self.terminal = next;
+        let start = Instant::now();
+        let pid = self.restore(criu)?;
+        let restore = start.elapsed();
+        let gap = self.terminal.read_until(PATIENCE, first_gap)?;
+        let _ = kill(pid, Signal::SIGKILL);
+        let gap = gap.with_context(|| {
+            format!("the restored program says nothing: {}", self.terminal.output)
+        })?;
+        Ok(Baseline { downtime: Duration::from_secs_f64(gap), dump, restore })
+    }
+
+    fn tty_key(&self) -> String {
+        let tty = self.started.capsule.tty;
+        format!("tty[{:x}:{:x}]", tty.rdev, tty.dev)
+    }
+
+    fn dump(&self, criu: &Path) -> anyhow::Result<()> {
+        let capsule = &self.started.capsule;
+        let mut command = common(criu, "dump", self.images.path());
+        command.args(["-t", &capsule.init_pid.to_string()]).args(["--external", &self.tty_key()]);
+        for external in &capsule.externals {
+            let inside = external.inside.to_path();
+            command.arg("--external").arg(format!("mnt[{}]:{}", inside.display(), external.key));
+        }
+        run(&mut command)
+    }
+
+    /// The target's root: the machine's own, read-only.
+    fn prepare_root(&self) -> anyhow::Result<()> {
+        let none: Option<&str> = None;
+        mount(Some("/"), self.root.path(), none, MsFlags::MS_BIND, none)
+            .context("bind the root")?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(none, self.root.path(), none, flags, none).context("make the root read-only")
+    }
+
+    fn restore(&self, criu: &Path) -> anyhow::Result<Pid> {
+        let pidfile = self.images.path().join("pid");
+        let copy = nix::unistd::dup(&self.terminal.slave).context("copy the terminal")?;
+        let mut command = common(criu, "restore", self.images.path());
+        command
+            .arg("--restore-detached")
+            .args(["--inherit-fd", &format!("fd[0]:{}", self.tty_key())])
+            .arg("--root")
+            .arg(self.root.path())
+            .arg("--pidfile")
+            .arg(&pidfile)
+            .stdin(Stdio::from(copy));
+        for external in &self.started.capsule.externals {
+            let path = match external.kind {
+                ExternalKind::Console => self.terminal.slave_path.clone(),
+                _ => external.inside.to_path(),
+            };
+            command.arg("--external").arg(format!("mnt[{}]:{}", external.key, path.display()));
+        }
+        run(&mut command)?;
+        let pid = fs::read_to_string(&pidfile).context("read the restored process id")?;
+        Ok(Pid::from_raw(pid.trim().parse().context("a process id")?))
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if let Some(pid) = self.lives {
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
+        }
+        let _ = umount2(self.root.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// `gap 0.123` -> 0.123, the first one that ends in a line break.
+fn first_gap(text: &str) -> Option<f64> {
+    let (_, rest) = text.split_once("gap ")?;
+    rest.split_once('\r')?.0.trim().parse().ok()
+}
+
+/// Fills CRIU's feature cache.
+fn warm_up(criu: &Path) -> anyhow::Result<()> {
+    run(Command::new(criu).arg("check"))
+}
+
+fn common(criu: &Path, action: &str, images: &Path) -> Command {
+    let mut command = Command::new(criu);
+    command
+        .arg(action)
+        .arg("-D")
+        .arg(images)
+        .args(["-v0", "--log-file", "/dev/null"])
+        .args(["--manage-cgroups=ignore", "--network-lock", "skip"])
+        .args(["--empty-ns", "net", "--tcp-established", "--file-locks"]);
+    command
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .with_context(|| format!("start {}", command.get_program().display()))?;
+    ensure!(
+        output.status.success(),
+        "{:?}: {} {}",
+        command,
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn spec(home: &Path, mib: u32) -> AppSpec {
+    let argv = ["/usr/bin/python3", "-c", PROGRAM, &mib.to_string()].map(OsText::from);
+    AppSpec {
+        name: "bench".into(),
+        argv: argv.to_vec(),
+        env: vec!["PATH=/usr/bin:/bin".into()],
+        cwd: home.into(),
+        user: Credentials {
+            user: "bench".into(),
+            uid: 1000,
+            gid: 1000,
+            groups: vec![1000],
+            home_dir: home.into(),
+        },
+        limits: Limits::default(),
+        term_size: TermSize::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_read_from_the_terminal() {
+        assert_eq!(first_gap("ready\r\ngap 0.125000\r\ngap 1.0\r\n"), Some(0.125));
+        assert_eq!(first_gap("gap 0.12"), None);
+        assert_eq!(first_gap("ready\r\n"), None);
+    }
+
+    #[test]
+    fn a_bare_round_is_measured() {
+        let Some(criu) = std::env::var_os("PHANTOM_CRIU") else {
+            println!("SKIP a_bare_round_is_measured: PHANTOM_CRIU names no CRIU");
+            return;
+        };
+        for mib in [16, 64, 512] {
+            for _ in 0..3 {
+                let measured = baseline(Path::new(&criu), mib).unwrap();
+                println!("{mib} MiB: {measured:?}");
+                assert!(measured.downtime < measured.dump + measured.restore + SETTLE);
+            }
+        }
+    }
+}
