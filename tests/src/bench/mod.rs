@@ -1,5 +1,6 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
+pub mod fs;
 pub mod qos;
 mod report;
 mod row;
@@ -21,11 +22,18 @@ pub struct Bench {
 }
 
 /// All of them.
-pub const ALL: &[Bench] = &[Bench {
-    name: "qos",
-    about: "what the monitor costs, and how fast a crossing becomes a verdict",
-    run: qos::run,
-}];
+pub const ALL: &[Bench] = &[
+    Bench {
+        name: "fs",
+        about: "files away from home, against the local disk and sshfs",
+        run: fs::run,
+    },
+    Bench {
+        name: "qos",
+        about: "what the monitor costs, and how fast a crossing becomes a verdict",
+        run: qos::run,
+    },
+];
 
 /// The benchmark of that name.
 pub fn find(name: &str) -> Option<&'static Bench> {
