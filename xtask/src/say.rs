@@ -1,31 +1,38 @@
-//! What the user reads: one line per thing, the same with and without a terminal.
+//! What the user reads while we work: one line per thing, the same with and without a terminal.
+//! It goes to standard error, as cargo's own progress does, so that standard output holds results
+//! only.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 /// Something is as it should be.
 pub fn ok(text: impl AsRef<str>) {
-    println!("  ok    {}", text.as_ref());
+    eprintln!("  ok    {}", text.as_ref());
 }
 
 /// Something is missing and will be made.
 pub fn need(text: impl AsRef<str>) {
-    println!("  need  {}", text.as_ref());
+    eprintln!("  need  {}", text.as_ref());
 }
 
 /// Something is wrong.
 pub fn bad(text: impl AsRef<str>) {
-    println!("  FAIL  {}", text.as_ref());
+    eprintln!("  FAIL  {}", text.as_ref());
 }
 
 /// Something to know that is not wrong.
 pub fn note(text: impl AsRef<str>) {
-    println!("  note  {}", text.as_ref());
+    eprintln!("  note  {}", text.as_ref());
+}
+
+/// One of several under a heading.
+pub fn item(text: impl AsRef<str>) {
+    eprintln!("        {}", text.as_ref());
 }
 
 /// A heading.
 pub fn title(text: impl AsRef<str>) {
-    println!("{}", text.as_ref());
+    eprintln!("{}", text.as_ref());
 }
 
 /// A duration as people read it: `0.4 s`, `12 s`, `3 min 05 s`.
@@ -53,10 +60,9 @@ impl Progress {
 
     /// Says that `text` begins.
     pub fn start(text: &str) -> Progress {
-        let terminal = std::io::stdout().is_terminal();
+        let terminal = std::io::stderr().is_terminal();
         if terminal {
-            print!("  ...   {text}");
-            flush();
+            eprint!("  ...   {text}");
         }
         let now = Instant::now();
         Progress { text: text.to_owned(), started: now, last: now, terminal }
@@ -66,10 +72,9 @@ impl Progress {
     pub fn tick(&mut self) {
         let elapsed = duration(self.started.elapsed());
         if self.terminal {
-            print!("\r\x1b[K  ...   {} ({elapsed})", self.text);
-            flush();
+            eprint!("\r\x1b[K  ...   {} ({elapsed})", self.text);
         } else if self.last.elapsed() >= Self::QUIET {
-            println!("  ...   {} ({elapsed})", self.text);
+            eprintln!("  ...   {} ({elapsed})", self.text);
             self.last = Instant::now();
         }
     }
@@ -77,16 +82,10 @@ impl Progress {
     /// Takes the line away and returns how long it took; the caller says how it ended.
     pub fn end(self) -> Duration {
         if self.terminal {
-            print!("\r\x1b[K");
-            flush();
+            eprint!("\r\x1b[K");
         }
         self.started.elapsed()
     }
-}
-
-fn flush() {
-    // A closed standard output is noticed by the next println.
-    let _ = std::io::stdout().flush();
 }
 
 #[cfg(test)]

@@ -131,10 +131,10 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     }
     say::title("This changes the system:");
     for change in plan.changes() {
-        println!("  - {change}");
+        say::item(change);
     }
     if !command::is_root() {
-        println!("  These and the tests, as single commands, run through sudo; builds run as you.");
+        say::item("(these and the tests run through sudo, command by command; builds run as you)");
     }
     let lock = lock()?;
     // Another set-up may have done it all while we waited.

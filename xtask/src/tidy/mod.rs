@@ -64,7 +64,7 @@ fn report(check: &str, mut problems: Vec<Problem>) -> bool {
     }
     for problem in problems {
         let mark = if problem.fails { "" } else { " (only said)" };
-        println!("        {}: {}{mark}", problem.place, problem.what);
+        say::item(format!("{}: {}{mark}", problem.place, problem.what));
     }
     good
 }
@@ -78,7 +78,7 @@ fn tool(workspace: &Workspace, name: &str, arguments: &[&str]) -> Result<bool> {
         return Ok(true);
     }
     let printed = std::fs::read(&log).unwrap_or_default();
-    println!("{}", String::from_utf8_lossy(&printed).trim_end());
+    eprintln!("{}", String::from_utf8_lossy(&printed).trim_end());
     say::bad(format!("{name}: the command was `cargo {}`", arguments.join(" ")));
     Ok(false)
 }
