@@ -115,7 +115,8 @@ pub fn drain(master: BorrowedFd<'_>) -> Result<TerminalState, Error> {
 
 /// Puts what was taken out of one terminal into another that is empty and that nobody uses yet,
 /// and gives it the settings and the size. What did not fit comes back: bytes to be written to the
-/// new master before anything else is.
+/// new master before anything else is. These are typed once more, so they are echoed once more; it
+/// takes more than [`INPUT_LIMIT`] bytes typed ahead to get there.
 pub fn refill(master: BorrowedFd<'_>, state: &TerminalState) -> Result<Vec<u8>, Error> {
     let slave = pty::open_slave(master)?;
     let slave = slave.as_fd();
