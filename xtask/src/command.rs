@@ -122,6 +122,9 @@ impl Cmd {
         } else {
             let mut command = Command::new(&self.program);
             command.envs(self.env.iter().map(|(name, value)| (name, value)));
+            if self.root {
+                command.env("PATH", path_with_sbin());
+            }
             command
         };
         command.args(&self.args);
@@ -279,6 +282,13 @@ impl Cmd {
             }
         }
     }
+}
+
+/// Our PATH and the folders of root's programs, which root's own PATH lacks after a plain `su`.
+pub fn path_with_sbin() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 /// Whether `cargo run` sets this variable to describe the package it runs.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::recipe::Recipe;
 use super::{host, source, version};
-use crate::command::Cmd;
+use crate::command::{self, Cmd};
 use crate::say;
 use crate::workspace::Workspace;
 
@@ -63,11 +63,8 @@ pub fn state(recipe: &Recipe, recipe_digest: &str) -> State {
 
 /// The distribution's own CRIU and its version.
 fn system() -> Option<(PathBuf, String)> {
-    // An ordinary user's PATH often lacks the sbin folders.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders
+    let path = command::path_with_sbin();
+    std::env::split_paths(&path)
         .map(|folder| folder.join("criu"))
         .find_map(|path| version_of(&path).map(|version| (path, version)))
 }
