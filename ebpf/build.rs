@@ -12,16 +12,13 @@ fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");
     let out_dir = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
     let mut builder = SkeletonBuilder::new();
-    builder
-        .source(SOURCE)
-        .obj(PathBuf::from(out_dir).join("monitor.bpf.o"))
-        .clang_args([
-            "-mcpu=v3",
-            "-Wall",
-            "-Wextra",
-            "-Wno-unused-parameter",
-            "-Werror",
-        ]);
+    builder.source(SOURCE).obj(PathBuf::from(out_dir).join("monitor.bpf.o")).clang_args([
+        "-mcpu=v3",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-Werror",
+    ]);
     if let Some(clang) = env::var_os("CLANG") {
         builder.clang(clang);
     }

@@ -155,19 +155,10 @@ impl Monitor {
                 0
             })
             .map_err(|source| MonitorError::Ring { source })?;
-        let ring = builder
-            .build()
-            .map_err(|source| MonitorError::Ring { source })?;
+        let ring = builder.build().map_err(|source| MonitorError::Ring { source })?;
 
-        let monitor = Self {
-            ring,
-            crossings,
-            ring_map,
-            pins,
-            object,
-            slots: Vec::new(),
-            last_serial: 0,
-        };
+        let monitor =
+            Self { ring, crossings, ring_map, pins, object, slots: Vec::new(), last_serial: 0 };
         match monitor.run(START, None)? {
             0 => Ok(monitor),
             code => Err(MonitorError::Refused { name: START, code }),
@@ -185,9 +176,7 @@ impl Monitor {
         limits: &Limits,
     ) -> Result<(), MonitorError> {
         let not_cgroup = |source| MonitorError::NotCgroup { app, source };
-        let cgroup = cgroup
-            .try_clone_to_owned()
-            .map_err(|error| not_cgroup(error.into()))?;
+        let cgroup = cgroup.try_clone_to_owned().map_err(|error| not_cgroup(error.into()))?;
         let index = self.slot_for(app)?;
         let key = u32::try_from(index).unwrap_or(u32::MAX).to_ne_bytes();
         self.free(index)?;
@@ -253,14 +242,9 @@ impl Monitor {
 
     /// Takes the crossings that wait, oldest first.
     pub fn drain(&mut self) -> Result<Vec<Crossing>, MonitorError> {
-        self.ring
-            .consume()
-            .map_err(|source| MonitorError::Ring { source })?;
+        self.ring.consume().map_err(|source| MonitorError::Ring { source })?;
         let records: Vec<_> = self.crossings.try_iter().collect();
-        Ok(records
-            .iter()
-            .filter_map(|record| self.crossing(record))
-            .collect())
+        Ok(records.iter().filter_map(|record| self.crossing(record)).collect())
     }
 
     /// What every watched app uses now.
@@ -287,18 +271,13 @@ impl Monitor {
     /// What the timer has cost since the programs were loaded.
     pub fn cost(&self) -> Result<Cost, MonitorError> {
         let (_, answer) = self.call_read(u32::MAX)?;
-        Ok(Cost {
-            runs: answer.timer_runs,
-            busy: answer.timer_busy,
-        })
+        Ok(Cost { runs: answer.timer_runs, busy: answer.timer_busy })
     }
 
     /// The kernel's ids of the loaded programs.
     pub fn program_ids(&self) -> Vec<u32> {
         let loaded = self.object.progs();
-        loaded
-            .filter_map(|program| libbpf_rs::Program::id_from_fd(program.as_fd()).ok())
-            .collect()
+        loaded.filter_map(|program| libbpf_rs::Program::id_from_fd(program.as_fd()).ok()).collect()
     }
 
     /// Runs the decisions of the kernel programs in virtual time; for tests only. `words` is the
@@ -309,9 +288,7 @@ impl Monitor {
     }
 
     fn find(&self, app: AppId) -> Option<usize> {
-        self.slots
-            .iter()
-            .position(|slot| slot.as_ref().is_some_and(|found| found.app == app))
+        self.slots.iter().position(|slot| slot.as_ref().is_some_and(|found| found.app == app))
     }
 
     /// The app's slot, or a free one.
@@ -346,11 +323,7 @@ impl Monitor {
         let code = self.run(WATCH, Some(&mut call))?;
         // Only now may the kernel let the cgroup go.
         let _ = self.pins.delete(&slot.to_ne_bytes());
-        if code == 0 {
-            Ok(())
-        } else {
-            Err(MonitorError::Refused { name: WATCH, code })
-        }
+        if code == 0 { Ok(()) } else { Err(MonitorError::Refused { name: WATCH, code }) }
     }
 
     fn read_slot(&self, index: usize, watched: &Watched) -> Result<Option<Reading>, MonitorError> {
@@ -362,11 +335,7 @@ impl Monitor {
         // Until the timer has had its first look the rest is of nobody.
         let looked = answer.serial == watched.serial;
         let share = |used: Duration, time| {
-            if looked {
-                wire::percent(used, time)
-            } else {
-                Percent(0)
-            }
+            if looked { wire::percent(used, time) } else { Percent(0) }
         };
         let age = answer.at.saturating_sub(answer.begin);
         Ok(Some(Reading {
@@ -377,11 +346,7 @@ impl Monitor {
             cpu_peak: share(answer.peak_used, window),
             cpu_window: window,
             resident: Bytes(answer.resident_bytes),
-            resident_peak: Bytes(if looked {
-                answer.peak_bytes
-            } else {
-                answer.resident_bytes
-            }),
+            resident_peak: Bytes(if looked { answer.peak_bytes } else { answer.resident_bytes }),
             processes: answer.processes,
             cpu_over: looked && answer.cpu_over,
             memory_over: looked && answer.memory_over,
@@ -422,13 +387,9 @@ impl Monitor {
         let program = programs
             .find(|program| program.name() == name)
             .ok_or(MonitorError::Missing { name })?;
-        let input = ProgramInput {
-            context_in: context,
-            ..ProgramInput::default()
-        };
-        let output = program
-            .test_run(input)
-            .map_err(|source| MonitorError::Run { name, source })?;
+        let input = ProgramInput { context_in: context, ..ProgramInput::default() };
+        let output =
+            program.test_run(input).map_err(|source| MonitorError::Run { name, source })?;
         // The kernel's type for the answer is unsigned; the programs' is int.
         Ok(output.return_value.cast_signed())
     }
@@ -442,9 +403,7 @@ impl AsFd for Monitor {
 
 fn map_handle(object: &Object, name: &'static str) -> Result<MapHandle, MonitorError> {
     let mut maps = object.maps();
-    let map = maps
-        .find(|map| map.name() == name)
-        .ok_or(MonitorError::Missing { name })?;
+    let map = maps.find(|map| map.name() == name).ok_or(MonitorError::Missing { name })?;
     MapHandle::try_from(&map).map_err(|source| MonitorError::Load { source })
 }
 
@@ -468,4 +427,15 @@ fn forward_messages() {
             }
         })));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_can_move_to_another_thread() {
+        fn send<T: Send>() {}
+        send::<Monitor>();
+    }
 }

@@ -14,17 +14,12 @@ const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 /// sleeps.
 pub fn now() -> Duration {
     // The kernel cannot refuse this clock.
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
 /// The highest CPU number that may ever come online, plus one.
 pub(crate) fn possible_cpus() -> Result<u64, MonitorError> {
-    let failed = |source| MonitorError::Cpus {
-        path: POSSIBLE_CPUS,
-        source,
-    };
+    let failed = |source| MonitorError::Cpus { path: POSSIBLE_CPUS, source };
     let text = std::fs::read_to_string(POSSIBLE_CPUS).map_err(failed)?;
     last_cpu(&text)
         .map(|last| last + 1)
@@ -38,9 +33,7 @@ fn last_cpu(list: &str) -> Option<u64> {
 
 pub(crate) fn page_bytes() -> u64 {
     let bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .unwrap_or(4096)
+    bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or(4096)
 }
 
 #[cfg(test)]

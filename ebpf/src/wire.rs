@@ -41,28 +41,18 @@ impl KernelLimit {
             Some(Limit::Cpu { level, window }) => {
                 let width_ns = nanos(window.0);
                 let level = u128::from(level.0) * u128::from(width_ns) / 100;
-                Self {
-                    level: u64::try_from(level).unwrap_or(NO_LIMIT),
-                    width_ns,
-                }
+                Self { level: u64::try_from(level).unwrap_or(NO_LIMIT), width_ns }
             }
-            _ => Self {
-                level: NO_LIMIT,
-                width_ns: nanos(Limit::DEFAULT_CPU_WINDOW),
-            },
+            _ => Self { level: NO_LIMIT, width_ns: nanos(Limit::DEFAULT_CPU_WINDOW) },
         }
     }
 
     pub(crate) fn memory(limits: &Limits) -> Self {
         match limits.get(Resource::Memory) {
-            Some(Limit::Memory { level, window }) => Self {
-                level: level.0,
-                width_ns: nanos(window.0),
-            },
-            _ => Self {
-                level: NO_LIMIT,
-                width_ns: nanos(Limit::DEFAULT_MEMORY_WINDOW),
-            },
+            Some(Limit::Memory { level, window }) => {
+                Self { level: level.0, width_ns: nanos(window.0) }
+            }
+            _ => Self { level: NO_LIMIT, width_ns: nanos(Limit::DEFAULT_MEMORY_WINDOW) },
         }
     }
 
@@ -189,17 +179,11 @@ mod tests {
         let second = 1_000_000_000;
         assert_eq!(
             KernelLimit::cpu(&limits),
-            KernelLimit {
-                level: 15 * second,
-                width_ns: 10 * second
-            }
+            KernelLimit { level: 15 * second, width_ns: 10 * second }
         );
         assert_eq!(
             KernelLimit::memory(&limits),
-            KernelLimit {
-                level: 2 << 30,
-                width_ns: 5 * second
-            }
+            KernelLimit { level: 2 << 30, width_ns: 5 * second }
         );
         let most: Limits = "cpu=6553600%/24h".parse().unwrap();
         assert_eq!(KernelLimit::cpu(&most).level, 65_536 * 24 * 3600 * second);
@@ -210,10 +194,7 @@ mod tests {
     fn shares_are_rounded_up() {
         let second = Duration::from_secs(1);
         assert_eq!(percent(Duration::from_millis(1500), second), Percent(150));
-        assert_eq!(
-            percent(Duration::from_nanos(1_500_000_001), second),
-            Percent(151)
-        );
+        assert_eq!(percent(Duration::from_nanos(1_500_000_001), second), Percent(151));
         assert_eq!(percent(second, Duration::ZERO), Percent(u32::MAX));
     }
 

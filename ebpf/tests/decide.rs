@@ -57,11 +57,7 @@ impl Load {
     fn above_since(&self, level: u64, time: u64) -> Option<u64> {
         let mut since = None;
         for (start, segment) in self.placed().take_while(|(start, _)| *start <= time) {
-            since = if segment.bytes > level {
-                since.or(Some(start))
-            } else {
-                None
-            };
+            since = if segment.bytes > level { since.or(Some(start)) } else { None };
         }
         since
     }
@@ -132,11 +128,7 @@ fn replay(test: &str) -> Option<Monitor> {
 }
 
 fn run<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
-    let config = Config {
-        cases: 64,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 64, failure_persistence: None, ..Config::default() };
     TestRunner::new(config).run(&strategy, test).unwrap();
 }
 
@@ -168,18 +160,11 @@ fn cpu_is_judged_as_exact_arithmetic_would() {
     run(cpu_case(), |(width, level, segments)| {
         let load = Load(segments);
         let cpu = Limit { level, width };
-        let memory = Limit {
-            level: NO_LIMIT,
-            width: SECOND,
-        };
+        let memory = Limit { level: NO_LIMIT, width: SECOND };
         let origin = 3600 * SECOND;
         let gap = (width / 1000).clamp(5 * MS, 20 * MS) + FINE;
         // Between two marks the load is taken for even.
-        let grid = if width / 124 < 2 * COARSE {
-            gap
-        } else {
-            COARSE
-        };
+        let grid = if width / 124 < 2 * COARSE { gap } else { COARSE };
         let error = (width / 124 + grid + SLACK) * CPUS / 4 + width / 60_000 * CPUS + 10;
         let exact = |time: u64| load.cpu(time) - load.cpu(time.saturating_sub(width));
         let (mut now, mut before, mut over) = (0, 0, false);
@@ -197,15 +182,9 @@ fn cpu_is_judged_as_exact_arithmetic_would() {
                 prop_assert!(apart <= error, "at {now}: {} for {used}", seen.used);
             }
             if seen.cpu_over && !over {
-                prop_assert!(
-                    full && exact(now) + error > level,
-                    "over too soon, at {now}"
-                );
+                prop_assert!(full && exact(now) + error > level, "over too soon, at {now}");
                 prop_assert!(seen.crossed >= width && seen.crossed <= now);
-                prop_assert!(
-                    seen.crossed >= before.min(now),
-                    "crossed before the last look"
-                );
+                prop_assert!(seen.crossed >= before.min(now), "crossed before the last look");
                 prop_assert!(seen.since <= now);
             }
             if full && !seen.cpu_over {
@@ -218,16 +197,10 @@ fn cpu_is_judged_as_exact_arithmetic_would() {
                 prop_assert!(exact(now) <= level + error, "missed at {now}");
             }
             if over && !seen.cpu_over {
-                prop_assert!(
-                    exact(now) <= level - level / 10 + error,
-                    "ended early at {now}"
-                );
+                prop_assert!(exact(now) <= level - level / 10 + error, "ended early at {now}");
             }
             if seen.cpu_over {
-                prop_assert!(
-                    exact(now) + error > level - level / 10,
-                    "not ended at {now}"
-                );
+                prop_assert!(exact(now) + error > level - level / 10, "not ended at {now}");
             }
             (over, before) = (seen.cpu_over, now);
             now = seen.due + step % 2 * SLACK;
@@ -248,11 +221,7 @@ fn memory_case() -> impl Strategy<Value = (u64, u64, Vec<Segment>)> {
             // Only who runs can grow.
             let millicores = if idle && bytes <= bytes_before { 0 } else { 10 };
             bytes_before = bytes;
-            Segment {
-                length: millis * MS,
-                millicores,
-                bytes,
-            }
+            Segment { length: millis * MS, millicores, bytes }
         });
         segments.collect()
     });
@@ -267,10 +236,7 @@ fn memory_is_judged_as_exact_arithmetic_would() {
     };
     run(memory_case(), |(width, level, segments)| {
         let load = Load(segments);
-        let cpu = Limit {
-            level: NO_LIMIT,
-            width: 10 * SECOND,
-        };
+        let cpu = Limit { level: NO_LIMIT, width: 10 * SECOND };
         let memory = Limit { level, width };
         let (mut now, mut over) = (0, false);
         for step in 0.. {
@@ -278,28 +244,18 @@ fn memory_is_judged_as_exact_arithmetic_would() {
             prop_assert!(!seen.cpu_over);
             let held = load.above_since(level, now).map(|since| now - since);
             if seen.memory_over && !over {
-                prop_assert!(
-                    held.is_some_and(|held| held >= width),
-                    "over too soon, at {now}"
-                );
+                prop_assert!(held.is_some_and(|held| held >= width), "over too soon, at {now}");
                 prop_assert!(now - seen.memory_since >= width);
             }
             if let Some(held) = held.filter(|held| *held >= width + 50 * MS) {
                 prop_assert!(seen.memory_over, "missed at {now}, held for {held}");
             }
             if over && !seen.memory_over {
-                prop_assert!(
-                    load.bytes(now) <= level - level / 10,
-                    "ended early at {now}"
-                );
+                prop_assert!(load.bytes(now) <= level - level / 10, "ended early at {now}");
             }
             over = seen.memory_over;
             // The timer looks at least so often whether a capsule with a memory limit runs.
-            now = seen
-                .due
-                .min(seen.memory_due.max(now + MS))
-                .min(now + 25 * MS)
-                + step % 2 * SLACK;
+            now = seen.due.min(seen.memory_due.max(now + MS)).min(now + 25 * MS) + step % 2 * SLACK;
             if now > load.end() {
                 break;
             }

@@ -8,13 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Cgroup, crossing, crossings, limits, monitor, wait_until};
+use common::{Cgroup, begin, crossings, end, limits, monitor, wait_until};
 use phantom_ebpf::{Crossing, programs_loaded};
 use phantom_model::{AppId, Resource};
 
 const APP: AppId = AppId(7);
 const OTHER: AppId = AppId(8);
-const LATE: Duration = Duration::from_secs(10);
 const MIB: usize = 1 << 20;
 
 /// Not a test of its own: what the processes of the other tests do.
@@ -36,7 +35,7 @@ fn child() {
             "release" => held.clear(),
             "threads" => {
                 for _ in 0..number.parse::<usize>().unwrap() {
-                    std::thread::spawn(|| std::thread::park());
+                    std::thread::spawn(std::thread::park);
                 }
             }
             "spin" => spin(Duration::from_millis(number.parse().unwrap())),
@@ -62,7 +61,7 @@ fn next_generation(left: u32) {
     let mut next = Command::new(std::env::current_exe().unwrap());
     next.args(["--exact", "child", "--nocapture"])
         .env("PHANTOM_EBPF_ROLE", format!("generation {}", left - 1));
-    if left % 2 == 0 {
+    if left.is_multiple_of(2) {
         panic!("{}", next.exec());
     }
     // Nobody waits for it: its parent exits at once.
@@ -80,27 +79,19 @@ fn a_lone_spinning_thread_is_seen() {
     };
     let group = Cgroup::new();
     let mut spinner = group.shell("while :; do :; done");
-    monitor
-        .watch_path(APP, group.path(), &limits("cpu=30%/500ms"))
-        .unwrap();
-    let begin = phantom_ebpf::now();
+    monitor.watch_path(APP, group.path(), &limits("cpu=20%/500ms")).unwrap();
+    let watched = phantom_ebpf::now();
 
-    let found = crossing(&mut monitor, LATE);
-    assert_eq!(
-        (found.app, found.resource, found.over),
-        (APP, Resource::Cpu, true)
-    );
-    assert!((31..=103).contains(&found.measured), "{found:?}");
-    assert!(
-        found.crossed - begin >= Duration::from_millis(450),
-        "{found:?} {begin:?}"
-    );
+    let found = begin(&mut monitor);
+    assert_eq!((found.app, found.resource, found.over), (APP, Resource::Cpu, true));
+    assert!((21..=103).contains(&found.measured), "{found:?}");
+    assert!(found.crossed - watched >= Duration::from_millis(450), "{found:?} {watched:?}");
     assert!(delay(&found) <= Duration::from_millis(50), "{found:?}");
 
     spinner.kill().unwrap();
     spinner.wait().unwrap();
-    let end = crossing(&mut monitor, LATE);
-    assert!(!end.over && end.measured <= 27, "{end:?}");
+    let ended = end(&mut monitor);
+    assert!(ended.measured <= 18, "{ended:?}");
     assert!(crossings(&mut monitor, Duration::from_millis(300)).is_empty());
 }
 
@@ -110,19 +101,14 @@ fn a_thousand_short_lived_children_are_accounted() {
         return;
     };
     let group = Cgroup::new();
-    monitor
-        .watch_path(APP, group.path(), &limits("cpu=5%/200ms"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("cpu=5%/200ms")).unwrap();
     let mut parent = group.shell("i=0; while [ $i -lt 1000 ]; do /bin/true; i=$((i+1)); done");
-    assert!(crossing(&mut monitor, LATE).over);
+    begin(&mut monitor);
     parent.wait().unwrap();
     let told = group.usage();
     let accounted = monitor.reading(APP).unwrap().cpu;
     let ratio = accounted.as_secs_f64() / told.as_secs_f64();
-    assert!(
-        (0.99..=1.01).contains(&ratio),
-        "accounted {accounted:?}, cpu.stat says {told:?}"
-    );
+    assert!((0.99..=1.01).contains(&ratio), "accounted {accounted:?}, cpu.stat says {told:?}");
 }
 
 #[test]
@@ -131,19 +117,14 @@ fn fork_exec_and_exit_do_not_hide_it() {
         return;
     };
     let group = Cgroup::new();
-    monitor
-        .watch_path(APP, group.path(), &limits("cpu=20%/400ms"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("cpu=10%/400ms")).unwrap();
     let program = std::env::current_exe().unwrap();
     let mut first = group.shell(&format!(
         "PHANTOM_EBPF_ROLE='generation 60' exec '{}' --exact child --nocapture >/dev/null",
         program.display()
     ));
-    let found = crossing(&mut monitor, LATE);
-    assert!(
-        found.over && delay(&found) <= Duration::from_millis(50),
-        "{found:?}"
-    );
+    let found = begin(&mut monitor);
+    assert!(delay(&found) <= Duration::from_millis(50), "{found:?}");
     let _ = first.wait();
 }
 
@@ -154,21 +135,15 @@ fn below_the_limit_nothing_is_said() {
     };
     let group = Cgroup::new();
     let mut role = group.role("steps");
-    monitor
-        .watch_path(
-            APP,
-            group.path(),
-            &limits("cpu=60%/300ms,memory=256MiB/100ms"),
-        )
-        .unwrap();
     role.tell("hold 64");
-    for _ in 0..12 {
-        role.tell("spin 30");
-        std::thread::sleep(Duration::from_millis(60));
+    monitor.watch_path(APP, group.path(), &limits("cpu=70%/500ms,memory=256MiB/100ms")).unwrap();
+    for _ in 0..20 {
+        role.tell("spin 15");
+        std::thread::sleep(Duration::from_millis(45));
     }
     assert_eq!(monitor.drain().unwrap(), []);
     let reading = monitor.reading(APP).unwrap();
-    assert!((1..=60).contains(&reading.cpu_peak.0), "{reading:?}");
+    assert!((1..=70).contains(&reading.cpu_peak.0), "{reading:?}");
     assert!(!reading.cpu_over && !reading.memory_over, "{reading:?}");
 }
 
@@ -180,34 +155,23 @@ fn memory_growth_is_seen_and_its_end() {
     let group = Cgroup::new();
     let mut role = group.role("steps");
     role.tell("threads 8");
-    monitor
-        .watch_path(APP, group.path(), &limits("memory=128MiB/300ms"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("memory=128MiB/300ms")).unwrap();
     role.tell("hold 64");
     assert!(crossings(&mut monitor, Duration::from_millis(500)).is_empty());
 
     role.tell("hold 100");
     let held = phantom_ebpf::now();
-    let found = crossing(&mut monitor, LATE);
+    let found = begin(&mut monitor);
     assert_eq!((found.resource, found.over), (Resource::Memory, true));
-    assert!(
-        (164 * MIB..190 * MIB).contains(&(found.measured as usize)),
-        "{found:?}"
-    );
+    assert!((128 * MIB..190 * MIB).contains(&(found.measured as usize)), "{found:?}");
+    // Not before the window was full, and soon after.
+    assert!(found.at - found.since >= Duration::from_millis(300), "{found:?}");
     assert!(delay(&found) <= Duration::from_millis(50), "{found:?}");
-    // Seen in good time, and not before the window was full.
-    assert!(
-        found.at - found.since >= Duration::from_millis(300),
-        "{found:?}"
-    );
-    let full = held + Duration::from_millis(300);
-    assert!(
-        found.at.saturating_sub(full) <= Duration::from_millis(50),
-        "{found:?} {full:?}"
-    );
+    let latest = held + Duration::from_millis(350);
+    assert!(found.at <= latest, "{found:?} {latest:?}");
 
     role.tell("release");
-    assert!(!crossing(&mut monitor, LATE).over);
+    end(&mut monitor);
     let reading = monitor.reading(APP).unwrap();
     assert!(reading.resident.0 < 100 * MIB as u64, "{reading:?}");
     assert!(reading.resident_peak.0 >= 164 * MIB as u64, "{reading:?}");
@@ -221,9 +185,7 @@ fn a_short_burst_of_memory_is_no_excursion() {
     };
     let group = Cgroup::new();
     let mut role = group.role("steps");
-    monitor
-        .watch_path(APP, group.path(), &limits("memory=64MiB/2s"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("memory=64MiB/2s")).unwrap();
     for _ in 0..3 {
         role.tell("hold 100");
         std::thread::sleep(Duration::from_millis(100));
@@ -248,25 +210,14 @@ fn resident_memory_agrees_with_proc() {
         .lines()
         .map(|pid| {
             let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("Rss:"))
-                .unwrap();
-            line.trim()
-                .strip_suffix(" kB")
-                .unwrap()
-                .trim()
-                .parse::<u64>()
-                .unwrap()
-                << 10
+            let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+            line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
         })
         .sum();
-    let resident = monitor.reading(APP).unwrap().resident.0;
-    let apart = resident.abs_diff(rollup);
-    assert!(
-        apart <= rollup / 100,
-        "counted {resident}, smaps says {rollup}"
-    );
+    let reading = monitor.reading(APP).unwrap();
+    let apart = reading.resident.0.abs_diff(rollup);
+    // Before Linux 6.2 every thread keeps up to 64 pages of each kind to itself.
+    assert!(apart <= rollup / 20, "smaps says {rollup}, {reading:?}");
     group.freeze(false);
 }
 
@@ -281,15 +232,12 @@ fn two_monitors_do_not_disturb_each_other() {
     let (busy, idle) = (Cgroup::new(), Cgroup::new());
     let mut spinner = busy.shell("while :; do :; done");
     let mut sleeper = idle.shell("sleep 60");
-    one.watch_path(APP, busy.path(), &limits("cpu=20%/200ms"))
-        .unwrap();
-    two.watch_path(APP, idle.path(), &limits("cpu=20%/200ms"))
-        .unwrap();
-    two.watch_path(OTHER, busy.path(), &limits("cpu=20%/400ms"))
-        .unwrap();
-    assert_eq!(crossing(&mut one, LATE).app, APP);
+    one.watch_path(APP, busy.path(), &limits("cpu=10%/200ms")).unwrap();
+    two.watch_path(APP, idle.path(), &limits("cpu=10%/200ms")).unwrap();
+    two.watch_path(OTHER, busy.path(), &limits("cpu=10%/400ms")).unwrap();
+    assert_eq!(begin(&mut one).app, APP);
     drop(one);
-    assert_eq!(crossing(&mut two, LATE).app, OTHER);
+    assert_eq!(begin(&mut two).app, OTHER);
     for process in [&mut spinner, &mut sleeper] {
         process.kill().unwrap();
         process.wait().unwrap();
@@ -303,12 +251,10 @@ fn limits_change_and_watches_end_while_it_runs() {
     };
     let group = Cgroup::new();
     let mut spinner = group.shell("while :; do :; done");
-    monitor
-        .watch_path(APP, group.path(), &limits("cpu=5000%/200ms"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("cpu=5000%/200ms")).unwrap();
     assert!(crossings(&mut monitor, Duration::from_millis(400)).is_empty());
-    monitor.set_limits(APP, &limits("cpu=20%/200ms")).unwrap();
-    assert!(crossing(&mut monitor, LATE).over);
+    monitor.set_limits(APP, &limits("cpu=10%/200ms")).unwrap();
+    begin(&mut monitor);
 
     assert!(monitor.unwatch(APP).unwrap());
     assert!(!monitor.unwatch(APP).unwrap());
@@ -328,13 +274,9 @@ fn only_a_cgroup_can_be_watched() {
     let Some(mut monitor) = monitor("only_a_cgroup_can_be_watched") else {
         return;
     };
-    let error = monitor
-        .watch_path(APP, "/tmp".as_ref(), &limits(""))
-        .unwrap_err();
+    let error = monitor.watch_path(APP, "/tmp".as_ref(), &limits("")).unwrap_err();
     assert!(error.to_string().contains("v2 hierarchy"), "{error}");
-    let error = monitor
-        .watch_path(APP, "/nowhere".as_ref(), &limits(""))
-        .unwrap_err();
+    let error = monitor.watch_path(APP, "/nowhere".as_ref(), &limits("")).unwrap_err();
     assert!(error.to_string().contains("/nowhere"), "{error}");
     assert_eq!(monitor.watched().count(), 0);
 }
@@ -346,9 +288,7 @@ fn dropped_it_leaves_nothing_in_the_kernel() {
     };
     let group = Cgroup::new();
     let mut spinner = group.shell("while :; do :; done");
-    monitor
-        .watch_path(APP, group.path(), &limits("cpu=20%/1s"))
-        .unwrap();
+    monitor.watch_path(APP, group.path(), &limits("cpu=20%/1s")).unwrap();
     let ids = monitor.program_ids();
     assert!(ids.len() >= 3, "{ids:?}");
     assert!(programs_loaded().iter().any(|name| name == "phantom_watch"));

@@ -9,8 +9,6 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            pause: Duration::from_secs(30),
-        }
+        Self { pause: Duration::from_secs(30) }
     }
 }

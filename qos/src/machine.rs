@@ -43,27 +43,14 @@ struct Excursion {
 impl Machine {
     /// Watches nobody yet.
     pub fn new(config: Config) -> Self {
-        Self {
-            config,
-            apps: BTreeMap::new(),
-        }
+        Self { config, apps: BTreeMap::new() }
     }
 
     /// An app is watched from now on; what was known of it is forgotten.
     pub fn handle_watch(&mut self, app: AppId, limits: &Limits) {
-        let guard = |limit: &Limit| Guard {
-            limit: *limit,
-            excursion: None,
-            quiet_until: None,
-        };
+        let guard = |limit: &Limit| Guard { limit: *limit, excursion: None, quiet_until: None };
         let guards = limits.iter().map(guard).collect();
-        self.apps.insert(
-            app,
-            App {
-                guards,
-                history: History::default(),
-            },
-        );
+        self.apps.insert(app, App { guards, history: History::default() });
     }
 
     /// An app is no longer watched.
@@ -85,9 +72,8 @@ impl Machine {
         match &mut guard.excursion {
             Some(known) => known.measured = crossing.measured,
             None => {
-                let due = guard
-                    .quiet_until
-                    .map_or(crossing.crossed, |end| end.max(crossing.crossed));
+                let due =
+                    guard.quiet_until.map_or(crossing.crossed, |end| end.max(crossing.crossed));
                 guard.excursion = Some(Excursion {
                     measured: crossing.measured,
                     since: crossing.since,
@@ -96,10 +82,7 @@ impl Machine {
                 });
             }
         }
-        guard.verdict(now).map(|verdict| Command::Verdict {
-            app: crossing.app,
-            verdict,
-        })
+        guard.verdict(now).map(|verdict| Command::Verdict { app: crossing.app, verdict })
     }
 
     /// An app was measured. This feeds its trend and the figure a renewed verdict names. It neither
@@ -143,9 +126,7 @@ impl Machine {
     /// When [`Machine::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let guards = self.apps.values().flat_map(|app| &app.guards);
-        let waiting = guards
-            .filter_map(|guard| guard.excursion)
-            .filter(|found| !found.told);
+        let waiting = guards.filter_map(|guard| guard.excursion).filter(|found| !found.told);
         waiting.map(|excursion| excursion.due).min()
     }
 
@@ -155,9 +136,7 @@ impl Machine {
         let guards = apps.flat_map(|(id, app)| app.guards.iter_mut().map(|guard| (*id, guard)));
         guards
             .filter_map(|(app, guard)| {
-                guard
-                    .verdict(now)
-                    .map(|verdict| Command::Verdict { app, verdict })
+                guard.verdict(now).map(|verdict| Command::Verdict { app, verdict })
             })
             .collect()
     }

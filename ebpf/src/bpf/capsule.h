@@ -127,7 +127,13 @@ static __always_inline __s64 resident_pages(const struct mm_struct *mm)
 	       counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_SHMEMPAGES]));
 }
 
-/* A walk over the tasks of a cgroup: all its css_sets, and the task list of each. */
+/*
+ * A walk over the tasks of a cgroup: all its css_sets, and the task list of each.
+ *
+ * Must not lie on the stack: verifiers before Linux 6.7 follow a bpf_loop callback for one round
+ * only, take what the stack holds then for constant, and cut away the rest of the callback. So the
+ * stack holds a pointer to it, which is constant.
+ */
 struct walk {
 	__u64 cgroup;
 	__u64 links;      /* head of the list of links to css_sets */
@@ -135,9 +141,9 @@ struct walk {
 	__u64 set;        /* the css_set at hand, or 0 */
 	__u64 node;       /* where in its list of tasks */
 	__u64 pages;
+	__u64 bytes;      /* the same, at the end */
 	__u64 processes;
-	__u32 torn;       /* a list changed under the walk: the sums mean nothing */
-	__u32 done;       /* reached the end */
+	__u64 torn;       /* a list changed under the walk: the sums mean nothing */
 };
 
 static __always_inline long torn(struct walk *w)
@@ -154,10 +160,8 @@ static __always_inline long next_set(struct walk *w)
 	__u64 entry;
 
 	w->link = (__u64)BPF_CORE_READ(link, next);
-	if (w->link == w->links) {
-		w->done = 1;
-		return 1;
-	}
+	if (w->link == w->links)
+		return 1; /* the end */
 	entry = w->link - bpf_core_field_offset(struct cgrp_cset_link, cset_link);
 	set = BPF_CORE_READ((const struct cgrp_cset_link *)entry, cset);
 	if (!set || (__u64)BPF_CORE_READ(set, dfl_cgrp) != w->cgroup)
@@ -174,7 +178,7 @@ static __always_inline long next_set(struct walk *w)
  */
 static long walk_step(__u32 index, void *context)
 {
-	struct walk *w = context;
+	struct walk *w = *(struct walk **)context;
 	const struct task_struct *task;
 	const struct mm_struct *mm;
 	__u64 here = w->node;
@@ -212,20 +216,16 @@ static long walk_step(__u32 index, void *context)
 }
 
 /*
- * Resident bytes of the cgroup's processes. False if the lists did not hold still. A cgroup of
+ * Sums up the resident memory of the cgroup's processes. False if the lists did not hold still. A cgroup of
  * more than MAX_STEPS tasks gives the sum of the first ones.
  */
-static __noinline bool cgroup_resident(__u64 address, __u64 *bytes, __u64 *processes)
+static __noinline bool cgroup_resident(struct walk *w, __u64 address)
 {
-	struct walk w = {};
-
-	w.cgroup = address;
-	w.links = address + bpf_core_field_offset(struct cgroup, cset_links);
-	w.link = w.links;
+	__builtin_memset(w, 0, sizeof(*w));
+	w->cgroup = address;
+	w->links = address + bpf_core_field_offset(struct cgroup, cset_links);
+	w->link = w->links;
 	bpf_loop(MAX_STEPS, walk_step, &w, 0);
-	if (w.torn)
-		return false;
-	*bytes = w.pages * machine.page_bytes;
-	*processes = w.processes;
-	return true;
+	w->bytes = w->pages * machine.page_bytes;
+	return !w->torn;
 }

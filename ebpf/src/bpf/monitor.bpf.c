@@ -112,6 +112,11 @@ __u64 kicks;         /* grows with each order, so that the timer cannot sleep ov
 __u64 timer_runs;
 __u64 timer_ns;
 
+/* What the timer alone, and phantom_read alone, works with; see struct walk for why here. */
+static __u64 next_due_ns;
+static struct walk timer_walk;
+static struct walk read_walk;
+
 static bool post(struct slot *slot, __u64 resource, __u64 over, __u64 measured, __u64 now,
 		 __u64 crossed_ns, __u64 since_ns)
 {
@@ -150,22 +155,23 @@ static __noinline __u64 look_at_memory(struct slot *slot, __u64 now, __u64 cpu_n
 {
 	struct memory_watch *m = &slot->memory;
 	const struct limit *limit = &slot->order.memory;
-	__u64 bytes = 0, processes = 0, due;
+	struct walk *w = &timer_walk;
 	bool whole = false;
+	__u64 due;
 
 	if (now >= memory_due(m, cpu_ns, limit)) {
 		for (int i = 0; i < WALK_TRIES && !whole; i++)
-			whole = cgroup_resident(slot->order.cgroup, &bytes, &processes);
+			whole = cgroup_resident(w, slot->order.cgroup);
 		if (!whole)
 			return now + GAP_NS;
-		m->processes = processes;
+		m->processes = w->processes;
 		m->cost_ns = bpf_ktime_get_ns() - now;
-		memory_step(m, now, cpu_ns, bytes, limit);
+		memory_step(m, now, cpu_ns, w->bytes, limit);
 		if (memory_begins(m, now, limit))
-			m->over = post(slot, MEMORY, 1, bytes, now, m->since_ns + limit->width_ns,
+			m->over = post(slot, MEMORY, 1, w->bytes, now, m->since_ns + limit->width_ns,
 				       m->since_ns);
 		else if (memory_ends(m, limit))
-			m->over = !post(slot, MEMORY, 0, bytes, now, now, now);
+			m->over = !post(slot, MEMORY, 0, w->bytes, now, now, now);
 	}
 	due = memory_due(m, cpu_ns, limit);
 	/* Whether it runs at all must be looked at more often than its memory. */
@@ -183,9 +189,9 @@ static void begin(struct slot *slot, __u64 serial)
 	__builtin_memset(&slot->memory, 0, sizeof(slot->memory));
 }
 
-static long look_at_slot(__u32 index, void *context)
+static long look_at_slot(__u32 index, void *unused)
 {
-	__u64 *next = context, now, cpu_ns, serial, due;
+	__u64 now, cpu_ns, serial, due;
 	struct slot *slot = bpf_map_lookup_elem(&phantom_slots, &index);
 
 	if (!slot)
@@ -197,28 +203,30 @@ static long look_at_slot(__u32 index, void *context)
 	if (slot->serial != serial)
 		begin(slot, serial);
 	if (now < slot->due_ns) {
-		*next = min_u64(*next, slot->due_ns);
+		next_due_ns = min_u64(next_due_ns, slot->due_ns);
 		return 0;
 	}
 	cpu_ns = cgroup_cpu_ns(slot->order.cgroup);
 	/* The order may have been replaced meanwhile, and its cgroup be gone. */
 	if (*(volatile __u64 *)&slot->order.serial != serial) {
-		*next = 0;
+		next_due_ns = 0;
 		return 0;
 	}
 	due = look_at_cpu(slot, now, cpu_ns);
 	due = min_u64(due, look_at_memory(slot, now, cpu_ns));
 	slot->due_ns = due;
-	*next = min_u64(*next, due);
+	next_due_ns = min_u64(next_due_ns, due);
 	return 0;
 }
 
 static int tick(void *map, __u32 *key, struct clock *clock)
 {
-	__u64 begin = bpf_ktime_get_ns(), next = NO_LIMIT, now;
+	__u64 begin = bpf_ktime_get_ns(), next, now;
 	__u64 before = *(volatile __u64 *)&kicks;
 
-	bpf_loop(slots_used, look_at_slot, &next, 0);
+	next_due_ns = NO_LIMIT;
+	bpf_loop(slots_used, look_at_slot, 0, 0);
+	next = next_due_ns;
 	now = bpf_ktime_get_ns();
 	timer_runs++;
 	timer_ns += now - begin;
@@ -301,7 +309,7 @@ int phantom_read(struct read_call *call)
 {
 	__u32 index = call->slot;
 	struct slot *slot = bpf_map_lookup_elem(&phantom_slots, &index);
-	__u64 bytes = 0, processes = 0;
+	struct walk *w = &read_walk;
 	bool whole = false;
 
 	call->timer_runs = timer_runs;
@@ -309,20 +317,16 @@ int phantom_read(struct read_call *call)
 	if (!slot || !slot->order.serial)
 		return 1;
 	for (int i = 0; i < WALK_TRIES && !whole; i++)
-		whole = cgroup_resident(slot->order.cgroup, &bytes, &processes);
-	if (!whole) {
-		bytes = slot->memory.resident_bytes;
-		processes = slot->memory.processes;
-	}
+		whole = cgroup_resident(w, slot->order.cgroup);
 	call->serial = slot->serial;
 	call->at_ns = bpf_ktime_get_ns();
 	call->begin_ns = slot->cpu.begin_ns;
 	call->cpu_ns = cgroup_cpu_ns(slot->order.cgroup);
 	call->use_ns = slot->cpu.use_ns;
 	call->peak_use_ns = slot->cpu.peak_use_ns;
-	call->resident_bytes = bytes;
-	call->peak_bytes = max_u64(slot->memory.peak_bytes, bytes);
-	call->processes = processes;
+	call->resident_bytes = whole ? w->bytes : slot->memory.resident_bytes;
+	call->peak_bytes = max_u64(slot->memory.peak_bytes, call->resident_bytes);
+	call->processes = whole ? w->processes : slot->memory.processes;
 	call->cpu_over = slot->cpu.over;
 	call->memory_over = slot->memory.over;
 	return 0;

@@ -18,21 +18,11 @@ fn machine(limits: &str) -> Machine {
 
 fn begins(resource: Resource, measured: u64, crossed: u64) -> Crossing {
     let (crossed, since) = (ms(crossed), ms(crossed.saturating_sub(10_000)));
-    Crossing {
-        app: APP,
-        resource,
-        over: true,
-        measured,
-        crossed,
-        since,
-    }
+    Crossing { app: APP, resource, over: true, measured, crossed, since }
 }
 
 fn ends(resource: Resource, measured: u64, crossed: u64) -> Crossing {
-    Crossing {
-        over: false,
-        ..begins(resource, measured, crossed)
-    }
+    Crossing { over: false, ..begins(resource, measured, crossed) }
 }
 
 fn sample(at: u64, cpu: u32, memory: u64) -> Sample {
@@ -47,9 +37,7 @@ fn sample(at: u64, cpu: u32, memory: u64) -> Sample {
 }
 
 fn verdict(command: Option<Command>) -> Verdict {
-    let Some(Command::Verdict { app, verdict }) = command else {
-        panic!("{command:?}")
-    };
+    let Some(Command::Verdict { app, verdict }) = command else { panic!("{command:?}") };
     assert_eq!(app, APP);
     verdict
 }
@@ -60,10 +48,7 @@ fn a_verdict_says_which_limit_by_how_much_since_when() {
     let found = machine.handle_crossing(begins(Resource::Cpu, 190, 20_000), ms(20_012));
     let found = verdict(found);
     assert_eq!(found.limit.to_string(), "cpu=150%/10s");
-    assert_eq!(
-        (found.measured, found.held, found.delay),
-        (190, ms(10_012), ms(12))
-    );
+    assert_eq!((found.measured, found.held, found.delay), (190, ms(10_012), ms(12)));
     assert_eq!(machine.exceeded(APP), [(found.limit, ms(10_000))]);
 
     let found = machine.handle_crossing(begins(Resource::Memory, 2 << 30, 21_000), ms(21_001));
@@ -74,38 +59,18 @@ fn a_verdict_says_which_limit_by_how_much_since_when() {
 fn one_excursion_one_verdict_and_the_next_one_another() {
     let mut machine = machine("cpu=150%/10s");
     let cpu = Resource::Cpu;
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 100), ms(101))
-            .is_some()
-    );
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 170, 200), ms(201))
-            .is_none()
-    );
-    assert!(
-        machine
-            .handle_crossing(ends(cpu, 130, 300), ms(301))
-            .is_none()
-    );
+    assert!(machine.handle_crossing(begins(cpu, 160, 100), ms(101)).is_some());
+    assert!(machine.handle_crossing(begins(cpu, 170, 200), ms(201)).is_none());
+    assert!(machine.handle_crossing(ends(cpu, 130, 300), ms(301)).is_none());
     assert!(machine.exceeded(APP).is_empty());
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 400), ms(401))
-            .is_some()
-    );
+    assert!(machine.handle_crossing(begins(cpu, 160, 400), ms(401)).is_some());
 }
 
 #[test]
 fn a_verdict_without_effect_is_renewed_after_the_pause() {
     let mut machine = machine("cpu=150%/10s");
     let cpu = Resource::Cpu;
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 100), ms(101))
-            .is_some()
-    );
+    assert!(machine.handle_crossing(begins(cpu, 160, 100), ms(101)).is_some());
     assert_eq!(machine.poll_timeout(), None);
     machine.rearm(APP, ms(1_000));
     assert_eq!(machine.poll_timeout(), Some(ms(31_000)));
@@ -121,62 +86,27 @@ fn a_verdict_without_effect_is_renewed_after_the_pause() {
 fn an_excursion_in_the_pause_waits_for_its_end() {
     let mut machine = machine("cpu=150%/10s");
     let cpu = Resource::Cpu;
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 100), ms(101))
-            .is_some()
-    );
+    assert!(machine.handle_crossing(begins(cpu, 160, 100), ms(101)).is_some());
     machine.rearm(APP, ms(1_000));
-    assert!(
-        machine
-            .handle_crossing(ends(cpu, 130, 2_000), ms(2_001))
-            .is_none()
-    );
+    assert!(machine.handle_crossing(ends(cpu, 130, 2_000), ms(2_001)).is_none());
     assert_eq!(machine.poll_timeout(), None);
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 3_000), ms(3_001))
-            .is_none()
-    );
+    assert!(machine.handle_crossing(begins(cpu, 160, 3_000), ms(3_001)).is_none());
     assert_eq!(machine.handle_timeout(ms(31_000)).len(), 1);
     // And after the pause all is as before.
-    assert!(
-        machine
-            .handle_crossing(ends(cpu, 130, 32_000), ms(32_001))
-            .is_none()
-    );
-    assert!(
-        machine
-            .handle_crossing(begins(cpu, 160, 33_000), ms(33_001))
-            .is_some()
-    );
+    assert!(machine.handle_crossing(ends(cpu, 130, 32_000), ms(32_001)).is_none());
+    assert!(machine.handle_crossing(begins(cpu, 160, 33_000), ms(33_001)).is_some());
 }
 
 #[test]
 fn what_concerns_nobody_is_ignored() {
     let mut machine = machine("cpu=150%/10s");
-    assert!(
-        machine
-            .handle_crossing(begins(Resource::Memory, 1 << 40, 1), ms(2))
-            .is_none()
-    );
-    assert!(
-        machine
-            .handle_crossing(begins(Resource::Cpu, 150, 1), ms(2))
-            .is_none()
-    );
-    let stranger = Crossing {
-        app: AppId(2),
-        ..begins(Resource::Cpu, 160, 1)
-    };
+    assert!(machine.handle_crossing(begins(Resource::Memory, 1 << 40, 1), ms(2)).is_none());
+    assert!(machine.handle_crossing(begins(Resource::Cpu, 150, 1), ms(2)).is_none());
+    let stranger = Crossing { app: AppId(2), ..begins(Resource::Cpu, 160, 1) };
     assert!(machine.handle_crossing(stranger, ms(2)).is_none());
     machine.rearm(AppId(2), ms(3));
     machine.handle_unwatch(APP);
-    assert!(
-        machine
-            .handle_crossing(begins(Resource::Cpu, 160, 1), ms(2))
-            .is_none()
-    );
+    assert!(machine.handle_crossing(begins(Resource::Cpu, 160, 1), ms(2)).is_none());
     assert_eq!(machine.trend(APP), None);
 }
 
@@ -190,14 +120,8 @@ fn trends_tell_where_it_is_heading() {
     }
     machine.handle_sample(sample(5, 0, 0)); // late, and so of no use
     let trend = machine.trend(APP).unwrap();
-    assert_eq!(
-        (trend.cpu, trend.memory, trend.at),
-        (Percent(109), Bytes(1_090), ms(99_000))
-    );
-    assert_eq!(
-        (trend.cpu_course, trend.memory_course),
-        (Course::Steady, Course::Falling)
-    );
+    assert_eq!((trend.cpu, trend.memory, trend.at), (Percent(109), Bytes(1_090), ms(99_000)));
+    assert_eq!((trend.cpu_course, trend.memory_course), (Course::Steady, Course::Falling));
 }
 
 /// What may happen to a machine, a step of virtual time apart.

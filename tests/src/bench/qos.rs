@@ -73,23 +73,12 @@ fn verdict_delay(
         machine.handle_watch(APP, &limits);
         monitor.watch_path(APP, group.path(), &limits)?;
         let _process = group.shell(script)?;
-        delays.push(
-            first_verdict(&mut monitor, &mut machine)?
-                .delay
-                .as_secs_f64()
-                * 1e3,
-        );
+        delays.push(first_verdict(&mut monitor, &mut machine)?.delay.as_secs_f64() * 1e3);
         monitor.unwatch(APP)?;
     }
     let worst = delays.iter().copied().fold(0.0, f64::max);
     let case = format!("{case}, {limits}");
-    let row = Row::new(
-        BENCH,
-        &case,
-        "window full to verdict",
-        median(&delays)?,
-        "ms",
-    );
+    let row = Row::new(BENCH, &case, "window full to verdict", median(&delays)?, "ms");
     report.row(row.must(Bound::Value(50.0)))?;
     report.row(Row::new(BENCH, &case, "the same, worst", worst, "ms"))
 }

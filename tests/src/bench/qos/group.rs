@@ -62,11 +62,7 @@ impl Group {
             if pids.len() >= count {
                 return Ok(pids);
             }
-            ensure!(
-                Instant::now() < end,
-                "only {} of {count} processes in 30 s",
-                pids.len()
-            );
+            ensure!(Instant::now() < end, "only {} of {count} processes in 30 s", pids.len());
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -36,9 +36,7 @@ pub(super) fn round_trip() -> anyhow::Result<Duration> {
             }
             Ok((cpu_time()? - begin) / ROUNDS)
         });
-        measured
-            .join()
-            .map_err(|_| anyhow!("the measuring thread panicked"))?
+        measured.join().map_err(|_| anyhow!("the measuring thread panicked"))?
     })
 }
 
@@ -62,8 +60,7 @@ fn cpu_time() -> anyhow::Result<Duration> {
 fn first_cpu() -> anyhow::Result<usize> {
     let allowed = sched_getaffinity(Pid::this()).context("sched_getaffinity")?;
     let mut cpus = 0..CpuSet::count();
-    cpus.find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-        .context("no core to run on")
+    cpus.find(|cpu| allowed.is_set(*cpu).unwrap_or(false)).context("no core to run on")
 }
 
 /// Binds the calling thread to one core.
