@@ -139,6 +139,12 @@ pub fn read_at(fd: impl AsFd, offset: u64, len: usize) -> Result<Vec<u8>, Errno>
     Ok(data)
 }
 
+/// How many files this process may have open.
+pub fn file_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// Lets this process have as many files open as its hard limit allows.
 pub fn raise_file_limit() -> Result<(), Errno> {
     let limits = getrlimit(Resource::Nofile);

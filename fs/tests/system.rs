@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use common::{Options, World, in_own_mounts, names, run};
+use common::{Bind, Options, World, in_own_mounts, names, run};
 use phantom_fs::cache::Cache;
 use phantom_fs::client::{Client, ClientConfig};
 use phantom_model::Epoch;
@@ -135,11 +135,12 @@ fn an_upgrade_is_seen_at_the_next_open() {
             ..Options::default()
         };
         let backdoor = tempfile::tempdir().unwrap();
+        let mut bind = None;
         let w = World::new(options, |home| {
             fs::write(home.join("system/lib"), content(1, 400_000)).unwrap();
             fs::write(home.join("system/conf"), "one").unwrap();
             // The system as the home's root sees it: writable.
-            rustix::mount::mount_bind(home.join("system"), backdoor.path()).unwrap();
+            bind = Some(Bind::new(&home.join("system"), backdoor.path()));
         });
         let (lib, conf) = (w.away.join("system/lib"), w.away.join("system/conf"));
         assert_eq!(fs::read(&lib).unwrap(), content(1, 400_000));
@@ -160,7 +161,6 @@ fn an_upgrade_is_seen_at_the_next_open() {
         let mut old = vec![0; 400_000];
         open.read_exact_at(&mut old, 0).unwrap();
         assert!(old == content(1, 400_000));
-        rustix::mount::unmount(backdoor.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     });
 }
 
@@ -168,12 +168,13 @@ fn an_upgrade_is_seen_at_the_next_open() {
 fn pinned_files_outlive_their_names() {
     in_own_mounts("pinned_files", || {
         let backdoor = tempfile::tempdir().unwrap();
+        let mut bind = None;
         let w = World::new(Options { system: true, ..Options::default() }, |home| {
             fs::create_dir_all(home.join("system/lib/python")).unwrap();
             fs::write(home.join("system/lib/libc"), content(1, 300_000)).unwrap();
             fs::write(home.join("system/lib/python/module"), content(2, 1000)).unwrap();
             fs::write(home.join("mine"), "mine").unwrap();
-            rustix::mount::mount_bind(home.join("system"), backdoor.path()).unwrap();
+            bind = Some(Bind::new(&home.join("system"), backdoor.path()));
         });
         for path in ["system/lib/libc", "system/lib/python/module", "mine"] {
             let fd = File::open(w.home.join(path)).unwrap();
@@ -210,7 +211,6 @@ fn pinned_files_outlive_their_names() {
             read_all(&another_client(&w), &["system", "lib", "libc"]).unwrap(),
             content(9, 100)
         );
-        rustix::mount::unmount(backdoor.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     });
 }
 
@@ -218,6 +218,7 @@ fn pinned_files_outlive_their_names() {
 fn a_log_on_the_system_is_no_content_to_cache() {
     in_own_mounts("a_log", || {
         let backdoor = tempfile::tempdir().unwrap();
+        let mut bind = None;
         let options = Options {
             system: true,
             server: |config| config.settle = std::time::Duration::from_secs(3600),
@@ -225,12 +226,11 @@ fn a_log_on_the_system_is_no_content_to_cache() {
         };
         let w = World::new(options, |home| {
             fs::write(home.join("system/log"), "line 1\n").unwrap();
-            rustix::mount::mount_bind(home.join("system"), backdoor.path()).unwrap();
+            bind = Some(Bind::new(&home.join("system"), backdoor.path()));
         });
         assert_eq!(fs::read(w.away.join("system/log")).unwrap(), b"line 1\n");
         run(backdoor.path(), "sh", &["-c", "echo line 2 >> log"]);
         assert_eq!(fs::read(w.away.join("system/log")).unwrap(), b"line 1\nline 2\n");
         assert!(data_files(&w.cache).is_empty());
-        rustix::mount::unmount(backdoor.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     });
 }

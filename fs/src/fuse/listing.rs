@@ -13,6 +13,9 @@ use crate::proto::{HandleId, MAX_LISTING};
 pub(super) const AFTER_DOT: u64 = 1 << 62 | 1;
 pub(super) const AFTER_DOTS: u64 = 1 << 62 | 2;
 
+/// Pages without anything to show that are asked for in a row.
+const MAX_VAIN_PAGES: u32 = 1000;
+
 /// What became of an entry that was offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Take {
@@ -68,8 +71,12 @@ impl Pages {
             page.attributes = attributes;
         }
         let mut taken = false;
-        // An answer without entries is the end: go on until there is one or it is true.
-        while !taken {
+        // An answer without entries is the end: go on until there is one or it is true. A home
+        // that sends nothing but what cannot be shown is not listened to forever.
+        for _ in 0..MAX_VAIN_PAGES {
+            if taken {
+                break;
+            }
             if page.entries.is_empty() {
                 page.entries = client.read_dir(handle, page.at, MAX_LISTING, attributes)?.into();
             }

@@ -21,14 +21,30 @@ pub(super) enum Verdict<R> {
 pub(super) struct Journal<R> {
     answered_below: u64,
     running: BTreeSet<u64>,
-    kept: BTreeMap<u64, R>,
-    limit: usize,
+    kept: BTreeMap<u64, (R, usize)>,
+    kept_bytes: usize,
+    limits: Limits,
+}
+
+/// What one client may leave unacknowledged.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Replies kept and requests running.
+    pub(super) requests: usize,
+    /// Bytes of replies kept.
+    pub(super) bytes: usize,
 }
 
 impl<R: Clone> Journal<R> {
-    /// Keeps at most `limit` replies and running requests together.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { answered_below: 0, running: BTreeSet::new(), kept: BTreeMap::new(), limit }
+    /// Nothing has come in yet.
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            answered_below: 0,
+            running: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
+            limits,
+        }
     }
 
     /// A request `id` came in, with the client's word that it has all replies below
@@ -36,28 +52,33 @@ impl<R: Clone> Journal<R> {
     pub(super) fn arrived(&mut self, id: u64, answered_below: u64) -> Verdict<R> {
         if answered_below > self.answered_below {
             self.answered_below = answered_below;
-            self.kept = self.kept.split_off(&answered_below);
+            let later = self.kept.split_off(&answered_below);
+            let done = std::mem::replace(&mut self.kept, later);
+            self.kept_bytes -= done.values().map(|(_, bytes)| bytes).sum::<usize>();
         }
         if id < self.answered_below || self.running.contains(&id) {
             return Verdict::Ignore;
         }
-        if let Some(reply) = self.kept.get(&id) {
+        if let Some((reply, _)) = self.kept.get(&id) {
             return Verdict::Again(reply.clone());
         }
-        if self.running.len() + self.kept.len() >= self.limit {
+        let requests = self.running.len() + self.kept.len();
+        if requests >= self.limits.requests || self.kept_bytes >= self.limits.bytes {
             return Verdict::Refuse;
         }
         self.running.insert(id);
         Verdict::Run
     }
 
-    /// Request `id` has been carried out. `keep` is its reply, unless it may be repeated.
-    pub(super) fn finished(&mut self, id: u64, keep: Option<R>) {
+    /// Request `id` has been carried out. `keep` is its reply and how many bytes that takes,
+    /// unless it may be repeated.
+    pub(super) fn finished(&mut self, id: u64, keep: Option<(R, usize)>) {
         self.running.remove(&id);
-        if let Some(reply) = keep
+        if let Some((reply, bytes)) = keep
             && id >= self.answered_below
+            && self.kept.insert(id, (reply, bytes)).is_none()
         {
-            self.kept.insert(id, reply);
+            self.kept_bytes += bytes;
         }
     }
 
@@ -128,7 +149,7 @@ mod tests {
             }
             let id = self.executing.remove(at % self.executing.len());
             *self.executed.entry(id).or_default() += 1;
-            journal.finished(id, Some(id));
+            journal.finished(id, Some((id, 10)));
             self.to_client.push(id);
         }
 
@@ -154,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_operation_happens_exactly_once(steps in proptest::collection::vec(step(), 1..200)) {
-            let mut journal = Journal::new(4096);
+            let mut journal = Journal::new(Limits { requests: 4096, bytes: usize::MAX });
             let mut world = World { next: 1, ..World::default() };
             for step in steps {
                 match step {
@@ -188,19 +209,23 @@ mod tests {
             // The next request tells that all replies came, so nothing is kept for them.
             journal.arrived(world.next, world.next);
             prop_assert!(journal.kept.is_empty());
+            prop_assert_eq!(journal.kept_bytes, 0);
         }
     }
 
     #[test]
     fn a_client_that_never_acknowledges_is_refused() {
-        let mut journal = Journal::new(3);
+        let mut journal = Journal::new(Limits { requests: 3, bytes: 100 });
         for id in 1..=3 {
             assert_eq!(journal.arrived(id, 1), Verdict::Run);
-            journal.finished(id, Some(id));
+            journal.finished(id, Some((id, 1)));
         }
         assert_eq!(journal.arrived(4, 1), Verdict::Refuse);
         assert_eq!(journal.arrived(4, 3), Verdict::Run);
         assert_eq!(journal.arrived(2, 1), Verdict::Ignore);
         assert_eq!(journal.arrived(3, 1), Verdict::Again(3));
+        journal.finished(4, Some((4, 200)));
+        assert_eq!(journal.arrived(5, 4), Verdict::Refuse, "too many bytes");
+        assert_eq!(journal.arrived(5, 5), Verdict::Run);
     }
 }

@@ -10,7 +10,7 @@ use phantom_model::Epoch;
 use rustix::io::Errno;
 
 use super::handles::Handles;
-use super::journal::{Journal, Verdict};
+use super::journal::{Journal, Limits, Verdict};
 use super::nodes::Nodes;
 use super::{ServerError, Shared};
 use crate::os;
@@ -18,8 +18,10 @@ use crate::proto::{
     Answer, FrameError, Op, RequestId, SessionId, ToClient, ToServer, read_frame, write_frame,
 };
 
-/// Replies kept and operations running in one session, at most. A client keeps far below.
-const MAX_UNACKNOWLEDGED: usize = 4096;
+/// What one session may leave unacknowledged. A client keeps far below.
+const UNACKNOWLEDGED: Limits = Limits { requests: 4096, bytes: 128 << 20 };
+/// Bytes counted for a kept reply beside its payload and listing.
+const REPLY_BYTES: usize = 256;
 /// Buffer of a connection's reading side, in bytes.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -70,12 +72,16 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(id: SessionId, epoch: Epoch, shared: Arc<Shared>) -> Self {
         let config = &shared.config;
+        // References and open files share the process's descriptors; some are for the rest.
+        let limit = os::file_limit();
+        let max_open_nodes = config.max_open_nodes.min(limit / 2);
+        let max_handles = config.max_handles.min(limit / 4);
         Self {
             id,
             epoch,
-            nodes: shared.tree.nodes(config.max_nodes, config.max_open_nodes),
-            handles: Handles::new(config.max_handles),
-            journal: Mutex::new(Journal::new(MAX_UNACKNOWLEDGED)),
+            nodes: shared.tree.nodes(config.max_nodes, max_open_nodes),
+            handles: Handles::new(max_handles),
+            journal: Mutex::new(Journal::new(UNACKNOWLEDGED)),
             line: Mutex::new(None),
             closed: AtomicBool::new(false),
             shared,
@@ -195,10 +201,15 @@ impl Session {
             Ok((answer, payload)) => (Ok(answer), payload),
             Err(error) => (Err(error.raw_os_error()), Vec::new()),
         };
+        let bytes = payload.len()
+            + match &result {
+                Ok(Answer::Listing(items)) => items.len() * REPLY_BYTES,
+                _ => REPLY_BYTES,
+            };
         let kept = Arc::new(Kept { message: ToClient::Reply { id, result }, payload });
         let idle = {
             let mut journal = self.journal();
-            journal.finished(id.0, (!repeatable).then(|| Arc::clone(&kept)));
+            journal.finished(id.0, (!repeatable).then(|| (Arc::clone(&kept), bytes)));
             journal.is_idle()
         };
         if idle && self.closed.load(Ordering::SeqCst) {

@@ -157,6 +157,7 @@ pub struct World {
     /// The home's tree, and the same through the mount.
     pub home: PathBuf,
     pub away: PathBuf,
+    system: Option<Bind>,
     dir: tempfile::TempDir,
 }
 
@@ -201,12 +202,13 @@ impl World {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(home.join("system")).unwrap();
         fill(&home);
-        if options.system {
+        let system = options.system.then(|| {
             let system = home.join("system");
-            rustix::mount::mount_bind(&system, &system).unwrap();
+            let bind = Bind::new(&system, &system);
             let flags = rustix::mount::MountFlags::BIND | rustix::mount::MountFlags::RDONLY;
             rustix::mount::mount_remount(&system, flags, "").unwrap();
-        }
+            bind
+        });
         let mut config = ServerConfig::new(APP);
         config.settle = Duration::ZERO;
         (options.server)(&mut config);
@@ -222,7 +224,7 @@ impl World {
         let disk = Arc::new(Cache::open(&cache, options.cache_bytes).unwrap());
         let client = Client::connect(transport, config, Some(disk)).unwrap();
         let mount = Mount::new(Arc::clone(&client), &away, options.owners, 8).unwrap();
-        Self { mount, client, server, way, cache, home, away, dir }
+        Self { mount, client, server, way, cache, home, away, system, dir }
     }
 
     pub fn scratch(&self) -> &Path {
@@ -230,11 +232,19 @@ impl World {
     }
 }
 
-impl Drop for World {
+/// A bind that is taken off, since the directory around it could not be removed else.
+pub struct Bind(PathBuf);
+
+impl Bind {
+    pub fn new(from: &Path, to: &Path) -> Self {
+        rustix::mount::mount_bind(from, to).unwrap();
+        Self(to.to_owned())
+    }
+}
+
+impl Drop for Bind {
     fn drop(&mut self) {
-        // Else the directory could not be removed. There is none in most tests.
-        let system = self.home.join("system");
-        let _ = rustix::mount::unmount(system, rustix::mount::UnmountFlags::DETACH);
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
 }
 
