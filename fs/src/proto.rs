@@ -77,7 +77,8 @@ pub struct Hello {
     pub session: SessionId,
     /// Whose files.
     pub app: AppId,
-    /// The epoch the copy of the app has; a lower one than the server has seen is refused.
+    /// The epoch the copy of the app has, or will have once its move is committed; one that was
+    /// fenced is refused.
     pub epoch: Epoch,
     /// Whether the session has had a connection before; if the server does not know it then, it
     /// is lost and the client must not go on as if nothing happened.

@@ -200,9 +200,14 @@ fn an_old_epoch_has_no_effect() {
         };
         let error = connect(Epoch(1)).unwrap_err();
         assert!(matches!(error, ClientError::Refused(Refusal::Epoch(Epoch(2)))), "{error}");
-        connect(Epoch(2)).unwrap();
-        connect(Epoch(3)).unwrap();
-        assert!(connect(Epoch(2)).is_err());
+        // The next host prepares beside the present one; the commit decides.
+        let present = connect(Epoch(2)).unwrap();
+        let next = connect(Epoch(3)).unwrap();
+        let root = phantom_fs::client::Ino::ROOT;
+        assert!(present.space(root).is_ok() && next.space(root).is_ok());
+        assert!(w.server.fence(Epoch(3)));
+        assert!(present.space(root).is_err());
+        assert!(next.space(root).is_ok());
     });
 }
 

@@ -135,8 +135,8 @@ fn large_directories_are_listed_whole() {
         for i in (0..10_000).step_by(97) {
             fs::write(many.join(format!("file-{i:05}")), "x").unwrap();
         }
-        run(&w.away, "rm", &["-r", "many"]);
-        assert!(!w.home.join("many").exists());
+        run(&w.away, "sh", &["-c", "rm many/file-000*"]);
+        assert_eq!(names(&w.home.join("many")).len(), 9_900);
     });
 }
 

@@ -217,10 +217,8 @@ impl Server {
         if hello.app != self.shared.config.app {
             return Err(Refusal::App);
         }
-        if hello.epoch < self.state().epoch {
-            return Err(Refusal::Epoch(self.state().epoch));
-        }
-        self.fence(hello.epoch);
+        // A later epoch than the present one does not end it: the next host fetches files while
+        // the app still runs where it is. What ends it is the commit of the move.
         let mut state = self.state();
         if hello.epoch < state.epoch {
             return Err(Refusal::Epoch(state.epoch));
