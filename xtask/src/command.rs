@@ -13,12 +13,11 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::interrupt::{self, Registered};
+use crate::root;
 use crate::say::Progress;
 
 /// How long a program may take to end after SIGTERM.
 const TERM_GRACE: Duration = Duration::from_secs(15);
-/// How often sudo's permission is renewed; sudo forgets it after 5 minutes at the least.
-const SUDO_RENEW: Duration = Duration::from_secs(120);
 /// How much of a failed program's log is shown.
 const TAIL_LINES: usize = 30;
 
@@ -96,7 +95,7 @@ impl Cmd {
     /// The command as a user would type it.
     pub fn shown(&self) -> String {
         let mut words: Vec<String> = Vec::new();
-        if self.root && !is_root() {
+        if self.root && !root::is_root() {
             words.push("sudo".to_owned());
         }
         words.extend(
@@ -108,7 +107,7 @@ impl Cmd {
     }
 
     fn build(&self) -> Command {
-        let mut command = if self.root && !is_root() {
+        let mut command = if self.root && !root::is_root() {
             let mut sudo = Command::new("sudo");
             sudo.args(["-n", "--", "env"]);
             for (name, value) in &self.env {
@@ -123,7 +122,7 @@ impl Cmd {
             let mut command = Command::new(&self.program);
             command.envs(self.env.iter().map(|(name, value)| (name, value)));
             if self.root {
-                command.env("PATH", path_with_sbin());
+                command.env("PATH", root::path_with_sbin());
             }
             command
         };
@@ -257,7 +256,7 @@ impl Cmd {
             let _ = sender.send(child.wait());
         });
         let deadline = Instant::now() + self.limit;
-        let mut renew = Instant::now() + SUDO_RENEW;
+        let mut renew = Instant::now() + root::RENEW;
         loop {
             match receiver.recv_timeout(Duration::from_secs(1)) {
                 Ok(status) => return Ok(Some(status.context("waiting for a program")?)),
@@ -265,9 +264,9 @@ impl Cmd {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             tick();
-            if !is_root() && Instant::now() >= renew {
-                renew_sudo();
-                renew = Instant::now() + SUDO_RENEW;
+            if !root::is_root() && Instant::now() >= renew {
+                root::renew();
+                renew = Instant::now() + root::RENEW;
             }
             if Instant::now() >= deadline {
                 interrupt::signal(pid, group, Signal::SIGTERM);
@@ -282,13 +281,6 @@ impl Cmd {
             }
         }
     }
-}
-
-/// Our PATH and the folders of root's programs, which root's own PATH lacks after a plain `su`.
-pub fn path_with_sbin() -> OsString {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
-    path
 }
 
 /// Whether `cargo run` sets this variable to describe the package it runs.
@@ -334,29 +326,6 @@ pub fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
-}
-
-/// Whether we are root.
-pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
-/// Makes sure that commands can run as root, asking for the password where that is possible.
-pub fn need_root() -> Result<()> {
-    if is_root() || Cmd::new("sudo").args(["-n", "true"]).succeeds() {
-        return Ok(());
-    }
-    let status = Command::new("sudo").arg("-v").status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => bail!("sudo refused: run this as root, or as a user whom sudo lets run commands"),
-        Err(_) => bail!("this needs root and there is no sudo: run it as root"),
-    }
-}
-
-fn renew_sudo() {
-    // When this fails the next command that needs root says so.
-    let _ = Command::new("sudo").args(["-n", "-v"]).stdin(Stdio::null()).status();
 }
 
 fn quote(word: &str) -> String {

@@ -5,9 +5,12 @@
 //! | [`args`] | the command line |
 //! | [`command`] | runs other programs: as root where needed, with a deadline, a log and progress |
 //! | [`interrupt`] | ends what was started when the user stops us |
+//! | [`root`] | being root, or having sudo for it |
+//! | [`say`] | what the user reads meanwhile |
 //! | [`setup`] | packages, CRIU and a second root, each only when missing |
 //! | [`test`] | builds and runs every test, checks the skips, sums up |
 //! | [`tidy`] | dependency edges, `unsafe`, file lengths, fmt, clippy, licences |
+//! | [`workspace`] | the tree, as cargo sees it |
 //! | [`product`] | what runs Phantom's own programs: demo, bench, soak, doctor |
 //!
 //! It depends on no package of Phantom, so that it builds in seconds and works when they do not.
@@ -17,6 +20,7 @@ mod args;
 mod command;
 mod interrupt;
 mod product;
+mod root;
 mod say;
 mod setup;
 mod test;

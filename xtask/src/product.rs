@@ -5,11 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-use crate::command::{Cmd, need_root};
+use crate::command::Cmd;
 use crate::setup::{self, Ready};
 use crate::test::build::{self, Built};
 use crate::workspace::Workspace;
-use crate::{interrupt, say, test};
+use crate::{interrupt, root, say, test};
 
 /// How long a build may take.
 const BUILD: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ pub fn bench(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
 
 /// What this machine can do, as `phantom doctor` finds it.
 pub fn doctor(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
-    need_root()?;
+    root::require()?;
     let built = build::build(workspace, &["-p", "phantom", "--bins"], BUILD)?;
     let doctor = Cmd::new(built.program("phantom")?).arg("doctor").args(rest).rooted().limit(RUN);
     Ok(doctor.foreground()? == 0)

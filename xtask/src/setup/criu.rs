@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use super::recipe::Recipe;
 use super::{host, source, version};
-use crate::command::{self, Cmd};
-use crate::say;
+use crate::command::Cmd;
 use crate::workspace::Workspace;
+use crate::{root, say};
 
 /// Where a built CRIU goes: `criu` there is a link to the folder of the current one.
 const LIBRARY: &str = "/usr/local/lib/phantom";
@@ -63,7 +63,7 @@ pub fn state(recipe: &Recipe, recipe_digest: &str) -> State {
 
 /// The distribution's own CRIU and its version.
 fn system() -> Option<(PathBuf, String)> {
-    let path = command::path_with_sbin();
+    let path = root::path_with_sbin();
     std::env::split_paths(&path)
         .map(|folder| folder.join("criu"))
         .find_map(|path| version_of(&path).map(|version| (path, version)))

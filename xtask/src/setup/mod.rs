@@ -19,9 +19,9 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::command::{self, Cmd};
-use crate::say;
+use crate::command::Cmd;
 use crate::workspace::Workspace;
+use crate::{root, say};
 use recipe::Recipe;
 
 /// The compiler the workspace needs: `rust-version` in the root `Cargo.toml`.
@@ -119,10 +119,10 @@ impl Plan {
 pub fn run(workspace: &Workspace) -> Result<Ready> {
     let started = Instant::now();
     let distribution = host::distribution()?;
-    let how = if command::is_root() { "as root" } else { "with sudo" };
+    let how = if root::is_root() { "as root" } else { "with sudo" };
     say::title(format!("Set-up on {}, {how}", distribution.name));
     say::ok(format!("Rust {}", host::rust(RUST)?));
-    command::need_root()?;
+    root::require()?;
     host::room(&workspace.target, if workspace.target.exists() { 512 } else { BUILD_ROOM_MIB })?;
     let plan = Plan::make(workspace)?;
     plan.say();
@@ -133,7 +133,7 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     for change in plan.changes() {
         say::item(change);
     }
-    if !command::is_root() {
+    if !root::is_root() {
         say::item("(these and the tests run through sudo, command by command; builds run as you)");
     }
     let lock = lock()?;
