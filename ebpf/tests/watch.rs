@@ -233,7 +233,7 @@ fn two_monitors_do_not_disturb_each_other() {
     let mut spinner = busy.shell("while :; do :; done");
     let mut sleeper = idle.shell("sleep 60");
     one.watch_path(APP, busy.path(), &limits("cpu=10%/200ms")).unwrap();
-    two.watch_path(APP, idle.path(), &limits("cpu=10%/200ms")).unwrap();
+    two.watch_path(APP, idle.path(), &limits("cpu=60%/1s")).unwrap();
     two.watch_path(OTHER, busy.path(), &limits("cpu=10%/400ms")).unwrap();
     assert_eq!(begin(&mut one).app, APP);
     drop(one);
