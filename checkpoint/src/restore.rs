@@ -159,12 +159,11 @@ impl Held {
     /// # Errors
     /// [`Error::Cgroup`] when the cgroup cannot be thawed; the tree is removed then.
     pub fn resume(mut self) -> Result<Resumed, Error> {
-        if let Some(cgroup) = self.cgroup.take() {
-            if let Err(error) = cgroup.thaw() {
-                self.cgroup = Some(cgroup);
-                return Err(error);
-            }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.thaw()?;
         }
+        // From here on dropping this must not remove the tree.
+        self.cgroup = None;
         Ok(Resumed { root_pid: self.root_pid, timings: self.timings })
     }
 

@@ -12,7 +12,7 @@
 mod reader;
 mod writer;
 
-pub use reader::ImageReader;
+pub use reader::{Completion, ImageReader};
 pub use writer::ImageWriter;
 
 /// A piece of an image.

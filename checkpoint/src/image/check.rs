@@ -169,7 +169,7 @@ impl Image {
     /// The first message of a file that goes on with something else.
     fn first<M: Message + Default>(&self, name: &FileName) -> Result<M, ImageError> {
         Messages::new(name, &read(&self.directory, name)?)?
-            .next()?
+            .next_message()?
             .ok_or_else(|| malformed(name, "it holds nothing".to_owned()))
     }
 }

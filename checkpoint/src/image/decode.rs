@@ -70,7 +70,7 @@ impl<'a> Messages<'a> {
     }
 
     /// The next message; `None` at the end.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, ImageError> {
+    pub fn next_message<M: Message + Default>(&mut self) -> Result<Option<M>, ImageError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -93,7 +93,7 @@ impl<'a> Messages<'a> {
     /// All messages of a file that holds one kind.
     pub fn all<M: Message + Default>(mut self) -> Result<Vec<M>, ImageError> {
         let mut messages = Vec::new();
-        while let Some(message) = self.next()? {
+        while let Some(message) = self.next_message()? {
             messages.push(message);
         }
         Ok(messages)
@@ -101,7 +101,7 @@ impl<'a> Messages<'a> {
 
     /// The message of a file that holds exactly one.
     pub fn one<M: Message + Default>(mut self) -> Result<M, ImageError> {
-        let message = self.next()?;
+        let message = self.next_message()?;
         match (message, self.rest.is_empty()) {
             (Some(message), true) => Ok(message),
             (None, _) => Err(malformed(self.name, "it holds nothing".to_owned())),

@@ -144,7 +144,7 @@ impl std::fmt::Display for FileName {
 fn parse_number(text: &str, style: Number) -> Option<u32> {
     let (radix, written) = match style {
         Number::None => return text.is_empty().then_some(0),
-        Number::Decimal => (10, u32::from_str_radix(text, 10).ok()?.to_string()),
+        Number::Decimal => (10, text.parse::<u32>().ok()?.to_string()),
         Number::Hexadecimal => (16, format!("{:x}", u32::from_str_radix(text, 16).ok()?)),
     };
     // Only the one spelling that CRIU itself would look for.

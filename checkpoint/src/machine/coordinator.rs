@@ -1,14 +1,16 @@
 //! The home's part of a move.
 
+mod phase;
+mod reports;
+
 use std::time::Duration;
 
 use phantom_model::app::PendingMove;
-use phantom_model::handoff::{
-    Addressed, Failure, Needs, Outcome, Prepare, Report, Request, Saved, Timing,
-};
+use phantom_model::handoff::{Addressed, Failure, Needs, Outcome, Prepare, Report, Request};
 use phantom_model::{AppRecord, Epoch, MoveId, NodeId, Step};
 use thiserror::Error;
 
+use self::phase::{Abort, Moving, Phase, State};
 use super::{Command, Deadlines};
 
 /// A move to start.
@@ -53,51 +55,6 @@ pub enum Refusal {
     /// Nothing to do.
     #[error("the app is there already")]
     AlreadyThere,
-}
-
-#[derive(Debug)]
-enum State {
-    Idle,
-    Moving(Box<Moving>),
-}
-
-#[derive(Debug)]
-struct Moving {
-    pending: PendingMove,
-    phase: Phase,
-    /// When the phase gives up; absent where it never does.
-    deadline: Option<Duration>,
-    repeat_at: Duration,
-    timings: Vec<Timing>,
-    /// Absent after a restart of the home: then only ending the move is left.
-    start: Option<Start>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Phase {
-    /// The record with the pending move is being written.
-    Recording(u64),
-    Preparing,
-    Saving,
-    Restoring(Box<Saved>),
-    Committing(u64),
-    Resuming,
-    Dropping,
-    /// The record is being given back to the source.
-    Reverting(u64, Failure),
-    Aborting(Abort),
-    /// The record without the pending move is being written.
-    Closing(u64),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Abort {
-    failure: Failure,
-    reverted: bool,
-    /// The source has answered.
-    thawed: bool,
-    /// The target has answered, or time is up for it.
-    discarded: bool,
 }
 
 /// The home's machine for one app. It holds the record, the one place that grants epochs.
@@ -359,114 +316,6 @@ impl Coordinator {
         }
     }
 
-    fn report(&mut self, from: NodeId, report: Addressed<Report>, now: Duration) {
-        if report.app != self.record.app {
-            return;
-        }
-        match self.moving().map(|moving| moving.pending.clone()) {
-            Some(pending) if pending.id == report.id => {
-                // A node is never both: a move to where the app is does not start.
-                if from == pending.source {
-                    self.source_report(report.body, now);
-                } else if from == pending.target {
-                    self.target_report(report.body, now);
-                }
-            }
-            _ => self.late_report(from, report),
-        }
-    }
-
-    /// A node speaks of a move that is over: it is told what became of it.
-    fn late_report(&mut self, from: NodeId, report: Addressed<Report>) {
-        let host = self.record.host == from;
-        // Its copy may be needed again: what it said earlier as a target is history.
-        if !host && self.moving().is_some_and(|moving| moving.pending.source == from) {
-            return;
-        }
-        let epoch = self.record.epoch;
-        match &report.body {
-            // Perhaps a frozen copy: at the node that has the app it may go on, elsewhere it ends.
-            // Targets take no notice of either.
-            Report::Saved(_) | Report::Failed(_) if host => {
-                self.send(from, report.id, Request::Thaw { epoch });
-            }
-            Report::Saved(_) | Report::Failed(_) => self.send(from, report.id, Request::Drop),
-            Report::Prepared | Report::Held { .. } if !host => {
-                self.send(from, report.id, Request::Discard);
-            }
-            // From the node that has the app it is an old message, whatever epoch it names.
-            Report::Running { .. } if !host => self.send(from, report.id, Request::Discard),
-            _ => {}
-        }
-    }
-
-    fn source_report(&mut self, report: Report, now: Duration) {
-        let Some(moving) = self.moving_mut() else { return };
-        match (&mut moving.phase, report) {
-            (Phase::Saving, Report::Saved(saved)) => {
-                moving.timings.extend(&saved.timings);
-                self.enter(Phase::Restoring(saved), now);
-            }
-            (Phase::Saving | Phase::Restoring(_), Report::Failed(failure)) => {
-                self.abort(failure, false, now);
-            }
-            // It was restarted and has lost the image; it may have the program.
-            (Phase::Restoring(_), Report::Unknown) => {
-                self.fail("the source was restarted", now);
-            }
-            (Phase::Aborting(abort), Report::Thawed { .. }) => {
-                let first = !std::mem::replace(&mut abort.thawed, true);
-                let outcome = match abort.reverted {
-                    true => Outcome::Reverted(abort.failure.clone()),
-                    false => Outcome::Stayed(abort.failure.clone()),
-                };
-                self.settled_abort(first, outcome);
-            }
-            // It has no copy any more: the program ended, or the machine went down.
-            (Phase::Aborting(abort), Report::Dropped) => {
-                let first = !std::mem::replace(&mut abort.thawed, true);
-                let outcome = Outcome::Lost(abort.failure.clone());
-                self.settled_abort(first, outcome);
-            }
-            (Phase::Dropping, Report::Dropped | Report::Unknown) => self.close(),
-            _ => {}
-        }
-    }
-
-    fn target_report(&mut self, report: Report, now: Duration) {
-        let epoch = self.record.epoch;
-        let Some(moving) = self.moving_mut() else { return };
-        match (&mut moving.phase, report) {
-            (Phase::Preparing, Report::Prepared) => self.enter(Phase::Saving, now),
-            (Phase::Restoring(_), Report::Held { timings }) => {
-                moving.timings.extend(timings);
-                self.commit(now);
-            }
-            (Phase::Preparing | Phase::Saving | Phase::Restoring(_), Report::Failed(failure)) => {
-                self.abort(failure, false, now)
-            }
-            (Phase::Restoring(_) | Phase::Saving, Report::Unknown) => {
-                self.fail("the target was restarted", now);
-            }
-            (Phase::Resuming, Report::Running { epoch: theirs, timings }) if theirs == epoch => {
-                moving.timings.extend(timings);
-                let id = moving.pending.id;
-                let outcome = Outcome::Moved { timings: moving.timings.clone() };
-                self.commands.push(Command::Settled { id, outcome });
-                self.enter(Phase::Dropping, now);
-            }
-            (Phase::Resuming, Report::Failed(failure)) => self.revert(failure),
-            (Phase::Resuming, Report::Unknown) => self
-                .revert(Failure { step: Step::Resume, reason: "the target lost its copy".into() }),
-            (Phase::Aborting(abort), Report::Discarded | Report::Unknown | Report::Failed(_)) => {
-                abort.discarded = true;
-                moving.deadline = None;
-                self.close_if_done();
-            }
-            _ => {}
-        }
-    }
-
     fn commit(&mut self, now: Duration) {
         let Some(pending) = self.moving().map(|moving| moving.pending.clone()) else { return };
         self.record.host = pending.target;
@@ -544,26 +393,5 @@ impl Coordinator {
             moving.phase = Phase::Closing(number);
             moving.deadline = None;
         }
-    }
-}
-
-impl Phase {
-    fn step(&self) -> Step {
-        match self {
-            Phase::Recording(_) | Phase::Preparing => Step::Prepare,
-            Phase::Saving => Step::Dump,
-            Phase::Restoring(_) => Step::Restore,
-            Phase::Committing(_) => Step::Commit,
-            Phase::Resuming | Phase::Reverting(..) => Step::Resume,
-            Phase::Dropping | Phase::Aborting(_) | Phase::Closing(_) => Step::Drop,
-        }
-    }
-
-    /// Whether it waits for somebody's answer, rather than for the store.
-    fn repeats(&self) -> bool {
-        !matches!(
-            self,
-            Phase::Recording(_) | Phase::Committing(_) | Phase::Reverting(..) | Phase::Closing(_)
-        )
     }
 }

@@ -30,14 +30,18 @@ while input() == "check": print("same" if hashlib.blake2b(block).hexdigest() == 
 fn busy(place: &Place) -> App {
     let mut app = App::start(&place.home(), &["/usr/bin/python3", "-c", BUSY]);
     app.screen.expect("ready");
+    wait_until("the first count", || !count(place).is_empty());
     app
 }
 
+fn count(place: &Place) -> String {
+    fs::read_to_string(place.home().join("count")).unwrap_or_default()
+}
+
 fn assert_goes_on(app: &mut App, place: &Place) {
-    let read = || fs::read_to_string(place.home().join("count")).unwrap_or_default();
-    let before = read();
+    let before = count(place);
     app.cgroup.thaw(PATIENCE).unwrap();
-    wait_until("the source goes on", || read() != before);
+    wait_until("the source goes on", || count(place) != before);
     app.screen.type_keys("check\n");
     app.screen.expect("same");
 }
@@ -74,6 +78,7 @@ fn a_cancelled_dump_leaves_the_source_unharmed() {
     for bytes in [0, 1 << 20, 40 << 20] {
         let (images, work) = (place.memory(), place.memory());
         app.cgroup.freeze(PATIENCE).unwrap();
+        let frozen_at = count(&place);
         let cancel = Cancel::new().unwrap();
         let plan = app.dump_plan(images.path(), work.path());
         std::thread::scope(|scope| {
@@ -82,27 +87,21 @@ fn a_cancelled_dump_leaves_the_source_unharmed() {
             cancel.cancel();
             let result = dumping.join().unwrap();
             // A dump may have been quicker than the cancel.
-            assert!(result.as_ref().is_ok_or_is(Error::is_cancelled), "{result:?}");
+            assert!(done_or(&result, Error::is_cancelled), "{result:?}");
         });
-        let count = fs::read_to_string(place.home().join("count")).unwrap();
         assert!(
             fs::read_to_string(app.cgroup.path().join("cgroup.events"))
                 .unwrap()
                 .contains("frozen 1")
         );
-        assert_eq!(fs::read_to_string(place.home().join("count")).unwrap(), count);
+        assert_eq!(count(&place), frozen_at, "it ran in between");
         assert_goes_on(&mut app, &place);
     }
 }
 
-trait OkOr<E> {
-    fn is_ok_or_is(self, test: impl FnOnce(E) -> bool) -> bool;
-}
-
-impl<T, E> OkOr<E> for Result<T, E> {
-    fn is_ok_or_is(self, test: impl FnOnce(E) -> bool) -> bool {
-        self.map_or_else(test, |_| true)
-    }
+/// Whether it was done, or failed in the expected way: both may happen in a race.
+fn done_or<T>(result: &Result<T, Error>, expected: impl FnOnce(&Error) -> bool) -> bool {
+    result.as_ref().map_or_else(expected, |_| true)
 }
 
 #[test]
@@ -115,10 +114,7 @@ fn a_dump_that_takes_too_long_is_ended() {
     let mut plan = app.dump_plan(images.path(), work.path());
     plan.limit = Duration::from_millis(60);
     let result = dump(&criu, &plan, &Cancel::never());
-    assert!(
-        result.as_ref().is_ok_or_is(|error| matches!(error, Error::Deadline { .. })),
-        "{result:?}"
-    );
+    assert!(done_or(&result, |error| matches!(error, Error::Deadline { .. })), "{result:?}");
     assert_goes_on(&mut app, &place);
 }
 
@@ -196,7 +192,7 @@ fn a_failed_restore_leaves_nothing() {
         wait_until("tasks", || target.cgroup.processes().is_ok_and(|list| list.len() >= 3));
         cancel.cancel();
         let result = restoring.join().unwrap();
-        assert!(result.as_ref().is_ok_or_is(Error::is_cancelled), "{result:?}");
+        assert!(done_or(&result, Error::is_cancelled), "{result:?}");
     });
     assert!(target.cgroup.processes().unwrap().is_empty());
 
