@@ -21,7 +21,7 @@ const NOISE: [&str; 6] = [
 ];
 
 /// Words for failures users meet: a part of CRIU's line, and what it means.
-const KNOWN: [(&str, &str); 16] = [
+const KNOWN: [(&str, &str); 17] = [
     ("anon_inode:[io_uring]", "it uses io_uring, which cannot be saved"),
     ("anon_inode:[userfaultfd]", "it uses userfaultfd, which cannot be saved"),
     (
@@ -36,6 +36,7 @@ const KNOWN: [(&str, &str); 16] = [
     ("doesn't match the build-ID", "a file it has mapped was replaced by another version"),
     ("has bad size", "a file it has open was changed after it was saved"),
     ("has bad build-ID", "a file it has mapped was replaced by another version"),
+    ("link-remap", "a file it has open lost the name it was opened by, but has another one"),
     ("No space left on device", "there is no room left for the image"),
     ("File too large", "saving was stopped"),
     ("Can't dump ghost file", "an unlinked file it still uses is too large to be taken along"),

@@ -52,63 +52,76 @@ pub struct Held {
 /// [`Error::Criu`] with the reason in words, [`Error::Deadline`], [`Error::Cancelled`]. Nothing of
 /// the tree is left then.
 pub fn restore(criu: &Criu, plan: &RestorePlan, cancel: &Cancel) -> Result<Held, Error> {
-    let cgroup = Cgroup::at(&plan.cgroup);
-    let mut root_pid = None;
-    match build(criu, plan, cancel, &mut root_pid) {
-        Ok(held) => Ok(held),
-        Err(error) => {
-            remove(&cgroup, root_pid);
-            Err(error)
-        }
-    }
-}
-
-fn build(
-    criu: &Criu,
-    plan: &RestorePlan,
-    cancel: &Cancel,
-    root_pid: &mut Option<u32>,
-) -> Result<Held, Error> {
     let work = File::open(&plan.work).map_err(Error::io("open", &plan.work))?;
     let options = options(plan, work.as_raw_fd())?;
     let inherit: Vec<BorrowedFd<'_>> =
         plan.terminal.iter().map(|(_, slave)| slave.as_fd()).collect();
     let around =
         Surroundings { cgroup: Some(&plan.cgroup), inherit: &inherit, ..Default::default() };
-    let start = Instant::now();
     let mut session = Session::start(criu, Task::Restore, &around)?;
+    let cgroup = Cgroup::at(&plan.cgroup);
+    let mut progress = Progress::default();
+    match build(&mut session, options, plan, cancel, &mut progress) {
+        Ok(root_pid) => {
+            session.finish();
+            Ok(Held { cgroup: Some(cgroup), root_pid, timings: progress.timings })
+        }
+        Err(error) => {
+            // Before CRIU ends: tasks it traces would run when it does.
+            remove(&cgroup, progress.root_pid);
+            drop(session);
+            Err(error)
+        }
+    }
+}
+
+/// How far a restore has come.
+#[derive(Default)]
+struct Progress {
+    root_pid: Option<u32>,
+    timings: RestoreTimings,
+}
+
+/// Talks to CRIU until the tree stands in the frozen cgroup; gives its root.
+fn build(
+    session: &mut Session,
+    options: rpc::Options,
+    plan: &RestorePlan,
+    cancel: &Cancel,
+    progress: &mut Progress,
+) -> Result<u32, Error> {
+    let start = Instant::now();
+    let cgroup = Cgroup::at(&plan.cgroup);
     session.send(&rpc::Request {
         kind: rpc::Kind::Restore as i32,
         options: Some(options),
         ..Default::default()
     })?;
-    let mut timings = RestoreTimings::default();
-    let cgroup = Cgroup::at(&plan.cgroup);
     loop {
         let response = session
             .receive(start + plan.limit, plan.limit, cancel)
             .map_err(|error| with_log(error, &plan.work))?;
         if response.kind != rpc::Kind::Notify as i32 {
-            session.finish();
-            return match *root_pid {
+            return match progress.root_pid {
                 Some(root_pid) if response.success => {
                     cgroup.freeze(FREEZE_LIMIT)?;
-                    timings.tasks = start.elapsed().saturating_sub(timings.namespaces);
-                    Ok(Held { cgroup: Some(cgroup), root_pid, timings })
+                    let total = start.elapsed();
+                    progress.timings.tasks = total.saturating_sub(progress.timings.namespaces);
+                    Ok(root_pid)
                 }
                 _ => Err(refused(Task::Restore, &plan.work, &response)),
             };
         }
         let notify = response.notify.unwrap_or_default();
         let pid = notify.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
-        *root_pid = pid.or(*root_pid);
-        match (notify.script.as_deref(), *root_pid) {
+        progress.root_pid = pid.or(progress.root_pid);
+        match (notify.script.as_deref(), progress.root_pid) {
             (Some("setup-namespaces"), Some(pid)) => {
                 if plan.own_network {
                     process::raise_loopback(pid)
                         .map_err(Error::io("raise the loopback link of", &plan.root))?;
                 }
-                timings.namespaces = start.elapsed();
+                progress.timings.namespaces = start.elapsed();
             }
             (Some("pre-resume"), Some(_)) => {
                 cgroup.evict(session.pid())?;

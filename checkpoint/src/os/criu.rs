@@ -235,6 +235,7 @@ impl Session {
         match sent {
             Ok(count) if count == bytes.len() => Ok(()),
             Ok(_) => Err(self.broken("a message was cut short")),
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(self.broken(ENDED)),
             Err(errno) => Err(self.broken(errno.desc())),
         }
     }
