@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::command::Cmd;
+use crate::say;
 
 /// How often sudo's permission is renewed; sudo forgets it after 5 minutes at the least.
 pub const RENEW: Duration = Duration::from_secs(120);
@@ -21,6 +22,7 @@ pub fn require() -> Result<()> {
     if is_root() || Cmd::new("sudo").args(["-n", "true"]).succeeds() {
         return Ok(());
     }
+    say::note("single commands need root, through sudo, which may ask for your password");
     let status = Command::new("sudo").arg("-v").status();
     match status {
         Ok(status) if status.success() => Ok(()),
