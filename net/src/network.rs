@@ -148,6 +148,11 @@ impl Network {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.inner.id

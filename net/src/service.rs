@@ -135,8 +135,18 @@ pub(crate) async fn exchange<Q: Serialize, A: DeserializeOwned>(
     recv: &mut RecvStream,
     request: &Q,
 ) -> Result<A, FrameError> {
-    write_last(send, request).await?;
-    wire::read_frame(recv, MAX_FRAME).await
+    let wrote = match write_last(send, request).await {
+        Err(error @ (FrameError::TooLarge { .. } | FrameError::Malformed { .. })) => {
+            return Err(error);
+        }
+        wrote => wrote,
+    };
+    // A service may answer without reading all of the request: then writing fails, the answer is
+    // there all the same.
+    match (wire::read_frame(recv, MAX_FRAME).await, wrote) {
+        (Ok(answer), _) => Ok(answer),
+        (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+    }
 }
 
 async fn write_last<T: Serialize>(send: &mut SendStream, message: &T) -> Result<(), FrameError> {

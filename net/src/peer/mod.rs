@@ -3,6 +3,8 @@
 pub(crate) mod dial;
 pub(crate) mod session;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

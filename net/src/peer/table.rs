@@ -192,6 +192,12 @@ impl Table {
             .is_some_and(|first| !Arc::ptr_eq(first, live) && !first.connection.is_closed())
     }
 
+    /// How many connections with `peer` live.
+    #[cfg(test)]
+    pub fn count(&self, peer: NodeId) -> usize {
+        self.slots().get(&peer).map_or(0, |slot| slot.live.len())
+    }
+
     /// Notes that dialling has begun, or how it failed.
     pub fn dialling(&self, peer: NodeId, state: Result<bool, String>) {
         {

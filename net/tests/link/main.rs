@@ -4,3 +4,4 @@ mod bulk;
 mod common;
 mod connections;
 mod membership;
+mod namespaces;

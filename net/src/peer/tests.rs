@@ -1,0 +1,113 @@
+//! Networks over the in-memory link: what the connections of two nodes do to each other.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::PeerState;
+use crate::config::Timing;
+use crate::link::memory::Switchboard;
+use crate::{Config, Error, MemoryStore, Network, NodeKey, ServiceId};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A node that looks for others only when asked.
+async fn node(dir: &Path, board: &Switchboard) -> Network {
+    let key = NodeKey::ephemeral();
+    let timing = Timing { seek: Duration::from_secs(3600), ..Timing::default() };
+    let config = Config { timing, ..Config::new(dir.join(key.id().short())) };
+    let link = Arc::new(board.link(key.id()));
+    Network::with_link(config, &key, Arc::new(MemoryStore::default()), link).await.unwrap()
+}
+
+async fn two(dir: &Path, board: &Switchboard) -> (Network, Network) {
+    let (a, b) = (node(dir, board).await, node(dir, board).await);
+    a.found("a").await.unwrap();
+    b.join(&a.invite(SOON).await.unwrap(), "b").await.unwrap();
+    a.connect(b.id(), SOON).await.unwrap();
+    (a, b)
+}
+
+fn echo(network: &Network) {
+    let network = network.clone();
+    tokio::spawn(async move {
+        while let Some(mut incoming) = network.accept().await {
+            tokio::spawn(async move {
+                let request: u32 = incoming.request(SOON).await?;
+                incoming.reply(&request, SOON).await
+            });
+        }
+    });
+}
+
+async fn call(from: &Network, to: &Network, request: u32) -> Result<u32, Error> {
+    from.call(to.id(), &ServiceId::CONTROL, &request, SOON).await
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn crossing_dials_end_with_one_connection() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    echo(&a);
+    echo(&b);
+    for round in 0..20 {
+        board.cut(a.id(), b.id());
+        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
+        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
+        board.mend(a.id(), b.id());
+        let (there, back) = tokio::join!(call(&a, &b, round), call(&b, &a, round));
+        assert_eq!((there.unwrap(), back.unwrap()), (round, round));
+        let count = |n: &Network, peer| n.inner().table.count(peer);
+        eventually("one is left", || count(&a, b.id()) == 1 && count(&b, a.id()) == 1).await;
+        assert_eq!(call(&a, &b, 7).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_reported_and_mended_on_demand() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    echo(&b);
+    board.cut(a.id(), b.id());
+    eventually("noticed", || matches!(a.peer_state(b.id()), PeerState::Unreachable { .. })).await;
+    let error = a.connect(b.id(), Duration::from_secs(3)).await.unwrap_err();
+    assert!(error.to_string().contains("cannot reach node"), "{error}");
+
+    // Somebody waits while the network comes back.
+    let (mending, waiting) = (board.clone(), call(&a, &b, 5));
+    let (a_id, b_id) = (a.id(), b.id());
+    let mend = async move {
+        sleep(Duration::from_secs(5)).await;
+        mending.mend(a_id, b_id);
+    };
+    let (answer, ()) = tokio::join!(waiting, mend);
+    assert_eq!(answer.unwrap(), 5);
+    assert_eq!(a.peer_state(b.id()), PeerState::Connected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_ends_waits_and_is_told_to_peers() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    let waiting = b.clone();
+    let accepting = tokio::spawn(async move { waiting.accept().await.is_none() });
+    b.shutdown(SOON).await;
+    assert!(accepting.await.unwrap());
+    assert!(matches!(b.connect(a.id(), SOON).await, Err(Error::ShutDown)));
+    eventually("a is told", || match a.peer_state(b.id()) {
+        PeerState::Unreachable { reason } => reason.contains("shutting down"),
+        _ => false,
+    })
+    .await;
+}

@@ -1,0 +1,270 @@
+//! Nodes in network namespaces of their own: cut links, and whom a node talks to.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nix::sched::{CloneFlags, setns};
+use phantom_net::config::Timing;
+use phantom_net::{BulkError, BulkOptions, Config, Error, Extent, Network, PeerState, ServiceId};
+use tokio::sync::mpsc;
+
+use crate::common::{SOON, echo, start_with, until};
+
+fn ip(args: &str) -> bool {
+    Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success())
+}
+
+/// Two namespaces with a cable between them.
+struct Cable {
+    names: [String; 2],
+}
+
+impl Cable {
+    /// `None`, and says so, where namespaces cannot be made.
+    fn lay(test: &str) -> Option<Self> {
+        let name = |end| format!("phnet-{}-{test}-{end}", std::process::id());
+        let cable = Self { names: [name("a"), name("b")] };
+        let [a, b] = &cable.names;
+        let made = ip(&format!("netns add {a}"))
+            && ip(&format!("netns add {b}"))
+            && ip(&format!("link add cable netns {a} type veth peer name cable netns {b}"))
+            && [(a, 1), (b, 2)].iter().all(|(ns, number)| {
+                ip(&format!("-n {ns} addr add 10.213.10.{number}/24 dev cable"))
+                    && ip(&format!("-n {ns} link set lo up"))
+                    && ip(&format!("-n {ns} link set cable up"))
+            });
+        if !made {
+            println!("SKIP {test}: cannot make network namespaces (root and `ip` are needed)");
+            return None;
+        }
+        Some(cable)
+    }
+
+    fn set(&self, state: &str) {
+        assert!(ip(&format!("-n {} link set cable {state}", self.names[1])));
+    }
+
+    /// Runs `work` on a thread inside one end's namespace.
+    fn inside<T: Send + 'static, F: Future<Output = T>>(
+        &self,
+        end: usize,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
+        let path = PathBuf::from("/run/netns").join(&self.names[end]);
+        std::thread::spawn(move || {
+            let namespace = fs::File::open(path).unwrap();
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(work())
+        })
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for name in &self.names {
+            ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+/// As a real node is configured: on all addresses, with the times of every day.
+fn everyday(dir: &Path) -> Config {
+    let listen = SocketAddr::from(([0, 0, 0, 0], 7471));
+    let timing = Timing { bulk_stall: Duration::from_secs(2), ..Timing::default() };
+    Config { listen, timing, ..Config::new(dir) }
+}
+
+/// What the two ends tell each other.
+struct Talk<T, R> {
+    to: mpsc::UnboundedSender<T>,
+    from: mpsc::UnboundedReceiver<R>,
+}
+
+fn talk<T, R>() -> (Talk<T, R>, Talk<R, T>) {
+    let ((to_b, at_b), (to_a, at_a)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    (Talk { to: to_b, from: at_a }, Talk { to: to_a, from: at_b })
+}
+
+/// The founder at one end: sends the token, answers echoes, takes bulk data until told to end.
+async fn founder(dir: PathBuf, mut talk: Talk<phantom_net::Token, ()>) {
+    let network = start_with(everyday(&dir.join("b"))).await;
+    network.found("b").await.unwrap();
+    talk.to.send(network.invite(SOON).await.unwrap()).unwrap();
+    let serving = network.clone();
+    tokio::spawn(async move {
+        while let Some(mut incoming) = serving.accept().await {
+            let network = serving.clone();
+            tokio::spawn(async move {
+                if incoming.service == ServiceId::CONTROL {
+                    let request: u8 = incoming.request(SOON).await?;
+                    return incoming.reply(&request, SOON).await;
+                }
+                let options = BulkOptions { stall: SOON, ..BulkOptions::default() };
+                let mut receiver = network.bulk_receive(incoming.peer, options);
+                incoming.reply(&receiver.ticket(), SOON).await?;
+                while receiver.next().await?.is_some() {}
+                Ok(())
+            });
+        }
+    });
+    let _ = talk.from.recv().await;
+    network.shutdown(SOON).await;
+}
+
+async fn joined(
+    dir: &Path,
+    talk: &mut Talk<(), phantom_net::Token>,
+) -> (Network, phantom_model::NodeId) {
+    let network = start_with(everyday(&dir.join("a"))).await;
+    let token = talk.from.recv().await.unwrap();
+    network.join(&token, "a").await.unwrap();
+    network.connect(token.inviter, SOON).await.unwrap();
+    (network, token.inviter)
+}
+
+#[test]
+fn a_pulled_cable_is_noticed_and_mended_without_ceremony() {
+    let Some(cable) = Cable::lay("cut") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (near, far) = talk();
+    let path = dir.path().to_owned();
+    let founder = cable.inside(1, move || founder(path, far));
+    let path = dir.path().to_owned();
+    let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
+    let (done, did) = std::sync::mpsc::channel();
+    let work = cable.inside(0, move || async move {
+        let mut near = near;
+        let (network, peer) = joined(&path, &mut near).await;
+        let network_ref = &network;
+        let call = |request: u8| async move {
+            network_ref.call::<_, u8>(peer, &ServiceId::CONTROL, &request, SOON).await
+        };
+        assert_eq!(call(1).await.unwrap(), 1);
+
+        // A short break is ridden out by the connection itself.
+        pull(&cut, &did, "down");
+        let waiting = call(2);
+        let mend = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            pull(&cut, &did, "up");
+        };
+        let (answer, ()) = tokio::join!(waiting, mend);
+        assert_eq!(answer.unwrap(), 2);
+
+        // A long one is noticed in time and the connection made anew.
+        pull(&cut, &did, "down");
+        let started = Instant::now();
+        let lost = || {
+            matches!(
+                network.peer_state(peer),
+                PeerState::Unreachable { .. } | PeerState::Connecting
+            )
+        };
+        until(&network, "the loss is noticed", lost).await;
+        let noticed = started.elapsed();
+        assert!(noticed < Duration::from_secs(6), "{noticed:?}");
+        pull(&cut, &did, "up");
+        let started = Instant::now();
+        assert_eq!(call(3).await.unwrap(), 3);
+        println!(
+            "a dead link noticed after {noticed:?}, usable {:?} after its return",
+            started.elapsed()
+        );
+
+        // In the middle of a bulk transfer.
+        let options = BulkOptions { stall: Duration::from_secs(2), ..BulkOptions::default() };
+        let ticket = network.call(peer, &ServiceId::FILES, &(), SOON).await.unwrap();
+        let mut sender = network.bulk_send(peer, ticket, options).await.unwrap();
+        let extent = || Extent { object: 0, offset: 0, bytes: Bytes::from(vec![5; 1 << 20]) };
+        sender.send(extent()).await.unwrap();
+        pull(&cut, &did, "down");
+        let started = Instant::now();
+        let error = loop {
+            if let Err(error) = sender.send(extent()).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, BulkError::Stalled { .. }), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        pull(&cut, &did, "up");
+        near.to.send(()).unwrap();
+        network.shutdown(SOON).await;
+    });
+    while let Some(state) = cuts.blocking_recv() {
+        cable.set(state);
+        done.send(()).unwrap();
+    }
+    work.join().unwrap();
+    founder.join().unwrap();
+}
+
+/// Has the cable pulled or plugged in, and waits until it is.
+fn pull(
+    cut: &mpsc::UnboundedSender<&'static str>,
+    did: &std::sync::mpsc::Receiver<()>,
+    state: &'static str,
+) {
+    cut.send(state).unwrap();
+    did.recv().unwrap();
+}
+
+/// Packets that came to this namespace for somebody else.
+fn misdirected() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut fields = names.split(' ').zip(values.split(' '));
+    fields.find(|(name, _)| *name == "InAddrErrors").unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn a_node_contacts_nobody_but_its_peers() {
+    let Some(cable) = Cable::lay("quiet") else { return };
+    // Whatever the node sends to the wide world ends up at, and is counted by, the other end.
+    assert!(ip(&format!("-n {} route add default via 10.213.10.2", cable.names[0])));
+    let dir = tempfile::tempdir().unwrap();
+    let (near, far) = talk();
+    let path = dir.path().to_owned();
+    let founder = cable.inside(1, move || async move {
+        founder(path, far).await;
+        misdirected()
+    });
+    let path = dir.path().to_owned();
+    let work = cable.inside(0, move || async move {
+        let mut near = near;
+        let (network, peer) = joined(&path, &mut near).await;
+        echo(&network);
+        // Addresses change, a peer is unknown, dials fail: the moments to ask a server.
+        network.network_changed().await;
+        let stranger = phantom_net::NodeKey::ephemeral().id();
+        assert!(matches!(network.connect(stranger, SOON).await, Err(Error::UnknownPeer(_))));
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let answer: u8 = network.call(peer, &ServiceId::CONTROL, &9u8, SOON).await.unwrap();
+        assert_eq!(answer, 9);
+        network.shutdown(SOON).await;
+        near.to.send(()).unwrap();
+    });
+    work.join().unwrap();
+    let to_others = founder.join().unwrap();
+    assert_eq!(to_others, 0, "packets for outside servers");
+
+    // The count does count.
+    let probe = cable.inside(0, || async {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"?", "192.0.2.1:53").unwrap();
+    });
+    probe.join().unwrap();
+    let counted = cable.inside(1, || async {
+        let started = Instant::now();
+        while misdirected() == 0 && started.elapsed() < SOON {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        misdirected()
+    });
+    assert_eq!(counted.join().unwrap(), 1);
+}
