@@ -154,16 +154,24 @@ fn connect(server: &Server, stream: Stream) -> io::Result<UnixStream> {
 
 /// Passes bytes on both ways until either side ends.
 fn relay(local: UnixStream, remote: TcpStream) -> io::Result<()> {
-    let (mut from_local, mut to_remote) = (local.try_clone()?, remote.try_clone()?);
-    let (mut from_remote, mut to_local) = (remote, local);
+    let (from_local, to_remote) = (local.try_clone()?, remote.try_clone()?);
     std::thread::spawn(move || {
-        let _ = io::copy(&mut from_local, &mut to_remote);
+        let _ = pass_on(from_local, &to_remote);
         let _ = to_remote.shutdown(std::net::Shutdown::Both);
     });
     std::thread::spawn(move || {
-        let _ = io::copy(&mut from_remote, &mut to_local);
-        let _ = to_local.shutdown(std::net::Shutdown::Both);
+        let _ = pass_on(remote, &local);
+        let _ = local.shutdown(std::net::Shutdown::Both);
     });
+    Ok(())
+}
+
+/// With a buffer as large as the daemons', not the 8 KiB of `io::copy`.
+fn pass_on(mut from: impl io::Read, mut to: impl io::Write) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    while let n @ 1.. = from.read(&mut buffer)? {
+        to.write_all(&buffer[..n])?;
+    }
     Ok(())
 }
 
