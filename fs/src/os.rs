@@ -68,7 +68,7 @@ pub struct SelfFds(OwnedFd);
 
 impl SelfFds {
     /// From the `/proc` this process sees. Where that belongs to another pid namespace, as in a
-    /// capsule's mount namespace, it does not show this process: see [`SelfFds::in_proc`].
+    /// capsule's mount namespace, it does not show this process: see [`SelfFds::below`].
     ///
     /// # Errors
     /// When `/proc` is not there or does not show this process.
@@ -81,7 +81,7 @@ impl SelfFds {
     ///
     /// # Errors
     /// When `proc` does not show this process.
-    pub fn in_proc(proc: impl AsFd) -> io::Result<Self> {
+    pub fn below(proc: impl AsFd) -> io::Result<Self> {
         Self::at(proc, c"self/fd")
     }
 
@@ -96,15 +96,6 @@ impl SelfFds {
             )),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// The same through a `/proc` that knows this process, where the one in its tree does not.
-    ///
-    /// # Errors
-    /// When it does not know it either.
-    pub fn below(proc: impl AsFd) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self(openat(proc, c"self/fd", flags, Mode::empty())?))
     }
 
     /// The directory; with [`SelfFds::name`] it makes a path to what `fd` refers to.

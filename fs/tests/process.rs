@@ -37,10 +37,10 @@ fn own_files_are_found_through_a_proc_that_was_handed_over() {
         openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .unwrap()
     };
-    let error = SelfFds::in_proc(foreign.as_fd()).unwrap_err();
+    let error = SelfFds::below(foreign.as_fd()).unwrap_err();
     assert!(error.to_string().contains("does not show this process"), "{error}");
     let own: OwnedFd = open_root(Path::new("/proc"));
-    SelfFds::in_proc(own.as_fd()).unwrap();
+    SelfFds::below(own.as_fd()).unwrap();
     other.stdin.take().unwrap().flush().unwrap();
     other.wait().unwrap();
 }
