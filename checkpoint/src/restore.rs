@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
@@ -26,6 +27,8 @@ use crate::plan::{RestorePlan, check_key, text_of};
 
 /// How long the rebuilt tasks may take to stand still.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
+/// How long CRIU may take to clean up after a failure.
+const UNWIND_LIMIT: Duration = Duration::from_secs(2);
 /// How long killed tasks may take to disappear.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -56,8 +59,12 @@ pub fn restore(criu: &Criu, plan: &RestorePlan, cancel: &Cancel) -> Result<Held,
     let options = options(plan, work.as_raw_fd())?;
     let inherit: Vec<BorrowedFd<'_>> =
         plan.terminal.iter().map(|(_, slave)| slave.as_fd()).collect();
-    let around =
-        Surroundings { cgroup: Some(&plan.cgroup), inherit: &inherit, ..Default::default() };
+    let around = Surroundings {
+        cgroup: Some(&plan.cgroup),
+        inherit: &inherit,
+        private_tmp: !uses_tmp(criu, plan),
+        ..Default::default()
+    };
     let mut session = Session::start(criu, Task::Restore, &around)?;
     let cgroup = Cgroup::at(&plan.cgroup);
     let mut progress = Progress::default();
@@ -67,12 +74,25 @@ pub fn restore(criu: &Criu, plan: &RestorePlan, cancel: &Cancel) -> Result<Held,
             Ok(Held { cgroup: Some(cgroup), root_pid, timings: progress.timings })
         }
         Err(error) => {
-            // Before CRIU ends: tasks it traces would run when it does.
+            // All tasks end with the first of their namespace, before CRIU does: those it traces
+            // would run. Then CRIU removes its folders in /tmp by itself, and what is left in the
+            // cgroup is killed.
+            if let Some(pid) = progress.root_pid.and_then(|pid| i32::try_from(pid).ok()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                session.unwind(UNWIND_LIMIT);
+            }
             remove(&cgroup, progress.root_pid);
             drop(session);
             Err(error)
         }
     }
+}
+
+/// Whether CRIU must see what is below the machine's /tmp.
+fn uses_tmp(criu: &Criu, plan: &RestorePlan) -> bool {
+    let places = [criu.program(), &plan.images, &plan.work, &plan.root];
+    let provided = plan.externals.iter().map(|provided| provided.path.as_path());
+    places.into_iter().chain(provided).any(|path| path.starts_with("/tmp"))
 }
 
 /// How far a restore has come.

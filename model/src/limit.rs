@@ -30,7 +30,7 @@ impl fmt::Display for Resource {
 
 /// One level, and the window over which it must hold before it counts as exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "resource", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Limit {
     /// The mean over `window` must not exceed `level` of one core.
     Cpu {
@@ -218,6 +218,15 @@ mod tests {
         assert_eq!(limits.to_string(), "cpu=150%/10s,memory=2GiB/1s");
         assert_eq!(limits.to_string().parse::<Limits>().unwrap(), limits);
         assert!("".parse::<Limits>().unwrap().is_empty());
+    }
+
+    #[test]
+    fn limits_survive_postcard_and_json() {
+        let limits: Limits = "cpu=150%/10s,memory=2GiB".parse().unwrap();
+        let binary = postcard::to_stdvec(&limits).unwrap();
+        assert_eq!(postcard::from_bytes::<Limits>(&binary).unwrap(), limits);
+        let json = serde_json::to_string(&limits).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&json).unwrap(), limits);
     }
 
     #[test]

@@ -73,14 +73,14 @@ impl fmt::Display for Bytes {
     /// Rounded for people; the alternate form (`{:#}`) is exact and reads back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() {
-            let exact = BINARY.iter().find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+            let exact = BINARY.iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
             let (name, factor) = exact.unwrap_or(&("B", 1));
             return write!(f, "{}{name}", self.0 / factor);
         }
         for (name, factor) in BINARY {
             if self.0 >= factor {
                 let whole = self.0 / factor;
-                return if self.0 % factor == 0 || whole >= 100 {
+                return if self.0.is_multiple_of(*factor) || whole >= 100 {
                     write!(f, "{whole} {name}")
                 } else {
                     write!(f, "{:.1} {name}", self.0 as f64 / factor as f64)
@@ -129,9 +129,9 @@ impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         match millis {
-            _ if millis % 3_600_000 == 0 => write!(f, "{}h", millis / 3_600_000),
-            _ if millis % 60_000 == 0 => write!(f, "{}m", millis / 60_000),
-            _ if millis % 1_000 == 0 => write!(f, "{}s", millis / 1_000),
+            _ if millis.is_multiple_of(3_600_000) => write!(f, "{}h", millis / 3_600_000),
+            _ if millis.is_multiple_of(60_000) => write!(f, "{}m", millis / 60_000),
+            _ if millis.is_multiple_of(1_000) => write!(f, "{}s", millis / 1_000),
             _ => write!(f, "{millis}ms"),
         }
     }

@@ -1,12 +1,14 @@
 //! The node's network as the rest of the node sees it.
 
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use phantom_model::NodeId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +24,7 @@ use crate::error::Error;
 use crate::join;
 use crate::key::{NodeKey, SubgridKey};
 use crate::link::quic::QuicLink;
-use crate::link::{Link, PeerAddr, Protocol, Stream};
+use crate::link::{CloseCode, Link, PeerAddr, Protocol, Stream};
 use crate::member::{Member, Token, valid_name};
 use crate::peer::dial::{self, Dials};
 use crate::peer::session::{self, Established, MAX_HEADER};
@@ -32,6 +34,8 @@ use crate::service::{Incoming, ServiceId, bounded, exchange};
 use crate::store::Store;
 use crate::wire;
 
+/// Connections from outside that may be without a proven membership at once.
+const STRANGERS: usize = 64;
 /// Streams that may wait for [`Network::accept`].
 const INCOMING: usize = 256;
 
@@ -131,7 +135,7 @@ impl Network {
         Ok(Self { inner })
     }
 
-    async fn listen_for_bulk(&self, listen: std::net::SocketAddr) {
+    async fn listen_for_bulk(&self, listen: SocketAddr) {
         let inner = &self.inner;
         match Listener::bind(listen, &inner.tls).await {
             Ok(listener) => {
@@ -190,8 +194,10 @@ impl Network {
     pub async fn invite(&self, ttl: Duration) -> Result<Token, Error> {
         let mut addrs = self.addrs().await;
         addrs.truncate(crate::member::MAX_TOKEN_ADDRS);
-        let token = self.inner.book.invite(ttl.as_secs().max(1), addrs).await?;
-        if token.addrs.is_empty() { Err(Error::NoOwnAddress) } else { Ok(token) }
+        if addrs.is_empty() {
+            return Err(Error::NoOwnAddress);
+        }
+        self.inner.book.invite(ttl.as_secs().max(1), addrs).await
     }
 
     /// Joins the sub-grid `token` invites to, asking to be called `name` there. After a failure
@@ -395,15 +401,16 @@ impl Network {
         let within = self.inner.config.timing.handshake;
         let live = self.live(node, within).await?;
         let (mut lanes, mut path) = (Vec::new(), BulkPath::NodeConnection);
-        let tcp = options.tcp_lanes.min(crate::bulk::MAX_LANES);
-        let target = match (live.connection.stats().path, live.remote.bulk_port) {
-            (Some(PeerAddr::Ip(addr)), Some(port)) => Some((addr.ip(), port).into()),
-            _ => None,
-        };
-        if let Some(addr) = target.filter(|_| self.inner.config.bulk_tcp && tcp > 0) {
+        if let Some(addr) = self.bulk_target(&live).filter(|_| options.tcp_lanes > 0) {
             let wait = self.inner.config.timing.bulk_dial;
-            lanes = crate::bulk::tcp::dial(&self.inner.tls, node, addr, tcp, wait).await;
+            let count = options.tcp_lanes.min(crate::bulk::MAX_LANES);
+            let started = tokio::time::Instant::now();
+            lanes = crate::bulk::tcp::dial(&self.inner.tls, node, addr, count, wait).await;
             path = BulkPath::Tcp(addr);
+            if lanes.is_empty() && started.elapsed() >= wait {
+                // A firewall swallows it: the next transfers need not wait again.
+                live.tcp_blocked.store(true, Ordering::Relaxed);
+            }
         }
         if lanes.is_empty() {
             path = BulkPath::NodeConnection;
@@ -415,6 +422,17 @@ impl Network {
         let inner = self.inner.clone();
         let account = Box::new(move |bytes| inner.table.count_bulk(node, 0, bytes));
         Ok(crate::bulk::connect(node, ticket, lanes, path, &options, account).await?)
+    }
+
+    /// Where to dial for bulk lanes, if that is of use.
+    fn bulk_target(&self, live: &Live) -> Option<SocketAddr> {
+        let port = live.remote.bulk_port.filter(|_| self.inner.config.bulk_tcp)?;
+        match live.connection.stats().path? {
+            PeerAddr::Ip(addr) if !live.tcp_blocked.load(Ordering::Relaxed) => {
+                Some((addr.ip(), port).into())
+            }
+            _ => None,
+        }
     }
 
     /// The machine's network has changed or it has slept: pauses after failed dials end.
@@ -439,18 +457,24 @@ impl Network {
 
 /// Answers connections from outside.
 async fn answer(inner: Arc<Inner>) {
+    let room = Arc::new(Semaphore::new(STRANGERS));
     loop {
         let connection = tokio::select! {
             connection = inner.link.accept() => connection,
             () = inner.stop.cancelled() => return,
         };
         let Some(connection) = connection else { return };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            connection.close(CloseCode::Busy, "too many connections at once, try again");
+            continue;
+        };
         let peer = connection.peer();
         let handled = inner.clone();
         inner.tasks.spawn(async move {
             let inner = handled;
             let stop = inner.stop.clone();
             let work = async {
+                let _place = place;
                 match connection.protocol() {
                     Protocol::Join => join::answer(&inner, &*connection).await,
                     Protocol::Member => match session::establish(&inner, connection).await {

@@ -94,6 +94,13 @@ impl FileStore {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            // What a crash left half-written.
+            if entry.file_name().to_string_lossy().starts_with(".put-") {
+                fs::remove_file(entry.path())?;
+            }
+        }
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, sendmsg, shutdown, socketpair,
+};
 use prost::Message;
 
 use super::rpc;
@@ -159,6 +163,9 @@ pub struct Surroundings<'a> {
     pub cgroup: Option<&'a Path>,
     /// Descriptors it inherits under their own numbers.
     pub inherit: &'a [BorrowedFd<'a>],
+    /// A /tmp of its own, in a mount namespace of its own: CRIU leaves folders in /tmp when a
+    /// restore fails.
+    pub private_tmp: bool,
     /// Writing beyond a file size limit gives an error instead of a deadly signal: with it a
     /// running dump can be made to fail in an orderly way.
     pub ignore_file_size_signal: bool,
@@ -192,7 +199,7 @@ impl Session {
         let keep: Vec<RawFd> =
             around.inherit.iter().map(AsRawFd::as_raw_fd).chain([theirs.as_raw_fd()]).collect();
         let procs_fd = procs.as_ref().map(AsRawFd::as_raw_fd);
-        let ignore_file_size = around.ignore_file_size_signal;
+        let (ignore_file_size, private_tmp) = (around.ignore_file_size_signal, around.private_tmp);
         let mut command = Command::new(&criu.program);
         command
             .arg("swrk")
@@ -202,9 +209,14 @@ impl Session {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         // SAFETY: the closure runs between fork and exec and calls only async-signal-safe
-        // functions (fcntl, write, signal, setsid); it does not allocate.
+        // functions (unshare, mount, fcntl, write, signal, setsid); it does not allocate.
         unsafe {
-            command.pre_exec(move || prepare_child(&keep, procs_fd, ignore_file_size));
+            command.pre_exec(move || {
+                if private_tmp {
+                    hide_tmp()?;
+                }
+                prepare_child(&keep, procs_fd, ignore_file_size)
+            });
         }
         let mut child = command.spawn().map_err(fail)?;
         match super::process::pidfd_open(child.id()) {
@@ -321,6 +333,12 @@ impl Session {
         }
     }
 
+    /// Hangs up and waits for the process to take back what it has begun, at most `limit`.
+    pub fn unwind(&mut self, limit: Duration) -> bool {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        self.reap(Instant::now() + limit)
+    }
+
     /// Waits for the process to end after its last answer.
     pub fn finish(mut self) {
         self.reap(Instant::now() + REAP_LIMIT);
@@ -389,6 +407,16 @@ fn prepare_child(keep: &[RawFd], procs: Option<RawFd>, ignore_file_size: bool) -
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         nix::unistd::write(fd, b"0")?;
     }
+    Ok(())
+}
+
+/// Runs in the child between fork and exec: an empty /tmp that goes away with the process.
+fn hide_tmp() -> io::Result<()> {
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), flags, Some("mode=755"))?;
     Ok(())
 }
 

@@ -12,10 +12,10 @@ use crate::link::PeerAddr;
 
 const PREFIX: &str = "phantom1";
 const CHECK_BYTES: usize = 5;
-/// More than sixteen addresses with long relay URLs need; a longer text is refused unread.
-const MAX_TEXT: usize = 4096;
+/// More than any invitation needs; a longer text is refused unread.
+const MAX_TEXT: usize = 16384;
 /// An invitation carries no more addresses than this.
-pub(crate) const MAX_TOKEN_ADDRS: usize = 8;
+pub(crate) const MAX_TOKEN_ADDRS: usize = 16;
 
 /// Names an invitation without giving its secret away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

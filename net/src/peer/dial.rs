@@ -43,7 +43,13 @@ impl Dials {
 
     /// Forgets all failures: the network has changed.
     pub fn reset(&self) {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clear();
+        let pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for pause in pauses.values() {
+            // Where a dial is under way it goes on.
+            if let Ok(mut state) = pause.state.try_lock() {
+                *state = PauseState::default();
+            }
+        }
     }
 }
 

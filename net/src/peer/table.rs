@@ -1,6 +1,7 @@
 //! The live connections of each peer. Usually one; two for a moment when both sides dial at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -32,13 +33,21 @@ pub(crate) struct Live {
     pub connection: Arc<dyn Connection>,
     pub remote: Remote,
     pub since: Instant,
+    /// Whether TCP connections to the peer for bulk data are known to go unanswered.
+    pub tcp_blocked: AtomicBool,
     /// Held by every open stream.
     streams: Arc<()>,
 }
 
 impl Live {
     pub fn new(connection: Arc<dyn Connection>, remote: Remote) -> Arc<Self> {
-        Arc::new(Self { connection, remote, since: Instant::now(), streams: Arc::new(()) })
+        Arc::new(Self {
+            connection,
+            remote,
+            since: Instant::now(),
+            tcp_blocked: AtomicBool::new(false),
+            streams: Arc::new(()),
+        })
     }
 
     pub fn peer(&self) -> NodeId {

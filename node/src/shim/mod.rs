@@ -109,23 +109,27 @@ impl Pending {
 /// Runs a shim until its app has ended or has gone elsewhere.
 pub fn main(dir: &Path) -> anyhow::Result<()> {
     let dir = AppDir(dir.to_owned());
-    let started = start(&dir);
-    let line: Result<Vec<String>, String> = match &started {
-        Ok((_, _, notes)) => Ok(notes.clone()),
-        Err(error) => Err(format!("{error:#}")),
+    let (charge, state, notes) = match start(&dir) {
+        Ok(started) => started,
+        Err(error) => {
+            tell_daemon(&Err(format!("{error:#}")));
+            return Err(error);
+        }
     };
-    let mut stdout = std::io::stdout();
-    let told = serde_json::to_string(&line)
-        .map_err(anyhow::Error::from)
-        .and_then(|line| Ok(writeln!(stdout, "{line}")?));
-    if let Err(error) = told {
-        tracing::warn!(%error, "the daemon does not listen");
-    }
-    let (charge, state, _) = started?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(serve::run(charge, dir, state))
+        .block_on(serve::run(charge, dir, state, notes))
+}
+
+/// One line to the daemon that started this shim: its notes, or why there is no capsule.
+fn tell_daemon(outcome: &Result<Vec<String>, String>) {
+    let told = serde_json::to_string(outcome)
+        .map_err(anyhow::Error::from)
+        .and_then(|line| Ok(writeln!(std::io::stdout(), "{line}")?));
+    if let Err(error) = told {
+        tracing::warn!(%error, "the daemon does not listen");
+    }
 }
 
 /// Everything before the runtime, while there is one thread.

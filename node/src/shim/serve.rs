@@ -24,7 +24,12 @@ use crate::frames;
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Serves until the app has ended and everybody who must know it does, or it has gone elsewhere.
-pub async fn run(charge: Charge, dir: AppDir, mut state: State) -> anyhow::Result<()> {
+pub async fn run(
+    charge: Charge,
+    dir: AppDir,
+    mut state: State,
+    notes: Vec<String>,
+) -> anyhow::Result<()> {
     let (hub, hub_events) = match charge.role {
         Role::Home => {
             let (hub, events) = Hub::start(charge.spec.term_size);
@@ -63,6 +68,7 @@ pub async fn run(charge: Charge, dir: AppDir, mut state: State) -> anyhow::Resul
         nix::unistd::chown(&shim.dir.attach(), Some(user.uid.into()), None)?;
     }
     listen(&shim, &shim.dir.control(), control)?;
+    super::tell_daemon(&Ok(notes));
     let mut finish = shim.finish.subscribe();
     let _ = finish.wait_for(|finish| *finish).await;
     clear_away(&shim).await;

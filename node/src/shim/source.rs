@@ -109,17 +109,21 @@ impl Shim {
             (None, None) => bail!("the app's terminal is not here"),
         };
         let here = state.here.as_mut().context("the app is not here")?;
+        // Slow, so not while the app stands still.
+        let network = here.detach_network(&self.charge.network_lock);
         let frozen = here.cgroup.freeze(FREEZE_DEADLINE);
         let drained = frozen.and_then(|()| terminal::drain(here.master.as_fd()));
         let mut terminal = match drained {
             Ok(terminal) => terminal,
             Err(error) => {
                 let _ = here.cgroup.thaw(FREEZE_DEADLINE);
+                if let Some(network) = &network {
+                    here.attach_network(self.charge.app, Some(network), &self.charge.network_lock);
+                }
                 self.serve_terminal(state, Vec::new(), Vec::new()).await?;
                 return Err(error.into());
             }
         };
-        let network = here.detach_network(&self.charge.network_lock);
         let mut kept = terminal.clone();
         if let Some(hub) = &self.hub {
             // The home's user sees it at once; nobody else needs it.

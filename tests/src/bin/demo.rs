@@ -52,16 +52,18 @@ fn main() -> anyhow::Result<()> {
     if interactive {
         return hand_over(&lab, ada);
     }
-    repl(&lab, ada)?;
-    editor(&lab, ada)?;
+    if let Err(error) = repl(&lab, ada).and_then(|()| editor(&lab, ada)) {
+        eprintln!("{}", lab.logs());
+        return Err(error);
+    }
     say("Done: both programs moved while their user kept typing, and nothing was lost.");
     Ok(())
 }
 
 fn repl(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     let command =
-        ["run", "--name", "repl", "--limit", "cpu=80%/2s", "--", "/usr/bin/python3", "-q"];
-    say("ada starts a Python REPL that may use 80% of a core over 2 s:");
+        ["run", "--name", "repl", "--limit", "cpu=25%/2s", "--", "/usr/bin/python3", "-q"];
+    say("ada starts a Python REPL that may use 25% of a core over 2 s:");
     println!("  $ phantom {}", command.join(" "));
     let mut repl = lab.node(ada).terminal(&command)?;
     repl.expect(">>> ", SOON)?;

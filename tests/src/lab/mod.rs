@@ -120,6 +120,11 @@ impl Lab {
         Ok(())
     }
 
+    /// The ends of all daemons' and shims' logs, for a failed scenario.
+    pub fn logs(&self) -> String {
+        self.nodes.iter().map(LabNode::logs).collect()
+    }
+
     /// One of its nodes.
     pub fn node(&self, index: usize) -> &LabNode {
         &self.nodes[index]

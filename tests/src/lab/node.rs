@@ -218,6 +218,14 @@ impl LabNode {
         std::fs::read_to_string(self.folder.join("state/daemon.log")).unwrap_or_default()
     }
 
+    /// The ends of the daemon's and its shims' logs.
+    pub fn logs(&self) -> String {
+        let mut text = format!("--- daemon of {} ---\n{}\n", self.name, tail(&self.daemon_log(), 60));
+        let shims = self.enter(&["sh", "-c", "tail -n 30 /run/phantom/apps/*/shim.log"]);
+        text.push_str(&shims.map(|output| output.stdout).unwrap_or_default());
+        text
+    }
+
     /// Processes whose mount namespace is this node's: daemon, shims, and what they started.
     fn processes(&self) -> Vec<Pid> {
         let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
@@ -238,7 +246,7 @@ impl LabNode {
 impl Drop for LabNode {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- daemon log of {} ---\n{}", self.name, tail(&self.daemon_log(), 60));
+            eprintln!("{}", self.logs());
         }
         // The uts namespace is the node's own, so these are its processes and no others.
         let end = Instant::now() + Duration::from_secs(10);
