@@ -112,6 +112,16 @@ fn result(line: &str) -> Option<(&str, &str)> {
         .then(|| (name.strip_suffix(" - should panic").unwrap_or(name), result))
 }
 
+/// What the failing tests printed: all of it, without what the others did. Everything when the
+/// program did not get to its summary.
+pub fn failures(output: &str) -> &str {
+    let start = match output.rfind("\ntest result: ") {
+        Some(_) => output.find("\nfailures:\n").unwrap_or(0),
+        None => 0,
+    };
+    output[start..].trim()
+}
+
 /// Names from `--list --format terse`.
 pub fn parse_list(printed: &str) -> Vec<String> {
     printed.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect()
@@ -168,6 +178,14 @@ test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out
             skipped,
             [("a::two", "no /dev/kvm: emulated"), ("c", "needs a moon"), ("d", "ignored")]
         );
+    }
+
+    #[test]
+    fn only_what_failed_is_shown() {
+        let shown = failures(OUTPUT);
+        assert!(shown.starts_with("failures:\n\n---- b stdout ----"), "{shown}");
+        assert!(shown.ends_with("filtered out"), "{shown}");
+        assert_eq!(failures("test a ... ok\nboom"), "test a ... ok\nboom");
     }
 
     #[test]

@@ -177,13 +177,16 @@ fn run_program(
         .args(["--show-output", "--color=never"])
         .env("CARGO_MANIFEST_DIR", &program.dir)
         .env("CARGO_PKG_NAME", &program.package)
-        .env("RUST_BACKTRACE", "1")
         .env("PHANTOM_BIN", phantom)
         .env("PHANTOM_CRIU", &ready.criu)
         .env("PHANTOM_SECOND_ROOT", &ready.second_root)
         .dir(&program.dir)
         .rooted()
         .limit(PROGRAM.min(left(deadline)));
+    // sudo would take it away.
+    if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
+        cmd = cmd.env("RUST_BACKTRACE", backtrace);
+    }
     if let Chosen::Some(names) = tests {
         cmd = cmd.arg("--exact").args(names);
     }
@@ -201,7 +204,8 @@ fn run_program(
         line.failed.push(format!("{name}: left running (and now ended): {}", leftovers.join(", ")));
     }
     if !line.failed.is_empty() {
-        println!("---- {name} printed ----\n{}\n---- end of {name} ----", output.trim_end());
+        println!("---- {name} ----\n{}\n---- end of {name} ----", libtest::failures(&output));
+        println!("(all it printed: {})", log.display());
     }
     Ok(line)
 }
