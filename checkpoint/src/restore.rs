@@ -217,11 +217,11 @@ fn remove(cgroup: &Cgroup, root_pid: Option<u32>) {
     if let Err(error) = cgroup.kill(KILL_LIMIT) {
         tracing::warn!(%error, "a half-restored program could not be removed");
     }
-    let Some(pid) = root_pid.and_then(|pid| i32::try_from(pid).ok()) else {
-        return;
-    };
-    // Everything was killed: the root is a zombie of ours, or the caller's reaper has it already.
-    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+    let Some(pid) = root_pid else { return };
+    // The cgroup is empty a moment before the zombie is there.
+    process::wait_ended(pid, KILL_LIMIT);
+    // It is ours to reap, or the caller's reaper has it already.
+    match waitpid(Pid::from_raw(pid as i32), Some(WaitPidFlag::WNOHANG)) {
         Ok(_) | Err(Errno::ECHILD) => {}
         Err(error) => tracing::warn!(%error, pid, "a removed program's status could not be taken"),
     }

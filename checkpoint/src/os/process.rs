@@ -1,16 +1,21 @@
 //! Processes, namespaces and links.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
+
+use super::criu::poll_timeout;
 
 /// A descriptor that becomes readable when the process `pid` has ended.
 pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
@@ -21,6 +26,21 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Waits until the child `pid` has ended (it may be left to reap), at most `limit`.
+pub fn wait_ended(pid: u32, limit: Duration) {
+    // An error: it is gone already.
+    let Ok(pidfd) = pidfd_open(pid) else { return };
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, poll_timeout(left)) {
+            Err(Errno::EINTR) if !left.is_zero() => {}
+            _ => return,
+        }
+    }
 }
 
 /// Makes the command the leader of a session of its own.
