@@ -30,6 +30,8 @@ use crate::proto::{
 
 /// Nodes given back in one message.
 const FORGET_BATCH: usize = 256;
+/// From a failed connection to the next attempt; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of the reading side's buffer.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -280,18 +282,23 @@ impl Link {
     /// The link's thread: connects, reads replies, connects again.
     fn run(&self, transport: &dyn Transport) {
         let mut resumed = false;
-        let mut pause = Duration::from_millis(10);
+        let mut pause = FIRST_PAUSE;
         loop {
             match self.connect(transport, resumed) {
                 Ok(Ok((conn, reader))) => {
                     resumed = true;
-                    pause = Duration::from_millis(10);
+                    let begun = Instant::now();
                     let error = self.read_replies(&conn, reader);
                     tracing::info!(%error, "the connection to home's files broke");
                     conn.end();
                     let mut state = self.lock();
                     state.conn = None;
                     state.pinging = false;
+                    // One that had held is made anew at once.
+                    pause = match begun.elapsed() > Duration::from_secs(1) {
+                        true => Duration::ZERO,
+                        false => FIRST_PAUSE,
+                    };
                 }
                 Ok(Err(refusal @ Refusal::Full)) => tracing::info!(%refusal, "waiting"),
                 Ok(Err(refusal)) => {
@@ -314,7 +321,8 @@ impl Link {
             if wait.unwrap_or_else(PoisonError::into_inner).0.closed {
                 return;
             }
-            pause = (pause * 2).min(self.config.deadline / 4).min(Duration::from_secs(1));
+            let longest = (self.config.deadline / 4).min(Duration::from_secs(1));
+            pause = (pause * 2).clamp(FIRST_PAUSE, longest.max(FIRST_PAUSE));
         }
     }
 
