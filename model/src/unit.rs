@@ -80,7 +80,7 @@ impl fmt::Display for Bytes {
         for (name, factor) in BINARY {
             if self.0 >= factor {
                 let whole = self.0 / factor;
-                return if self.0.is_multiple_of(*factor) || whole >= 100 {
+                return if self.0.is_multiple_of(factor) || whole >= 100 {
                     write!(f, "{whole} {name}")
                 } else {
                     write!(f, "{:.1} {name}", self.0 as f64 / factor as f64)

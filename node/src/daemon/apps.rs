@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{Gid, Uid, User, getgrouplist};
@@ -24,6 +24,9 @@ const TIMELINE_ROWS: usize = 512;
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shim may take to answer a simple question.
 pub const SHIM_DEADLINE: Duration = Duration::from_secs(10);
+/// An app that left a node because of its limits does not go back by itself for this long: two
+/// equal nodes must not pass it to and fro.
+const RETURN_PAUSE: Duration = Duration::from_secs(600);
 /// Names longer than this do not fit a listing.
 const MAX_NAME_CHARS: usize = 40;
 
@@ -42,6 +45,8 @@ pub struct HomeApp {
     pub reading: Option<(u32, u64)>,
     /// Whether its host answers.
     pub reachable: bool,
+    /// Where it has been lately, and until when it shall not go back by itself.
+    left: Vec<(NodeId, Instant)>,
     timeline: VecDeque<TimelineRow>,
     authority: watch::Sender<Authority>,
 }
@@ -65,6 +70,7 @@ impl HomeApps {
             verdict: None,
             reading: None,
             reachable: true,
+            left: Vec::new(),
             timeline: VecDeque::new(),
             authority,
             record,
@@ -103,6 +109,20 @@ impl HomeApps {
             app.authority.send_replace((record.host, record.epoch));
             app.record = record;
         })
+    }
+
+    /// Notes that an app left a node because it exceeded a limit there.
+    pub fn note_left(&self, app: AppId, node: NodeId) {
+        let _ = self.with(app, |app| app.left.push((node, Instant::now() + RETURN_PAUSE)));
+    }
+
+    /// Nodes the app shall not go back to by itself for now: it exceeded its limits there.
+    pub fn lately_left(&self, app: AppId) -> Vec<NodeId> {
+        let still = |app: &mut HomeApp| {
+            app.left.retain(|(_, until)| *until > Instant::now());
+            app.left.iter().map(|(node, _)| *node).collect()
+        };
+        self.with(app, still).unwrap_or_default()
     }
 
     /// Adds a line to an app's life.
@@ -352,11 +372,10 @@ impl Daemon {
     /// Follows what a home shim tells, until it ends.
     pub fn follow_home_shim(self: Arc<Self>, app: AppId) {
         tokio::spawn(async move {
-            let ended = self.home_shim_events(app).await;
-            if let Err(error) = ended {
+            if let Err(error) = self.home_shim_events(app).await {
                 tracing::warn!(%app, error = format!("{error:#}"), "lost the app's shim");
+                self.stop_guest_copy(app).await;
             }
-            self.stop_guest_copy(app).await;
             self.forget(app);
         });
     }

@@ -128,14 +128,18 @@ impl Daemon {
             return Ok(());
         }
         let needs = self.needs(&record).await;
-        let candidates = self.candidates().await;
+        let left = self.apps.lately_left(app);
+        let mut candidates = self.candidates().await;
+        candidates.retain(|candidate| !left.contains(&candidate.node));
         let Some(target) = choose::best(&needs, &candidates) else {
             bail!("{} {verdict}, but {}", record.spec.name, no_target(&record, &needs, &candidates));
         };
         let idle = target.facts.as_ref().map_or(0, |facts| facts.idle_centicores);
         let choice = format!("{}: {:.1} cores idle", target.name, f64::from(idle) / 100.0);
         self.apps.note(app, "choice", choice);
+        let host = record.host;
         let reply = self.clone().move_to(record, target, needs).await?;
+        self.apps.note_left(app, host);
         let line = format!("{} moved to {}: it {verdict}", reply.name, reply.to);
         self.tell_user(app, line).await;
         Ok(())

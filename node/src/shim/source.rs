@@ -82,9 +82,11 @@ impl Shim {
             None => {}
         }
         ensure!(state.here.is_some(), "the app is not here");
+        // Slow, so not while the app stands still.
+        let network = state.here.as_mut().and_then(|h| h.detach_network(&self.charge.network_lock));
         let started = Instant::now();
         let frozen_unix_us = now_unix_us();
-        let (luggage, frozen) = self.freeze(&mut state, id).await?;
+        let (luggage, frozen) = self.freeze(&mut state, id, network).await?;
         let freeze = started.elapsed();
         state.pending = Some(Pending::Saved(frozen));
         let started = Instant::now();
@@ -97,7 +99,12 @@ impl Shim {
         Ok(saved)
     }
 
-    async fn freeze(&self, state: &mut State, id: MoveId) -> anyhow::Result<(Luggage, Frozen)> {
+    async fn freeze(
+        &self,
+        state: &mut State,
+        id: MoveId,
+        network: Option<Network>,
+    ) -> anyhow::Result<(Luggage, Frozen)> {
         let relay: Option<RelayState> = match (&self.hub, &state.endpoint) {
             (Some(hub), _) => {
                 hub.hold().await;
@@ -109,8 +116,6 @@ impl Shim {
             (None, None) => bail!("the app's terminal is not here"),
         };
         let here = state.here.as_mut().context("the app is not here")?;
-        // Slow, so not while the app stands still.
-        let network = here.detach_network(&self.charge.network_lock);
         let frozen = here.cgroup.freeze(FREEZE_DEADLINE);
         let drained = frozen.and_then(|()| terminal::drain(here.master.as_fd()));
         let mut terminal = match drained {

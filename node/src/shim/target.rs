@@ -1,16 +1,19 @@
 //! The target's end of a move: make ready, check, rebuild, hold; then run or forget.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use nix::mount::{MsFlags, mount};
 use phantom_capsule::Capsule;
 use phantom_capsule::attach::hub::Arrival;
 use phantom_capsule::ids::IdMaps;
 use phantom_capsule::os::pty::{self, PtyPair};
 use phantom_capsule::os::spawn::{Namespaces, start_time};
 use phantom_capsule::os::stage::{self, HomeStage, RestorePaths};
+use phantom_capsule::plan::ExternalKind;
 use phantom_capsule::relay::endpoint::Endpoint;
 use phantom_capsule::terminal;
 use phantom_checkpoint::Cancel;
@@ -176,7 +179,14 @@ impl Shim {
     /// Host paths of what is outside the capsule: the home's own tree, or its image here.
     fn paths(&self, state: &mut State, source: &Capsule) -> anyhow::Result<RestorePaths> {
         if let Some(mount) = &state.mount {
-            return Ok(stage::away(&source.externals, mount.path()));
+            let mut paths = stage::away(&source.externals, mount.path());
+            for (key, path) in &mut paths.externals {
+                let external = source.externals.iter().find(|external| external.key == *key);
+                if external.is_some_and(|external| external.kind == ExternalKind::SystemFiles) {
+                    *path = self.read_only(key, path)?;
+                }
+            }
+            return Ok(paths);
         }
         let blueprint = state.blueprint.as_ref().context("the capsule is not known")?;
         let at = self.dir.0.join("stage");
@@ -189,20 +199,36 @@ impl Shim {
         Ok(paths)
     }
 
+    /// A read-only view of a path. It lies in the mount namespace of this process and goes with it.
+    fn read_only(&self, key: &str, path: &Path) -> anyhow::Result<PathBuf> {
+        let at = self.dir.0.join("read-only").join(key);
+        std::fs::create_dir_all(&at)?;
+        let plain = None::<&str>;
+        mount(Some(path), &at, plain, MsFlags::MS_BIND, plain)
+            .with_context(|| format!("cannot show {} read-only", path.display()))?;
+        let flags = MsFlags::MS_BIND
+            | MsFlags::MS_REMOUNT
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NODEV;
+        mount(plain, &at, plain, flags, plain)?;
+        Ok(at)
+    }
+
     fn restore_plan(
         &self,
         id: MoveId,
         source: &Capsule,
         paths: &RestorePaths,
         pair: &PtyPair,
-        cgroup: &std::path::Path,
+        cgroup: &Path,
     ) -> anyhow::Result<RestorePlan> {
         let work = self.dir.0.join("work");
         std::fs::create_dir_all(&work)?;
         let console = source
             .externals
             .iter()
-            .find(|external| external.kind == phantom_capsule::plan::ExternalKind::Console)
+            .find(|external| external.kind == ExternalKind::Console)
             .context("the capsule has no console")?;
         let mut externals: Vec<Provided> = paths
             .externals

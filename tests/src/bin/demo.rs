@@ -107,8 +107,9 @@ fn editor(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     std::fs::write(lab.node(ada).home_dir().join("list.txt"), "bread\nmilk\n")?;
     chown(lab, ada, "list.txt")?;
     let mut vim = lab.node(ada).terminal(&["run", "--name", "vim", "--", "vim", "-u", "NONE", "-N", "-n", "notes.txt"])?;
-    vim.expect_screen("notes.txt", SOON)?;
+    vim.expect_screen("~", SOON)?;
     vim.type_text("iwritten at home")?;
+    vim.expect_screen("written at home", SOON)?;
     println!("  $ phantom migrate vim cellar");
     show_as_user(lab, ada, &["migrate", "vim", "cellar"])?;
     vim.type_text(", finished away")?;
