@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use phantom_model::NodeId;
 use rustls::pki_types::ServerName;
+use tokio::io::BufReader;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,6 +21,8 @@ use super::{Arrivals, BulkPath};
 
 /// Handshakes and lanes from outside at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Bytes taken from the kernel at once.
+const READ_AHEAD: usize = 256 << 10;
 const HANDSHAKE: Duration = Duration::from_secs(4);
 
 /// Takes TCP connections for announced transfers.
@@ -90,6 +93,8 @@ impl Listener {
 
 async fn serve(acceptor: TlsAcceptor, stream: TcpStream, from: SocketAddr, arrivals: Arrivals) {
     let _ = stream.set_nodelay(true);
+    // TLS asks for four kilobytes at a time; without this each would be a system call.
+    let stream = BufReader::with_capacity(READ_AHEAD, stream);
     let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "a bulk handshake failed"),
