@@ -1,12 +1,15 @@
 //! Joining, and what strangers get, over real QUIC on loopback.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{Clock, SOON, config, echo, start, two, until};
 use phantom_net::link::quic::QuicLink;
-use phantom_net::link::{CloseCode, Link, LinkError, PeerAddr, Protocol};
-use phantom_net::member::JoinRefusal;
-use phantom_net::{Error, Network, NodeKey, PeerState, ServiceId, Token};
+use phantom_net::link::{CloseCode, Connection, Link, LinkError, PeerAddr, Protocol};
+use phantom_net::member::{Certificate, JoinRefusal};
+use phantom_net::wire::write_frame;
+use phantom_net::{Error, Network, NodeKey, PeerState, ServiceId, Stream, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -108,37 +111,74 @@ async fn expired_wrong_and_foreign_tokens_are_refused() {
     assert!(matches!(c.join(&token, "x").await, Err(Error::Token(_))));
 }
 
+/// Dials `to` as the node whose state is in `dir`, showing `certificate`.
+async fn dial_with(
+    dir: &Path,
+    clock: &Clock,
+    to: &Network,
+    certificate: Certificate,
+) -> (QuicLink, Arc<dyn Connection>, Stream) {
+    let key = NodeKey::load_or_create(dir).unwrap();
+    let link = QuicLink::bind(&config(dir, clock), &key).await.unwrap();
+    let connection = link.dial(to.id(), &to.addrs().await, Protocol::Member).await.unwrap();
+    let mut stream = connection.open().await.unwrap();
+    let hello = (certificate, 0u64, None::<u16>, Vec::<PeerAddr>::new());
+    write_frame(&mut stream, &hello, 9999).await.unwrap();
+    (link, connection, stream)
+}
+
 #[tokio::test]
 async fn a_node_of_another_sub_grid_is_told_why_it_is_refused() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
     let a = start(&dir.path().join("a"), &clock).await;
     a.found("a").await.unwrap();
-    // The same name and key, but founded on its own.
-    let (b_dir, b_addrs) = (dir.path().join("b"), a.addrs().await);
-    let b = start(&b_dir, &clock).await;
-    b.found("b").await.unwrap();
+    let own_dir = dir.path().join("b");
+    let b = start(&own_dir, &clock).await;
+    let foreign = b.found("b").await.unwrap().certificate;
+    b.shutdown(SOON).await;
 
-    let link = stranger(dir.path(), &clock).await;
-    drop(b_addrs);
-    // A stranger with another sub-grid's certificate: made by hand, since a node would not dial.
-    let connection = link.dial(a.id(), &a.addrs().await, Protocol::Member).await.unwrap();
-    let mut stream = connection.open().await.unwrap();
-    let foreign = b.membership().unwrap().certificate;
-    let hello = (foreign, 0u64, None::<u16>, Vec::<PeerAddr>::new());
-    phantom_net::wire::write_frame(&mut stream, &hello, 9999).await.unwrap();
+    let (_link, connection, mut stream) = dial_with(&own_dir, &clock, &a, foreign.clone()).await;
     let LinkError::ClosedByPeer { code, reason } = closed(&*connection).await else {
         panic!("not closed by the other side");
     };
     assert_eq!(code, Some(CloseCode::NotAdmitted));
-    assert!(reason.contains("node"), "{reason}");
+    assert!(reason.contains("`b` belongs to sub-grid"), "{reason}");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "a stranger gets no certificate");
+
+    // Somebody else's certificate.
+    let own = a.membership().unwrap().certificate;
+    let (_link, connection, _stream) = dial_with(&dir.path().join("c"), &clock, &a, own).await;
+    let LinkError::ClosedByPeer { reason, .. } = closed(&*connection).await else { panic!() };
+    assert!(reason.contains("certificate shown is that of node"), "{reason}");
     assert!(a.peers().is_empty());
 }
 
-async fn stranger(dir: &std::path::Path, clock: &Clock) -> QuicLink {
+#[tokio::test]
+async fn a_member_that_breaks_the_protocol_is_dropped() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    let certificate = b.membership().unwrap().certificate;
+    b.shutdown(SOON).await;
+    for bytes in [&u32::MAX.to_le_bytes()[..], &[3, 0, 0, 0, 255, 255, 255]] {
+        let dir = dir.path().join("b");
+        let (_link, connection, _first) = dial_with(&dir, &clock, &a, certificate.clone()).await;
+        let mut stream = timeout(SOON, connection.open()).await.unwrap().unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let why = closed(&*connection).await;
+        assert!(
+            matches!(why, LinkError::ClosedByPeer { code: Some(CloseCode::Protocol), .. }),
+            "{why}"
+        );
+    }
+}
+
+async fn stranger(dir: &Path, clock: &Clock) -> QuicLink {
     QuicLink::bind(&config(dir, clock), &NodeKey::ephemeral()).await.unwrap()
 }
 
-async fn closed(connection: &dyn phantom_net::link::Connection) -> LinkError {
+async fn closed(connection: &dyn Connection) -> LinkError {
     timeout(SOON, connection.closed()).await.expect("closed in time")
 }
 
@@ -199,7 +239,7 @@ async fn a_taken_port_is_said_clearly() {
     let PeerAddr::Ip(addr) = a.addrs().await.remove(0) else { panic!() };
     let mut config = config(&dir.path().join("b"), &clock);
     config.listen = addr;
-    let store = std::sync::Arc::new(phantom_net::MemoryStore::default());
+    let store = Arc::new(phantom_net::MemoryStore::default());
     let error = Network::start(config, NodeKey::ephemeral(), store).await.err().unwrap();
     assert!(error.to_string().contains(&addr.to_string()), "{error}");
 }

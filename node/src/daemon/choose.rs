@@ -16,6 +16,8 @@ pub struct Needs {
     pub resident: Bytes,
     /// Facts of the node it was started on: its CPU features may be in use.
     pub started_on: NodeFacts,
+    /// Nodes where it exceeded its limits a short while ago.
+    pub left: Vec<NodeId>,
 }
 
 /// One member, and whether it can take the app.
@@ -37,6 +39,9 @@ impl Candidate {
     pub fn refusal(&self, needs: &Needs) -> Option<String> {
         if self.node == needs.host {
             return Some("it already runs there".to_owned());
+        }
+        if needs.left.contains(&self.node) {
+            return Some("is where it exceeded its limits a short while ago".to_owned());
         }
         let Some(facts) = &self.facts else {
             return Some("does not answer".to_owned());
@@ -133,6 +138,7 @@ mod tests {
             home: NodeId([1; 32]),
             resident: Bytes(100 << 20),
             started_on: facts(1, 0),
+            left: vec![],
         }
     }
 
@@ -165,6 +171,12 @@ mod tests {
         bare.capabilities = vec![Capability::Checkpoint];
         assert!(candidate(bare).refusal(&needs()).unwrap().contains("FUSE"));
         assert!(best(&needs(), &[silent]).is_none());
+    }
+
+    #[test]
+    fn it_does_not_go_back_at_once_to_where_it_was_too_much() {
+        let needs = Needs { left: vec![NodeId([2; 32])], ..needs() };
+        assert!(best(&needs, &[candidate(facts(2, 300))]).is_none());
     }
 
     #[test]

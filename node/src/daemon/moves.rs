@@ -99,6 +99,7 @@ impl Daemon {
             home: record.home,
             resident: measured,
             started_on: self.facts.now(),
+            left: Vec::new(),
         }
     }
 
@@ -127,10 +128,8 @@ impl Daemon {
         if record.pending.is_some() {
             return Ok(());
         }
-        let needs = self.needs(&record).await;
-        let left = self.apps.lately_left(app);
-        let mut candidates = self.candidates().await;
-        candidates.retain(|candidate| !left.contains(&candidate.node));
+        let needs = Needs { left: self.apps.lately_left(app), ..self.needs(&record).await };
+        let candidates = self.candidates().await;
         let Some(target) = choose::best(&needs, &candidates) else {
             bail!("{} {verdict}, but {}", record.spec.name, no_target(&record, &needs, &candidates));
         };
@@ -267,6 +266,7 @@ impl Daemon {
             origin,
             settled,
             image_bytes: 0,
+            moved: false,
         };
         tokio::spawn(driver.run());
         Ok(sender)
@@ -282,6 +282,7 @@ struct Driver {
     origin: Instant,
     settled: Option<Settled>,
     image_bytes: u64,
+    moved: bool,
 }
 
 /// How long an idle coordinator waits for one more word.
@@ -415,6 +416,7 @@ impl Driver {
         let apps = &self.daemon.apps;
         match &outcome {
             Outcome::Moved { .. } => {
+                self.moved = true;
                 let host = apps.record(self.app).map(|record| record.host);
                 let host = host.map_or_else(|_| String::new(), |host| self.daemon.members.name(host));
                 apps.note(self.app, "running", format!("on {host}"));
@@ -441,7 +443,9 @@ impl Driver {
         if at_home && let Ok(shim) = self.daemon.apps.shim(self.app) {
             let _ = shim.tell(&ShimRequest::CloseFiles, SHIM_DEADLINE).await;
         }
-        self.daemon.watch_where_it_is(self.app).await;
+        if self.moved {
+            self.daemon.watch_where_it_is(self.app).await;
+        }
     }
 }
 

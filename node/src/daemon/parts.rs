@@ -388,6 +388,7 @@ impl Daemon {
             home: prepare.record.home,
             resident: prepare.needs.memory,
             started_on: briefing.started_on.clone(),
+            left: Vec::new(),
         };
         match own.refusal(&needs) {
             Some(reason) => bail!("it {reason}"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use phantom_capsule::Capsule;
 use phantom_capsule::attach::hub::Arrival;
 use phantom_capsule::ids::IdMaps;
@@ -148,6 +148,7 @@ impl Shim {
         let criu = self.criu()?;
         let held =
             tokio::task::spawn_blocking(move || restore(&criu, &plan, &Cancel::never())).await?;
+        self.hide_read_only();
         let held = match held {
             Ok(held) => held,
             Err(error) => {
@@ -201,8 +202,14 @@ impl Shim {
 
     /// A read-only view of a path. It lies in the mount namespace of this process and goes with it.
     fn read_only(&self, key: &str, path: &Path) -> anyhow::Result<PathBuf> {
-        let at = self.dir.0.join("read-only").join(key);
-        std::fs::create_dir_all(&at)?;
+        let folder = self.dir.0.join("read-only");
+        std::fs::create_dir_all(&folder)?;
+        let at = folder.join(key);
+        if path.is_dir() {
+            std::fs::create_dir_all(&at)?;
+        } else {
+            std::fs::write(&at, b"")?;
+        }
         let plain = None::<&str>;
         mount(Some(path), &at, plain, MsFlags::MS_BIND, plain)
             .with_context(|| format!("cannot show {} read-only", path.display()))?;
@@ -213,6 +220,15 @@ impl Shim {
             | MsFlags::MS_NODEV;
         mount(plain, &at, plain, flags, plain)?;
         Ok(at)
+    }
+
+    /// Takes the read-only views away; a restored app has its own.
+    pub(super) fn hide_read_only(&self) {
+        let folder = self.dir.0.join("read-only");
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
+        }
+        let _ = std::fs::remove_dir_all(&folder);
     }
 
     fn restore_plan(

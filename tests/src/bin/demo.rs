@@ -115,11 +115,11 @@ fn editor(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     vim.type_text(", finished away")?;
     vim.press(Key::Esc)?;
     vim.type_line(":w")?;
-    vim.expect_screen("written", SOON)?;
     let notes = lab.node(ada).home_dir().join("notes.txt");
-    wait_until("the saved file at home", SOON, || Ok(notes.exists()))?;
-    let text = std::fs::read_to_string(&notes)?;
-    ensure!(text == "written at home, finished away\n", "notes.txt holds {text:?}");
+    let wanted = "written at home, finished away\n";
+    wait_until("the saved file at home", SOON, || {
+        Ok(std::fs::read_to_string(&notes).is_ok_and(|text| text == wanted))
+    })?;
     vim.type_line(":e list.txt")?;
     vim.expect_screen("bread", SOON)?;
     vim.type_text("Gobutter")?;
@@ -130,7 +130,7 @@ fn editor(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     ensure!(std::fs::read_to_string(&list)? == "bread\nmilk\nbutter\n", "list.txt was not saved");
     use std::os::unix::fs::MetadataExt;
     ensure!(std::fs::metadata(&notes)?.uid() == 1000, "notes.txt does not belong to ada");
-    println!("  on attic at once: notes.txt {:?}, list.txt has butter; both belong to ada", text.trim());
+    println!("  on attic at once: notes.txt {:?}, list.txt has butter; both belong to ada", wanted.trim());
     Ok(())
 }
 
