@@ -1,6 +1,7 @@
 //! Could an app move now, where to, and if not, why.
 
-use phantom_model::AppId;
+use anyhow::bail;
+use phantom_model::{AppId, AppRecord};
 
 use super::apps::SHIM_DEADLINE;
 use super::peers::{ASK_DEADLINE, Answer, Ask};
@@ -9,27 +10,29 @@ use crate::api::types::{CandidateRow, ExplainReply};
 use crate::shim::control::{Reply, Request};
 
 impl Daemon {
+    /// What prevents a move of an app wherever it is, and what its user should know of one.
+    pub async fn obstacles(
+        &self,
+        record: &AppRecord,
+    ) -> anyhow::Result<(Vec<String>, Vec<String>)> {
+        if record.host == self.node {
+            return match self.apps.shim(record.app)?.ask(&Request::Survey, SHIM_DEADLINE).await? {
+                Reply::Survey(survey) => Ok((survey.obstacles, survey.notes)),
+                _ => bail!("the process that holds the app did not understand"),
+            };
+        }
+        Ok(match self.ask(record.host, &Ask::Obstacles(record.app), ASK_DEADLINE).await {
+            Ok(Answer::Obstacles(found)) => (found, Vec::new()),
+            Ok(_) => bail!("the node it runs on did not understand"),
+            Err(error) => (vec![format!("{error:#}")], Vec::new()),
+        })
+    }
+
     /// Answers `phantom explain`.
     pub async fn explain(&self, app: AppId) -> Result<ExplainReply, Refusal> {
         let record = self.apps.record(app)?;
         let verdict = self.apps.with(app, |app| app.verdict.clone())?;
-        let mut obstacles = Vec::new();
-        let mut notes = Vec::new();
-        if record.host == self.node {
-            match self.apps.shim(app)?.ask(&Request::Survey, SHIM_DEADLINE).await? {
-                Reply::Survey(survey) => {
-                    obstacles = survey.obstacles;
-                    notes = survey.notes;
-                }
-                _ => obstacles.push("its shim gives no answer".to_owned()),
-            }
-        } else {
-            match self.ask(record.host, &Ask::Obstacles(app), ASK_DEADLINE).await {
-                Ok(Answer::Obstacles(found)) => obstacles = found,
-                Ok(_) => obstacles.push("the node it runs on gives no answer".to_owned()),
-                Err(error) => obstacles.push(format!("{error:#}")),
-            }
-        }
+        let (mut obstacles, mut notes) = self.obstacles(&record).await?;
         if record.pending.is_some() {
             obstacles.push("it is moving at this moment".to_owned());
         }

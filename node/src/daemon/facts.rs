@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use phantom_checkpoint::Criu;
+use phantom_checkpoint::canary::canary;
 use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
 
 use crate::config::Config;
@@ -24,10 +25,25 @@ pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
         criu: std::env::var_os("PHANTOM_CRIU").map(PathBuf::from),
     };
     let hooks = doctor::Hooks {
-        canary: None,
+        canary: Some(Arc::new(try_criu)),
         job_control: Some(Arc::new(|program| Ok(Criu::at(program).restores_job_control()))),
     };
     doctor::examine(&places, &hooks, limit)
+}
+
+/// Saves and restores a throw-away process.
+fn try_criu(program: &Path) -> Result<String, String> {
+    let dir = PathBuf::from(format!("/run/phantom-canary-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let tried = canary(&Criu::at(program), &dir);
+    let _ = std::fs::remove_dir_all(&dir);
+    let report = tried.map_err(|error| error.to_string())?;
+    let millis = |took: Duration| took.as_millis();
+    Ok(format!(
+        "a process was saved in {} ms and restored in {} ms",
+        millis(report.dump),
+        millis(report.restore)
+    ))
 }
 
 /// Gives the node's facts, measuring what changes each time.

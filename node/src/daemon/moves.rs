@@ -154,6 +154,10 @@ impl Daemon {
         let app = record.app;
         let name = record.spec.name.clone();
         let from = self.members.name(record.host);
+        let (obstacles, _) = self.obstacles(&record).await?;
+        if let Some(first) = obstacles.first() {
+            bail!("{name} cannot move now: {first}; `phantom explain {name}` tells more");
+        }
         let capsule = self.briefing(&record).await?;
         let start = Start {
             id: MoveId(rand::random()),

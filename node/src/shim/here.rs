@@ -15,7 +15,7 @@ use phantom_capsule::net::{self, Network};
 use phantom_capsule::os::spawn::{self, Namespaces};
 use phantom_capsule::os::{host, pty};
 use phantom_capsule::plan;
-use phantom_model::{AppId, Bytes};
+use phantom_model::AppId;
 
 use super::carry::Blueprint;
 use super::control::Charge;
@@ -121,17 +121,6 @@ impl Here {
             }
         }
         bail!("the app has just ended")
-    }
-
-    /// Resident memory of all processes.
-    pub fn resident(&self) -> Bytes {
-        let pages = |pid: i32| -> Option<u64> {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-            text.split_whitespace().nth(1)?.parse().ok()
-        };
-        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-        let pids = self.cgroup.processes().unwrap_or_default();
-        Bytes(pids.into_iter().filter_map(pages).sum::<u64>() * page.unwrap_or(4096) as u64)
     }
 
     /// Takes the init's exit status; to be called when the pidfd is readable.

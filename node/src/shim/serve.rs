@@ -9,12 +9,15 @@ use std::time::Duration;
 use anyhow::Context;
 use phantom_capsule::attach::hub::{Arrival, Hub, HubEvent};
 use phantom_capsule::os::reactor;
-use phantom_model::Epoch;
+use phantom_checkpoint::inspect::{InspectOptions, inspect};
+use phantom_model::{Bytes, Epoch};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::control::{Charge, Event, Reply, Request, Role, Survey};
+use super::carry;
 use super::here::Here;
+use super::source::GHOST_LIMIT_BYTES;
 use super::way_home::WayHome;
 use super::{Shim, SharedShim, State};
 use crate::config::AppDir;
@@ -221,14 +224,21 @@ impl Shim {
         let Some(here) = &state.here else {
             return Survey::default();
         };
-        let mut survey = Survey {
-            here: true,
-            resident: here.resident(),
-            obstacles: Vec::new(),
-            notes: here.capsule.notes.clone(),
-        };
+        let mut survey =
+            Survey { here: true, notes: here.capsule.notes.clone(), ..Survey::default() };
         if let Err(error) = self.criu() {
             survey.obstacles.push(format!("{error:#}"));
+        }
+        let options = InspectOptions {
+            terminal: Some(carry::terminal_key(&here.capsule)),
+            ghost_limit_bytes: GHOST_LIMIT_BYTES,
+        };
+        match inspect(here.capsule.init_pid.unsigned_abs(), &options) {
+            Ok(found) => {
+                survey.resident = Bytes(found.resident_bytes);
+                survey.obstacles.extend(found.obstacles.iter().map(ToString::to_string));
+            }
+            Err(error) => survey.obstacles.push(error.to_string()),
         }
         survey
     }

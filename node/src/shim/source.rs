@@ -24,7 +24,7 @@ use crate::daemon::apps::now_unix_us;
 /// How long writing an image may take.
 const DUMP_LIMIT: Duration = Duration::from_secs(600);
 /// Largest unlinked file that is taken along.
-const GHOST_LIMIT_BYTES: u32 = 64 << 20;
+pub const GHOST_LIMIT_BYTES: u32 = 64 << 20;
 
 /// A capsule that stands still.
 pub struct Frozen {
