@@ -232,11 +232,17 @@ mod tests {
     #[test]
     fn a_wrong_limit_gets_one_clear_line() {
         for (text, line) in [
-            ("cpu=15x", "limit `cpu=15x`: `15x` is not a share of a core in percent; write it like `150%`"),
+            (
+                "cpu=15x",
+                "limit `cpu=15x`: `15x` is not a share of a core in percent; write it like `150%`",
+            ),
             ("disk=3", "unknown limit `disk`; known are `cpu=150%/10s` and `memory=2GiB`"),
             ("cpu", "`cpu` has no value; write it like `cpu=150%/10s`"),
             ("cpu=1%,cpu=2%", "`cpu` is limited twice; give one limit for each resource"),
-            ("cpu=1%/1d", "limit `cpu=1%/1d`: `1d` is not a window between 100ms and 24h; write it like `10s`"),
+            (
+                "cpu=1%/1d",
+                "limit `cpu=1%/1d`: `1d` is not a window between 100ms and 24h; write it like `10s`",
+            ),
         ] {
             assert_eq!(text.parse::<Limits>().unwrap_err().to_string(), line);
         }

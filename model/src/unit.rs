@@ -61,19 +61,15 @@ pub struct Bytes(pub u64);
 
 const BINARY: [(&str, u64); 4] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-const DECIMAL: [(&str, u64); 5] = [
-    ("TB", 1_000_000_000_000),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("kB", 1_000),
-    ("B", 1),
-];
+const DECIMAL: [(&str, u64); 5] =
+    [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000), ("B", 1)];
 
 impl fmt::Display for Bytes {
     /// Rounded for people; the alternate form (`{:#}`) is exact and reads back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if f.alternate() {
-            let exact = BINARY.iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
+            let exact =
+                BINARY.iter().find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
             let (name, factor) = exact.unwrap_or(&("B", 1));
             return write!(f, "{}{name}", self.0 / factor);
         }
@@ -95,11 +91,8 @@ impl FromStr for Bytes {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError {
-            text: text.to_owned(),
-            wanted: "a size with its unit",
-            example: "2GiB",
-        };
+        let wrong =
+            || UnitError { text: text.to_owned(), wanted: "a size with its unit", example: "2GiB" };
         let (digits, factor) = BINARY
             .iter()
             .chain(&DECIMAL)

@@ -60,8 +60,9 @@ impl Config {
     pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let mut config: Config = match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .with_context(|| format!("{} cannot be read; mend the named line", path.display()))?,
+            Ok(text) => toml::from_str(&text).with_context(|| {
+                format!("{} cannot be read; mend the named line", path.display())
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.is_none() => {
                 Config::default()
             }

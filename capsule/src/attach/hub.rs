@@ -142,6 +142,9 @@ impl Hub {
     }
 }
 
+/// Which terminal, and what it sent.
+type FromClient = (u64, ToShim);
+
 /// Where the app is.
 enum App {
     None,
@@ -168,7 +171,7 @@ struct Driver {
     events: mpsc::Sender<HubEvent>,
     clients: Vec<Client>,
     next_client: u64,
-    typed: (mpsc::Sender<(u64, ToShim)>, mpsc::Receiver<(u64, ToShim)>),
+    typed: (mpsc::Sender<FromClient>, mpsc::Receiver<FromClient>),
     input: VecDeque<u8>,
     app: App,
     size: TermSize,
@@ -494,7 +497,7 @@ async fn app_ready(app: &mut App, input: &mut VecDeque<u8>) -> Wake {
 async fn serve_client(
     id: u64,
     stream: UnixStream,
-    typed: mpsc::Sender<(u64, ToShim)>,
+    typed: mpsc::Sender<FromClient>,
     mut frames: mpsc::Receiver<ToTerminal>,
     drained: Arc<Notify>,
 ) {

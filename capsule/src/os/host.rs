@@ -22,7 +22,8 @@ pub fn read(spec: &AppSpec) -> Result<HostView, Error> {
         let what = what.to_owned();
         move |source: io::Error| Error::ReadHost { what, source }
     };
-    let table = fs::read("/proc/thread-self/mountinfo").map_err(failed("/proc/thread-self/mountinfo"))?;
+    let table =
+        fs::read("/proc/thread-self/mountinfo").map_err(failed("/proc/thread-self/mountinfo"))?;
     let cwd = fs::canonicalize(spec.cwd.to_path()).map_err(|source| Error::WorkingDirectory {
         cwd: spec.cwd.clone(),
         reason: source.to_string(),

@@ -202,6 +202,12 @@ fn pair(
     (near, far)
 }
 
+impl Drop for MemoryConnection {
+    fn drop(&mut self) {
+        self.shared.end(Ending::By(self.id, CloseCode::Done, "dropped".to_owned()));
+    }
+}
+
 #[async_trait]
 impl Connection for MemoryConnection {
     fn peer(&self) -> NodeId {

@@ -1,15 +1,15 @@
 //! Making connections: one dial at a time per peer, with a growing pause after failures.
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use phantom_model::NodeId;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::session;
 use super::table::Live;
+use super::{PeerState, session};
+use crate::config::Timing;
 use crate::error::Error;
 use crate::link::{LinkError, Protocol};
 use crate::network::Inner;
@@ -21,13 +21,10 @@ const FULL_MESH: usize = 64;
 
 /// The pauses of all peers.
 #[derive(Default)]
-pub(crate) struct Dials(Mutex<HashMap<NodeId, Arc<Pause>>>);
+pub(crate) struct Dials(Mutex<HashMap<NodeId, Pause>>);
 
-#[derive(Default)]
-struct Pause {
-    /// Held while dialling.
-    state: tokio::sync::Mutex<PauseState>,
-}
+/// Locked while a dial is under way.
+type Pause = Arc<tokio::sync::Mutex<PauseState>>;
 
 #[derive(Default)]
 struct PauseState {
@@ -35,8 +32,16 @@ struct PauseState {
     failed_at: Option<Instant>,
 }
 
+impl PauseState {
+    /// When the next dial is due.
+    fn next(&self, timing: &Timing) -> Option<Instant> {
+        let wait = pause_after(self.failures, timing.backoff_min, timing.backoff_max);
+        self.failed_at.map(|at| at + wait)
+    }
+}
+
 impl Dials {
-    fn pause(&self, peer: NodeId) -> Arc<Pause> {
+    fn pause(&self, peer: NodeId) -> Pause {
         let mut pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         pauses.entry(peer).or_default().clone()
     }
@@ -46,7 +51,7 @@ impl Dials {
         let pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for pause in pauses.values() {
             // Where a dial is under way it goes on.
-            if let Ok(mut state) = pause.state.try_lock() {
+            if let Ok(mut state) = pause.try_lock() {
                 *state = PauseState::default();
             }
         }
@@ -58,47 +63,72 @@ fn pause_after(failures: u32, min: Duration, max: Duration) -> Duration {
     min.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(max)
 }
 
-/// A live connection to `peer`: the one there is, or a new one made by `deadline`.
+/// A live connection to `peer`: the one there is, or a new one made in time.
 pub(crate) async fn connected(
     inner: &Arc<Inner>,
     peer: NodeId,
     within: Duration,
 ) -> Result<Arc<Live>, Error> {
+    if inner.book.membership().is_none() {
+        return Err(Error::NotMember);
+    }
+    inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
     let deadline = Instant::now() + within;
-    let mut last = None;
     let mut changes = inner.table.changes();
     loop {
-        let mut attempt = pin!(attempt(inner, peer, IMPATIENT));
-        let outcome = loop {
-            changes.mark_unchanged();
-            if let Some(live) = inner.table.current(peer) {
-                return Ok(live);
-            }
-            tokio::select! {
-                // The peer may be dialling us.
-                _ = changes.changed() => {}
-                outcome = timeout_at(deadline, &mut attempt) => break outcome,
-            }
-        };
-        match outcome {
-            Ok(Ok(live)) => return Ok(live),
-            Ok(Err(error)) if is_final(&error) => return Err(error),
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => {
-                let silent = || LinkError::Silent.to_string();
-                let reason = last.as_ref().map_or_else(silent, reason);
-                return Err(Error::Unreachable { peer, after: within, reason });
-            }
+        changes.mark_unchanged();
+        if let Some(live) = inner.table.current(peer) {
+            return Ok(live);
+        }
+        // A dial is never given up half-way: the other side may have begun to use what it makes.
+        begin(inner, peer, IMPATIENT);
+        // The end of the dial is a change, and so is the peer's own arriving first.
+        if timeout_at(deadline, changes.changed()).await.is_err() {
+            let reason = match inner.table.state(peer) {
+                PeerState::Unreachable { reason } => reason,
+                _ => inner.table.last_error(peer).unwrap_or(LinkError::Silent.to_string()),
+            };
+            return Err(Error::Unreachable { peer, after: within, reason });
         }
     }
 }
 
-/// Whether trying again is of no use.
-fn is_final(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::NotMember | Error::UnknownPeer(_) | Error::ShutDown | Error::Certificate(_)
-    )
+/// Begins to dial `peer`, unless that is under way, after the pause the last failures ask for but
+/// no longer than `patience`.
+fn begin(inner: &Arc<Inner>, peer: NodeId, patience: Duration) {
+    let Ok(mut state) = inner.dials.pause(peer).try_lock_owned() else { return };
+    let inner = inner.clone();
+    inner.clone().tasks.spawn(async move {
+        let stop = inner.stop.clone();
+        let work = async {
+            if let Some(next) = state.next(&inner.config.timing) {
+                sleep_until(next.min(Instant::now() + patience)).await;
+            }
+            if inner.table.current(peer).is_some() {
+                return;
+            }
+            inner.table.dialling(peer, Ok(true));
+            let outcome = match dial(&inner, peer).await {
+                Ok(_) => {
+                    *state = PauseState::default();
+                    Ok(false)
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %peer.short(), %error, "a member is out of reach");
+                    state.failures = state.failures.saturating_add(1);
+                    state.failed_at = Some(Instant::now());
+                    Err(reason(&error))
+                }
+            };
+            // Unlocked first: who is woken by the change may dial again.
+            drop(state);
+            inner.table.dialling(peer, outcome);
+        };
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 fn reason(error: &Error) -> String {
@@ -108,53 +138,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// One dial, after the pause the last failures ask for (at most `patience`).
-async fn attempt(inner: &Arc<Inner>, peer: NodeId, patience: Duration) -> Result<Arc<Live>, Error> {
-    let pause = inner.dials.pause(peer);
-    let mut state = pause.state.lock().await;
-    if let Some(live) = inner.table.current(peer) {
-        return Ok(live);
-    }
-    let timing = &inner.config.timing;
-    if let Some(failed_at) = state.failed_at {
-        let wait = pause_after(state.failures, timing.backoff_min, timing.backoff_max);
-        sleep_until(failed_at + wait.min(patience)).await;
-    }
-    // A dial that is dropped half-way (the peer's own arrived first) must not stay `Connecting`.
-    let _dialling = Dialling::begin(inner, peer);
-    match dial(inner, peer).await {
-        Ok(live) => {
-            *state = PauseState::default();
-            Ok(live)
-        }
-        Err(error) => {
-            state.failures = state.failures.saturating_add(1);
-            state.failed_at = Some(Instant::now());
-            inner.table.dialling(peer, Err(reason(&error)));
-            Err(error)
-        }
-    }
-}
-
-struct Dialling<'a>(&'a Inner, NodeId);
-
-impl<'a> Dialling<'a> {
-    fn begin(inner: &'a Inner, peer: NodeId) -> Self {
-        inner.table.dialling(peer, Ok(true));
-        Self(inner, peer)
-    }
-}
-
-impl Drop for Dialling<'_> {
-    fn drop(&mut self) {
-        self.0.table.dialling(self.1, Ok(false));
-    }
-}
-
 async fn dial(inner: &Arc<Inner>, peer: NodeId) -> Result<Arc<Live>, Error> {
-    if inner.book.membership().is_none() {
-        return Err(Error::NotMember);
-    }
     let member = inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
     let cut = |source| Error::Cut { peer, what: "dialling", source };
     let connection = inner.link.dial(peer, &member.addrs, Protocol::Member).await.map_err(cut)?;
@@ -170,51 +154,37 @@ pub(crate) async fn seek(inner: Arc<Inner>) {
         changes.mark_unchanged();
         let members = inner.book.members();
         if members.len() <= FULL_MESH {
-            for member in members {
-                let peer = member.node();
-                if peer != inner.id && inner.table.current(peer).is_none() {
-                    let inner = inner.clone();
-                    inner.clone().tasks.spawn(async move {
-                        let stop = inner.stop.clone();
-                        tokio::select! {
-                            () = seek_one(inner, peer) => {}
-                            () = stop.cancelled() => {}
-                        }
-                    });
-                }
-            }
+            members.iter().for_each(|member| seek_one(&inner, member.node()));
         }
         tokio::select! {
-            () = tokio::time::sleep(inner.config.timing.seek) => {}
+            () = sleep(inner.config.timing.seek) => {}
             _ = changes.changed() => {}
             () = inner.stop.cancelled() => return,
         }
     }
 }
 
-async fn seek_one(inner: Arc<Inner>, peer: NodeId) {
-    let pause = inner.dials.pause(peer);
-    // Somebody dials already.
-    let Ok(state) = pause.state.try_lock() else {
+fn seek_one(inner: &Arc<Inner>, peer: NodeId) {
+    if peer == inner.id || inner.table.current(peer).is_some() {
         return;
-    };
+    }
     let timing = &inner.config.timing;
-    let wait = pause_after(state.failures, timing.backoff_min, timing.backoff_max);
-    let failed_at = state.failed_at;
-    drop(state);
-    if failed_at.is_some_and(|at| at.elapsed() < wait) {
-        return;
+    match inner.dials.pause(peer).try_lock() {
+        Ok(state) if state.next(timing).is_none_or(|next| next <= Instant::now()) => {}
+        // Somebody dials already, or it is too early.
+        _ => return,
     }
-    if inner.id > peer {
-        // The lower id goes first, so that dials seldom cross.
-        tokio::time::sleep(timing.backoff_min * 2).await;
-        if inner.table.current(peer).is_some() {
-            return;
+    if inner.id < peer {
+        return begin(inner, peer, Duration::ZERO);
+    }
+    // The lower id goes first, so that dials seldom cross.
+    let (inner, head_start) = (inner.clone(), timing.backoff_min * 2);
+    inner.clone().tasks.spawn(async move {
+        tokio::select! {
+            () = sleep(head_start) => begin(&inner, peer, Duration::ZERO),
+            () = inner.stop.cancelled() => {}
         }
-    }
-    if let Err(error) = attempt(&inner, peer, Duration::ZERO).await {
-        tracing::debug!(peer = %peer.short(), %error, "a member is out of reach");
-    }
+    });
 }
 
 #[cfg(test)]

@@ -236,6 +236,11 @@ impl Table {
         self.slots().get(&peer).map_or((0, 0), |slot| (slot.bulk_in, slot.bulk_out))
     }
 
+    /// Why there is no connection, as far as is known.
+    pub fn last_error(&self, peer: NodeId) -> Option<String> {
+        self.slots().get(&peer)?.last_error.clone()
+    }
+
     pub fn state(&self, peer: NodeId) -> PeerState {
         let slots = self.slots();
         let Some(slot) = slots.get(&peer) else {

@@ -153,12 +153,7 @@ async fn migrate(
     Ok(Json(node.0.migrate(id, body.0).await?))
 }
 
-async fn kill(
-    node: Node,
-    from: From,
-    app: UrlPath<String>,
-    body: Json<KillRequest>,
-) -> Answer<()> {
+async fn kill(node: Node, from: From, app: UrlPath<String>, body: Json<KillRequest>) -> Answer<()> {
     let id = node.find_app(from.caller()?, &app)?;
     Ok(Json(node.kill(id, body.0.signal.unwrap_or(libc::SIGTERM)).await?))
 }

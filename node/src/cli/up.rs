@@ -32,10 +32,15 @@ pub async fn up(
         return print_json(&reply);
     }
     println!("{}", reply.line);
-    println!("node {} ({}), {} in the sub-grid", reply.name, reply.node.short(), match reply.members {
-        1 => "alone".to_owned(),
-        n => format!("{n} members"),
-    });
+    println!(
+        "node {} ({}), {} in the sub-grid",
+        reply.name,
+        reply.node.short(),
+        match reply.members {
+            1 => "alone".to_owned(),
+            n => format!("{n} members"),
+        }
+    );
     Ok(())
 }
 
@@ -75,7 +80,11 @@ fn start_daemon(config: &Config, config_file: Option<&Path>) -> anyhow::Result<(
             .ok()
             .and_then(|log| log.lines().last().map(str::to_owned))
             .unwrap_or_default();
-        bail!("the daemon (process {}) did not start: {last}; see {}", child.id(), log_file.display());
+        bail!(
+            "the daemon (process {}) did not start: {last}; see {}",
+            child.id(),
+            log_file.display()
+        );
     }
     Ok(())
 }

@@ -147,7 +147,11 @@ impl HomeApps {
 
 impl Daemon {
     /// Starts a command in a capsule of its own.
-    pub async fn run(self: Arc<Self>, caller: Caller, request: RunRequest) -> Result<RunReply, Refusal> {
+    pub async fn run(
+        self: Arc<Self>,
+        caller: Caller,
+        request: RunRequest,
+    ) -> Result<RunReply, Refusal> {
         let user = credentials(caller)?;
         let name = self.pick_name(&user, &request)?;
         let app = AppId(rand::random());
@@ -230,8 +234,10 @@ impl Daemon {
         tokio::time::timeout(START_DEADLINE, reader.read_line(&mut line))
             .await
             .map_err(|_| anyhow!("the capsule was not ready within {START_DEADLINE:?}"))??;
-        let outcome: Result<Vec<String>, String> = serde_json::from_str(&line)
-            .with_context(|| format!("the shim ended at once; see {}", dir.0.join("shim.log").display()))?;
+        let outcome: Result<Vec<String>, String> =
+            serde_json::from_str(&line).with_context(|| {
+                format!("the shim ended at once; see {}", dir.0.join("shim.log").display())
+            })?;
         outcome.map_err(|line| anyhow!(line))
     }
 
@@ -425,13 +431,18 @@ fn credentials(caller: Caller) -> Result<Credentials, Refusal> {
             Refusal::failed(format!("user id {} has no account on this machine", caller.uid))
         })?;
     let name = std::ffi::CString::new(user.name.clone()).map_err(Refusal::failed)?;
-    let groups = getgrouplist(&name, Gid::from_raw(caller.gid))
-        .map_err(|error| Refusal::failed(format!("cannot look up the groups of {}: {error}", user.name)))?;
+    let groups = getgrouplist(&name, Gid::from_raw(caller.gid)).map_err(|error| {
+        Refusal::failed(format!("cannot look up the groups of {}: {error}", user.name))
+    })?;
     Ok(Credentials {
         user: user.name,
         uid: caller.uid,
         gid: caller.gid,
-        groups: groups.iter().map(|group| group.as_raw()).filter(|gid| *gid != caller.gid).collect(),
+        groups: groups
+            .iter()
+            .map(|group| group.as_raw())
+            .filter(|gid| *gid != caller.gid)
+            .collect(),
         home_dir: user.dir.into(),
     })
 }

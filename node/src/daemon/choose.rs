@@ -50,7 +50,9 @@ impl Candidate {
             return Some("cannot restore apps; `phantom doctor` there says why".to_owned());
         }
         if facts.node != needs.home && !facts.can(Capability::Files) {
-            return Some("cannot show files of other nodes (FUSE); see `phantom doctor`".to_owned());
+            return Some(
+                "cannot show files of other nodes (FUSE); see `phantom doctor`".to_owned(),
+            );
         }
         if facts.arch != needs.started_on.arch {
             return Some(format!(
@@ -81,9 +83,33 @@ impl Candidate {
 /// Features programs choose code by. Others (`flags` names kernel and hypervisor ones too) may
 /// differ without harm.
 const USED_FEATURES: [&str; 27] = [
-    "adx", "aes", "avx", "avx2", "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl", "bmi1",
-    "bmi2", "erms", "f16c", "fma", "fsrm", "lzcnt", "movbe", "pclmulqdq", "popcnt", "rdrand",
-    "rdseed", "sha_ni", "sse4_1", "sse4_2", "ssse3", "vaes", "xsave",
+    "adx",
+    "aes",
+    "avx",
+    "avx2",
+    "avx512bw",
+    "avx512cd",
+    "avx512dq",
+    "avx512f",
+    "avx512vl",
+    "bmi1",
+    "bmi2",
+    "erms",
+    "f16c",
+    "fma",
+    "fsrm",
+    "lzcnt",
+    "movbe",
+    "pclmulqdq",
+    "popcnt",
+    "rdrand",
+    "rdseed",
+    "sha_ni",
+    "sse4_1",
+    "sse4_2",
+    "ssse3",
+    "vaes",
+    "xsave",
 ];
 
 fn missing_flags(needed: &[String], present: &[String]) -> Vec<String> {
@@ -97,13 +123,12 @@ fn missing_flags(needed: &[String], present: &[String]) -> Vec<String> {
 
 /// The member with the most idle CPU among those that can take the app.
 pub fn best<'a>(needs: &Needs, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
-    candidates
-        .iter()
-        .filter(|candidate| candidate.refusal(needs).is_none())
-        .max_by_key(|candidate| {
+    candidates.iter().filter(|candidate| candidate.refusal(needs).is_none()).max_by_key(
+        |candidate| {
             let facts = candidate.facts.as_ref();
             (facts.map_or(0, |facts| facts.idle_centicores), std::cmp::Reverse(candidate.node))
-        })
+        },
+    )
 }
 
 #[cfg(test)]
@@ -148,10 +173,7 @@ mod tests {
         weak.cpu_flags.clear();
         let all = [facts(1, 400), facts(2, 100), weak, facts(4, 250)].map(candidate);
         assert_eq!(best(&needs(), &all).unwrap().name, "n4");
-        assert_eq!(
-            all[2].refusal(&needs()).unwrap(),
-            "its CPU lacks avx2, which the app may use"
-        );
+        assert_eq!(all[2].refusal(&needs()).unwrap(), "its CPU lacks avx2, which the app may use");
     }
 
     #[test]

@@ -114,7 +114,9 @@ impl FactBook {
     fn idle_centicores(&self) -> u32 {
         let mut last = self.cpu.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let seconds = last.at.elapsed().as_secs_f64();
-        if seconds >= MIN_SAMPLE_SECONDS && let Ok(ticks) = idle_ticks() {
+        if seconds >= MIN_SAMPLE_SECONDS
+            && let Ok(ticks) = idle_ticks()
+        {
             // /proc/stat counts in USER_HZ, which is 100 on Linux: a tick is a centisecond.
             let idle = ticks.saturating_sub(last.idle_ticks) as f64 / seconds;
             let most = f64::from(self.fixed.cores * 100);

@@ -92,7 +92,6 @@ impl Guests {
         self.with(app, |guest| guest.clone())
     }
 
-
     /// Forgets a guest.
     pub fn remove(&self, app: AppId) -> Option<Guest> {
         self.free_ids(app);

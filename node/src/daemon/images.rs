@@ -106,7 +106,13 @@ impl Daemon {
         let options = BulkOptions { limit, ..BulkOptions::default() };
         let receiver = self.network.bulk_receive_into(source, options, sink.clone());
         let ticket = receiver.ticket();
-        Arc::new(Receiving { id, source, ticket, sink, receiver: tokio::sync::Mutex::new(receiver) })
+        Arc::new(Receiving {
+            id,
+            source,
+            ticket,
+            sink,
+            receiver: tokio::sync::Mutex::new(receiver),
+        })
     }
 }
 
@@ -200,7 +206,8 @@ impl Receiving {
         let sink = receiving.sink;
         tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
             let mut sink = wait_for_last(sink)?;
-            let bundle = std::mem::replace(&mut sink.bundle, Err(std::io::ErrorKind::NotFound.into()))?;
+            let bundle =
+                std::mem::replace(&mut sink.bundle, Err(std::io::ErrorKind::NotFound.into()))?;
             unpack(&bundle, &sink.writer, &manifest)?;
             Ok(sink.writer.finish(&manifest)?)
         })

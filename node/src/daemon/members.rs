@@ -96,8 +96,7 @@ impl Daemon {
     async fn refresh(&self) {
         let peers = self.network.peers();
         join_all(peers.iter().map(|peer| async {
-            if let Ok(Answer::Facts(facts)) =
-                self.ask(peer.node, &Ask::Facts, FACTS_DEADLINE).await
+            if let Ok(Answer::Facts(facts)) = self.ask(peer.node, &Ask::Facts, FACTS_DEADLINE).await
                 && facts.node == peer.node
             {
                 self.members.learn(*facts);
@@ -115,8 +114,8 @@ impl Daemon {
             .into_iter()
             .map(|member| {
                 let node = member.node();
-                let answers = node == self.node
-                    || self.network.peer_state(node) == PeerState::Connected;
+                let answers =
+                    node == self.node || self.network.peer_state(node) == PeerState::Connected;
                 Candidate {
                     facts: self.members.last(node).filter(|_| answers),
                     node,

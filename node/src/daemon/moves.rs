@@ -131,7 +131,11 @@ impl Daemon {
         let needs = Needs { left: self.apps.lately_left(app), ..self.needs(&record).await };
         let candidates = self.candidates().await;
         let Some(target) = choose::best(&needs, &candidates) else {
-            bail!("{} {verdict}, but {}", record.spec.name, no_target(&record, &needs, &candidates));
+            bail!(
+                "{} {verdict}, but {}",
+                record.spec.name,
+                no_target(&record, &needs, &candidates)
+            );
         };
         let idle = target.facts.as_ref().map_or(0, |facts| facts.idle_centicores);
         let choice = format!("{}: {:.1} cores idle", target.name, f64::from(idle) / 100.0);
@@ -422,7 +426,8 @@ impl Driver {
             Outcome::Moved { .. } => {
                 self.moved = true;
                 let host = apps.record(self.app).map(|record| record.host);
-                let host = host.map_or_else(|_| String::new(), |host| self.daemon.members.name(host));
+                let host =
+                    host.map_or_else(|_| String::new(), |host| self.daemon.members.name(host));
                 apps.note(self.app, "running", format!("on {host}"));
             }
             Outcome::Stayed(failure) | Outcome::Reverted(failure) | Outcome::Lost(failure) => {

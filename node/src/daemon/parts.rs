@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use phantom_checkpoint::machine::{SourceAction, SourceRole, TargetAction, TargetRole};
-use phantom_model::handoff::{
-    Addressed, Failure, Prepare, Report, Request, Saved, Timing,
-};
+use phantom_model::handoff::{Addressed, Failure, Prepare, Report, Request, Saved, Timing};
 use phantom_model::{AppId, Epoch, MoveId, NodeId, Step};
 
 use super::Daemon;
@@ -245,8 +243,7 @@ impl Daemon {
                 self.perform(app, actions.into_iter().map(Action::Source).collect());
             }
             SourceAction::Thaw { epoch } => {
-                let sending =
-                    self.parts.table().get_mut(&app).and_then(|part| part.sending.take());
+                let sending = self.parts.table().get_mut(&app).and_then(|part| part.sending.take());
                 if let Some(sending) = sending {
                     sending.abort();
                 }
@@ -444,7 +441,8 @@ impl Daemon {
         let request = ShimRequest::Restore { id, luggage: saved.terminal };
         match shim.ask(&request, STEP_DEADLINE).await.map_err(failure(Step::Restore))? {
             Reply::Held(held) => {
-                let timing = |step, took: Duration| Timing { step, micros: took.as_micros() as u64 };
+                let timing =
+                    |step, took: Duration| Timing { step, micros: took.as_micros() as u64 };
                 Ok(vec![
                     timing(Step::Transfer, arrived),
                     timing(Step::Check, held.check),

@@ -68,8 +68,7 @@ type Outcome = Result<Answer, String>;
 impl Daemon {
     /// Asks another daemon; a refusal is an error with its words.
     pub async fn ask(&self, node: NodeId, ask: &Ask, within: Duration) -> anyhow::Result<Answer> {
-        let outcome: Outcome =
-            self.network.call(node, &ServiceId::CONTROL, ask, within).await?;
+        let outcome: Outcome = self.network.call(node, &ServiceId::CONTROL, ask, within).await?;
         outcome.map_err(|line| anyhow::anyhow!("{}: {line}", self.members.name(node)))
     }
 
@@ -116,13 +115,21 @@ impl Daemon {
                 Ok(Answer::Done)
             }
             Ask::Ticket { app, id } => Ok(Answer::Ticket(self.parts.ticket(app, id, peer)?)),
-            Ask::MappedFiles(app) => match self.guest_of(app, peer)?.shim
-                .ask(&ShimRequest::MappedFiles, SHIM_DEADLINE).await? {
+            Ask::MappedFiles(app) => match self
+                .guest_of(app, peer)?
+                .shim
+                .ask(&ShimRequest::MappedFiles, SHIM_DEADLINE)
+                .await?
+            {
                 Reply::Files(files) => Ok(Answer::Files(files)),
                 _ => bail!("the shim did not understand"),
             },
-            Ask::Obstacles(app) => match self.guest_of(app, peer)?.shim
-                .ask(&ShimRequest::Survey, SHIM_DEADLINE).await? {
+            Ask::Obstacles(app) => match self
+                .guest_of(app, peer)?
+                .shim
+                .ask(&ShimRequest::Survey, SHIM_DEADLINE)
+                .await?
+            {
                 Reply::Survey(survey) => Ok(Answer::Obstacles(survey.obstacles)),
                 _ => bail!("the shim did not understand"),
             },

@@ -64,7 +64,9 @@ impl Daemon {
             Role::Guest(guest) => guest.home,
         };
         match (&frozen, epoch) {
-            (Some(id), Some(epoch)) => self.parts.adopt(app, home, Found::Frozen { epoch, id: *id }),
+            (Some(id), Some(epoch)) => {
+                self.parts.adopt(app, home, Found::Frozen { epoch, id: *id })
+            }
             (None, Some(epoch)) if running => {
                 self.parts.adopt(app, home, Found::Running { epoch, arrived });
             }

@@ -198,9 +198,8 @@ impl Daemon {
         mut notes: Vec<String>,
     ) -> Vec<String> {
         let limits = &charge.spec.limits;
-        let watched = charge
-            .make_cgroup()
-            .and_then(|cgroup| self.watcher.watch(app, cgroup, limits));
+        let watched =
+            charge.make_cgroup().and_then(|cgroup| self.watcher.watch(app, cgroup, limits));
         match watched {
             Err(error) => notes.push(format!("its limits are not watched: {error:#}")),
             Ok(()) if !limits.is_empty() && !self.watcher.state().on => notes.push(

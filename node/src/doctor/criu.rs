@@ -42,9 +42,7 @@ impl Learned {
         let Version(major, minor, sublevel) = *self.version.get()?;
         let number = [(major, 10_000), (minor, 100), (sublevel, 1)]
             .iter()
-            .try_fold(0_u32, |sum, (part, factor)| {
-                sum.checked_add(part.checked_mul(*factor)?)
-            })?;
+            .try_fold(0_u32, |sum, (part, factor)| sum.checked_add(part.checked_mul(*factor)?))?;
         Some(Criu {
             path: self.path.get()?.clone(),
             version: number,
@@ -99,10 +97,7 @@ pub fn probes(places: &Places, hooks: &Hooks, learned: &Arc<Learned>) -> Vec<Pro
 fn find(named: Option<&Path>) -> Result<PathBuf, String> {
     match named {
         Some(path) if is_program(path) => Ok(path.to_owned()),
-        Some(path) => Err(format!(
-            "{} (set by PHANTOM_CRIU) is not a program",
-            path.display()
-        )),
+        Some(path) => Err(format!("{} (set by PHANTOM_CRIU) is not a program", path.display())),
         None => Some(PathBuf::from(BUILT))
             .filter(|path| is_program(path))
             .or_else(|| in_path("criu"))
@@ -148,10 +143,7 @@ fn judge_version(path: &Path, output: &str) -> Finding {
 
 /// From `Version: 4.2.1`: the text and its numbers; absent ones count as zero.
 fn read_version(output: &str) -> Option<(&str, Version)> {
-    let text = output
-        .lines()
-        .find_map(|line| line.strip_prefix("Version:"))?
-        .trim();
+    let text = output.lines().find_map(|line| line.strip_prefix("Version:"))?.trim();
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     let major = numbers.next()?.ok()?;
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
@@ -165,22 +157,10 @@ mod tests {
 
     #[test]
     fn versions_are_read_and_compared() {
-        assert_eq!(
-            read_version("Version: 4.2.1\nGitID: 0\n"),
-            Some(("4.2.1", Version(4, 2, 1)))
-        );
-        assert_eq!(
-            read_version("Version: 4.10"),
-            Some(("4.10", Version(4, 10, 0)))
-        );
+        assert_eq!(read_version("Version: 4.2.1\nGitID: 0\n"), Some(("4.2.1", Version(4, 2, 1))));
+        assert_eq!(read_version("Version: 4.10"), Some(("4.10", Version(4, 10, 0))));
         assert_eq!(read_version("Version: 5"), Some(("5", Version(5, 0, 0))));
-        for text in [
-            "",
-            "4.2",
-            "Version:",
-            "Version: x.y",
-            "Version: 99999999999.1",
-        ] {
+        for text in ["", "4.2", "Version:", "Version: x.y", "Version: 99999999999.1"] {
             assert_eq!(read_version(text), None, "{text}");
         }
         assert!(Version(4, 10, 0) > OLDEST && Version(4, 1, 9) < OLDEST);
@@ -203,11 +183,7 @@ mod tests {
             assert_eq!(ask_version(Path::new(path), &learned).state, State::Missing);
         }
         assert_eq!(learned.get(), None);
-        assert!(
-            find(Some(Path::new("/no/such/criu")))
-                .unwrap_err()
-                .contains("PHANTOM_CRIU")
-        );
+        assert!(find(Some(Path::new("/no/such/criu"))).unwrap_err().contains("PHANTOM_CRIU"));
     }
 
     #[test]

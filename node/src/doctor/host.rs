@@ -27,14 +27,8 @@ fn fuse() -> Finding {
     match fuse_greeting(Duration::from_secs(1)) {
         Ok(greeting) => {
             let (major, minor) = (greeting.major, greeting.minor);
-            let passthrough = if greeting.passthrough {
-                ", passthrough"
-            } else {
-                ""
-            };
-            Finding::ok(format!(
-                "mounted and unmounted; protocol {major}.{minor}{passthrough}"
-            ))
+            let passthrough = if greeting.passthrough { ", passthrough" } else { "" };
+            Finding::ok(format!("mounted and unmounted; protocol {major}.{minor}{passthrough}"))
         }
         Err(error) => Finding::failed("mount a FUSE file system", &error, "sudo modprobe fuse"),
     }
@@ -42,19 +36,10 @@ fn fuse() -> Finding {
 
 /// The room on the file system where `dir` is, or will be.
 fn room(dir: &Path) -> nix::Result<(PathBuf, Bytes, bool)> {
-    let place = dir
-        .ancestors()
-        .find(|place| place.exists())
-        .unwrap_or(Path::new("/"));
+    let place = dir.ancestors().find(|place| place.exists()).unwrap_or(Path::new("/"));
     let stat = statfs(place)?;
-    let free = stat
-        .blocks_available()
-        .saturating_mul(stat.block_size() as u64);
-    Ok((
-        place.to_owned(),
-        Bytes(free),
-        stat.filesystem_type() == TMPFS_MAGIC,
-    ))
+    let free = stat.blocks_available().saturating_mul(stat.block_size() as u64);
+    Ok((place.to_owned(), Bytes(free), stat.filesystem_type() == TMPFS_MAGIC))
 }
 
 fn image_room(dir: &Path) -> Finding {
@@ -74,11 +59,9 @@ fn image_room(dir: &Path) -> Finding {
             )
         }
         Ok((_, free, true)) => Finding::ok(format!("{shown}: {free} free in memory")),
-        Err(error) => Finding::failed(
-            &format!("look at {shown}"),
-            &error.into(),
-            format!("ls -ld {shown}"),
-        ),
+        Err(error) => {
+            Finding::failed(&format!("look at {shown}"), &error.into(), format!("ls -ld {shown}"))
+        }
     }
 }
 
@@ -91,11 +74,9 @@ fn cache_room(dir: &Path) -> Finding {
             format!("free {WANTED} there, or set `cache_dir` in /etc/phantom/phantom.toml"),
         ),
         Ok((_, free, _)) => Finding::ok(format!("{shown}: {free} free")),
-        Err(error) => Finding::failed(
-            &format!("look at {shown}"),
-            &error.into(),
-            format!("ls -ld {shown}"),
-        ),
+        Err(error) => {
+            Finding::failed(&format!("look at {shown}"), &error.into(), format!("ls -ld {shown}"))
+        }
     }
 }
 
@@ -141,9 +122,8 @@ fn process_numbers() -> Finding {
 
 /// The first two numbers of a kernel release such as `6.18.44-cloud`.
 fn release(text: &str) -> (u32, u32) {
-    let mut numbers = text
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse().unwrap_or(0));
+    let mut numbers =
+        text.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 

@@ -83,14 +83,8 @@ pub enum Ability {
 
 impl Ability {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 6] = [
-        Self::Run,
-        Self::Watch,
-        Self::Move,
-        Self::Host,
-        Self::Network,
-        Self::Sandbox,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Run, Self::Watch, Self::Move, Self::Host, Self::Network, Self::Sandbox];
 
     /// What a node tells the others when it has this ability.
     pub fn capability(self) -> Option<Capability> {
@@ -171,27 +165,15 @@ impl Report {
                 check.essential && check.state == state && check.gives.contains(ability)
             })
         };
-        let (cannot, rest): (Vec<_>, Vec<_>) = Ability::ALL
-            .into_iter()
-            .partition(|ability| any(State::Missing, ability));
-        let (unknown, can) = rest
-            .into_iter()
-            .partition(|ability| any(State::Unknown, ability));
-        Self {
-            checks,
-            can,
-            cannot,
-            unknown,
-            criu,
-        }
+        let (cannot, rest): (Vec<_>, Vec<_>) =
+            Ability::ALL.into_iter().partition(|ability| any(State::Missing, ability));
+        let (unknown, can) = rest.into_iter().partition(|ability| any(State::Unknown, ability));
+        Self { checks, can, cannot, unknown, criu }
     }
 
     /// What the node tells the others: only what is certain.
     pub fn capabilities(&self) -> Vec<Capability> {
-        self.can
-            .iter()
-            .filter_map(|ability| ability.capability())
-            .collect()
+        self.can.iter().filter_map(|ability| ability.capability()).collect()
     }
 }
 
@@ -204,35 +186,19 @@ struct Finding {
 
 impl Finding {
     fn ok(found: impl Into<String>) -> Self {
-        Self {
-            state: State::Ok,
-            found: found.into(),
-            remedy: None,
-        }
+        Self { state: State::Ok, found: found.into(), remedy: None }
     }
 
     fn limited(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            state: State::Limited,
-            found: found.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { state: State::Limited, found: found.into(), remedy: Some(remedy.into()) }
     }
 
     fn missing(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            state: State::Missing,
-            found: found.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { state: State::Missing, found: found.into(), remedy: Some(remedy.into()) }
     }
 
     fn unknown(found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            state: State::Unknown,
-            found: found.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self { state: State::Unknown, found: found.into(), remedy: Some(remedy.into()) }
     }
 
     /// For a probe whose system calls failed. A refusal says nothing about the kernel: an ordinary
@@ -267,9 +233,7 @@ fn install(package: &str) -> String {
         ("pacman", "pacman -S"),
         ("zypper", "zypper install"),
     ];
-    let known = managers
-        .into_iter()
-        .find(|(program, _)| in_path(program).is_some());
+    let known = managers.into_iter().find(|(program, _)| in_path(program).is_some());
     match known {
         Some((_, command)) => format!("sudo {command} {package}"),
         None => format!("install the package {package}"),
@@ -288,8 +252,7 @@ fn in_path(program: &str) -> Option<PathBuf> {
 
 fn is_program(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Something to be looked at.
@@ -307,12 +270,7 @@ impl Probe {
         gives: &'static [Ability],
         run: impl FnOnce() -> Finding + Send + 'static,
     ) -> Self {
-        Self {
-            name,
-            gives,
-            essential: true,
-            run: Box::new(run),
-        }
+        Self { name, gives, essential: true, run: Box::new(run) }
     }
 
     /// Something the abilities are better with.
@@ -321,10 +279,7 @@ impl Probe {
         gives: &'static [Ability],
         run: impl FnOnce() -> Finding + Send + 'static,
     ) -> Self {
-        Self {
-            essential: false,
-            ..Self::essential(name, gives, run)
-        }
+        Self { essential: false, ..Self::essential(name, gives, run) }
     }
 }
 
@@ -348,48 +303,23 @@ fn run_all(probes: Vec<Probe>, limit: Duration) -> Vec<Check> {
     let deadline = Instant::now() + limit;
     let (sender, receiver) = mpsc::channel();
     let mut checks = Vec::new();
-    for (
-        index,
-        Probe {
-            name,
-            gives,
-            essential,
-            run,
-        },
-    ) in probes.into_iter().enumerate()
-    {
+    for (index, Probe { name, gives, essential, run }) in probes.into_iter().enumerate() {
         let sender = sender.clone();
         // A probe that cannot be started, or panics, drops its sender unused.
-        let _ = thread::Builder::new()
-            .name("doctor".to_owned())
-            .spawn(move || {
-                let finding = run();
-                // Nobody listens past the deadline.
-                let _ = sender.send((index, finding));
-            });
+        let _ = thread::Builder::new().name("doctor".to_owned()).spawn(move || {
+            let finding = run();
+            // Nobody listens past the deadline.
+            let _ = sender.send((index, finding));
+        });
         let found = "the check did not come to an end".to_owned();
         let remedy = Some("sudo phantom doctor, when the machine is less busy".to_owned());
-        checks.push(Check {
-            name,
-            state: State::Unknown,
-            found,
-            gives,
-            essential,
-            remedy,
-        });
+        checks.push(Check { name, state: State::Unknown, found, gives, essential, remedy });
     }
     drop(sender);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         match receiver.recv_timeout(left) {
-            Ok((
-                index,
-                Finding {
-                    state,
-                    found,
-                    remedy,
-                },
-            )) => {
+            Ok((index, Finding { state, found, remedy })) => {
                 let check: &mut Check = &mut checks[index];
                 let only_limits = state == State::Missing && !check.essential;
                 check.state = if only_limits { State::Limited } else { state };

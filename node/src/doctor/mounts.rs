@@ -34,10 +34,7 @@ impl Mount {
 /// All mounts this process sees, in the order they were made.
 pub fn read() -> io::Result<Vec<Mount>> {
     let text = fs::read("/proc/self/mountinfo")?;
-    Ok(text
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse)
-        .collect())
+    Ok(text.split(|byte| *byte == b'\n').filter_map(parse).collect())
 }
 
 /// `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/sda rw,errors=continue`
@@ -57,9 +54,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|digits| first == b'\\' && digits[0] <= b'3');
+        let octal = tail.get(..3).filter(|digits| first == b'\\' && digits[0] <= b'3');
         let code =
             octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         bytes.push(code.unwrap_or(first));
@@ -79,12 +74,7 @@ mod tests {
         assert_eq!(mount.point, Path::new(r"/mnt/a b\"));
         assert_eq!(mount.kind, "cgroup");
         assert!(mount.has_option("cpu") && !mount.has_option("cp"));
-        for line in [
-            "",
-            "36 35 98:0",
-            "1 2 3:4 / / rw - ext4",
-            r"1 2 3:4 / \0 rw - a b c",
-        ] {
+        for line in ["", "36 35 98:0", "1 2 3:4 / / rw - ext4", r"1 2 3:4 / \0 rw - a b c"] {
             let _ = parse(line.as_bytes());
         }
     }
@@ -96,12 +86,7 @@ mod tests {
             kind: kind.to_owned(),
             options: String::new(),
         };
-        let all = [
-            mount("/", "a"),
-            mount("/home", "b"),
-            mount("/", "c"),
-            mount("/home", "d"),
-        ];
+        let all = [mount("/", "a"), mount("/home", "b"), mount("/", "c"), mount("/home", "d")];
         assert_eq!(Mount::over(&all, Path::new("/home/x")).unwrap().kind, "d");
         assert_eq!(Mount::over(&all, Path::new("/homely")).unwrap().kind, "c");
         assert!(Mount::over(&[], Path::new("/")).is_none());

@@ -28,11 +28,9 @@ fn time_namespaces() -> Finding {
             .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned());
     match memory::time_namespace() {
         Ok(()) => Finding::ok(format!("one was made; clock source {source}")),
-        Err(error) => Finding::failed(
-            "make a time namespace",
-            &error,
-            "boot a kernel of 5.6 or newer",
-        ),
+        Err(error) => {
+            Finding::failed("make a time namespace", &error, "boot a kernel of 5.6 or newer")
+        }
     }
 }
 
@@ -57,9 +55,7 @@ fn huge_pages() -> Finding {
         ),
         Ok(text) => {
             let chosen = text.split(['[', ']']).nth(1).unwrap_or(text.trim());
-            Finding::ok(format!(
-                "{chosen}: only programs that ask for them get them"
-            ))
+            Finding::ok(format!("{chosen}: only programs that ask for them get them"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Finding::ok("none in this kernel"),
         Err(error) => Finding::limited(format!("{FILE}: {}", plain(&error)), STOCK_KERNEL),
@@ -94,11 +90,7 @@ fn pipe_size() -> Finding {
         Finding::ok(format!("up to {}", Bytes(limit)))
     } else {
         Finding::limited(
-            format!(
-                "up to {}: post-copy moves need {}",
-                Bytes(limit),
-                Bytes(WANTED)
-            ),
+            format!("up to {}: post-copy moves need {}", Bytes(limit), Bytes(WANTED)),
             format!("sudo sysctl -w fs.pipe-max-size={WANTED}"),
         )
     }

@@ -9,19 +9,11 @@ const STATE_COLUMNS: usize = 11;
 impl Report {
     /// The report as text for a terminal of 80 columns, one group for each ability.
     pub fn to_text(&self, colour: bool) -> String {
-        let names = self
-            .checks
-            .iter()
-            .map(|check| check.name.chars().count())
-            .max()
-            .unwrap_or(0);
+        let names = self.checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
         let mut text = String::new();
         for ability in Ability::ALL {
-            let mut group = self
-                .checks
-                .iter()
-                .filter(|check| check.gives.first() == Some(&ability))
-                .peekable();
+            let mut group =
+                self.checks.iter().filter(|check| check.gives.first() == Some(&ability)).peekable();
             if group.peek().is_none() {
                 continue;
             }
@@ -54,10 +46,7 @@ impl Report {
         };
         let mut parts = Vec::new();
         if !self.can.is_empty() {
-            parts.push(format!(
-                "can {}",
-                list(self.can.iter().map(Ability::to_string).collect())
-            ));
+            parts.push(format!("can {}", list(self.can.iter().map(Ability::to_string).collect())));
         }
         if !self.cannot.is_empty() {
             parts.push(format!("cannot {}", because(&self.cannot, State::Missing)));
@@ -66,10 +55,7 @@ impl Report {
             true => String::new(),
             false => format!("This node {}.", parts.join("; it ")),
         };
-        let unknown = self
-            .checks
-            .iter()
-            .find(|check| check.state == State::Unknown);
+        let unknown = self.checks.iter().find(|check| check.state == State::Unknown);
         if let Some(remedy) = unknown.and_then(|check| check.remedy.as_ref()) {
             if self.unknown.is_empty() {
                 line += &format!(" More is known after: {remedy}");
@@ -91,36 +77,22 @@ fn put_check(text: &mut String, check: &Check, name_columns: usize, colour: bool
     };
     let indent = STATE_COLUMNS + name_columns;
     // Painting adds invisible characters: pad first.
-    let word = paint(
-        &format!("  {word:<width$}", width = STATE_COLUMNS - 2),
-        code,
-        colour,
-    );
+    let word = paint(&format!("  {word:<width$}", width = STATE_COLUMNS - 2), code, colour);
     *text += &format!("{word}{:<name_columns$}", check.name);
     for (index, line) in wrap(&check.found, WIDTH - indent).iter().enumerate() {
         let blank = if index == 0 { 0 } else { indent };
         *text += &format!("{:blank$}{line}\n", "");
     }
     // What would tell more is the same for all: the closing line says it once.
-    if let Some(remedy) = check
-        .remedy
-        .as_ref()
-        .filter(|_| check.state != State::Unknown)
-    {
+    if let Some(remedy) = check.remedy.as_ref().filter(|_| check.state != State::Unknown) {
         const MEND: &str = "mend: ";
         let indent = STATE_COLUMNS + MEND.len();
         // A command is kept in one piece, to be copied.
-        let whole = ["sudo ", "cargo ", "echo "]
-            .iter()
-            .any(|start| remedy.starts_with(start));
+        let whole = ["sudo ", "cargo ", "echo "].iter().any(|start| remedy.starts_with(start));
         let lines = wrap(remedy, if whole { usize::MAX } else { WIDTH - indent });
         for (index, line) in lines.iter().enumerate() {
             let lead = if index == 0 { MEND } else { "" };
-            *text += &format!(
-                "{:STATE_COLUMNS$}{lead:<len$}{line}\n",
-                "",
-                len = MEND.len()
-            );
+            *text += &format!("{:STATE_COLUMNS$}{lead:<len$}{line}\n", "", len = MEND.len());
         }
     }
 }
@@ -131,11 +103,7 @@ const YELLOW: &str = "33";
 const RED: &str = "31";
 
 fn paint(text: &str, code: &str, colour: bool) -> String {
-    if colour {
-        format!("\x1b[{code}m{text}\x1b[0m")
-    } else {
-        text.to_owned()
-    }
+    if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// `a`, `a and b`, `a, b and c`.

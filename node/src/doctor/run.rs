@@ -23,22 +23,10 @@ pub fn probes(places: &Places) -> Vec<Probe> {
     vec![
         Probe::essential("user namespaces", BASE, user_namespaces),
         Probe::essential("seccomp", BASE, seccomp),
-        Probe::essential(
-            "cgroup v2",
-            &[Ability::Run, Ability::Watch, Ability::Host],
-            cgroup,
-        ),
-        Probe::essential(
-            "freeze and kill",
-            &[Ability::Run, Ability::Move, Ability::Host],
-            freezer,
-        ),
-        Probe::useful("id-mapped system", &[Ability::Run], || {
-            id_mapped(Path::new("/"))
-        }),
-        Probe::useful("id-mapped home", &[Ability::Run], move || {
-            id_mapped(&home_dir)
-        }),
+        Probe::essential("cgroup v2", &[Ability::Run, Ability::Watch, Ability::Host], cgroup),
+        Probe::essential("freeze and kill", &[Ability::Run, Ability::Move, Ability::Host], freezer),
+        Probe::useful("id-mapped system", &[Ability::Run], || id_mapped(Path::new("/"))),
+        Probe::useful("id-mapped home", &[Ability::Run], move || id_mapped(&home_dir)),
         Probe::useful("open files", &[Ability::Run, Ability::Host], open_files),
     ]
 }
@@ -140,13 +128,10 @@ impl OwnCgroup {
     }
 
     fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(self.0.join(file))
-            .and_then(|mut file| {
-                use std::io::Write;
-                file.write_all(value.as_bytes())
-            })
+        fs::OpenOptions::new().write(true).open(self.0.join(file)).and_then(|mut file| {
+            use std::io::Write;
+            file.write_all(value.as_bytes())
+        })
     }
 
     /// Whether `file` came to have `line` within `limit`.
@@ -162,10 +147,7 @@ impl OwnCgroup {
                 return Ok(true);
             }
             // The kernel announces each change as priority data.
-            if !os::poll_until(
-                &mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)],
-                deadline,
-            )? {
+            if !os::poll_until(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], deadline)? {
                 return Ok(false);
             }
         }
@@ -203,10 +185,7 @@ fn id_mapped(path: &Path) -> Finding {
         use std::os::unix::fs::MetadataExt;
         let child = child_with_ids()?;
         let ids = File::open(format!("/proc/{}/ns/user", child.pid()))?;
-        Ok((
-            fs::metadata(path)?.uid(),
-            owner_when_mapped(path, ids.as_fd())?,
-        ))
+        Ok((fs::metadata(path)?.uid(), owner_when_mapped(path, ids.as_fd())?))
     };
     let shown = path.display();
     let kind = mounts::read()
@@ -214,9 +193,9 @@ fn id_mapped(path: &Path) -> Finding {
         .and_then(|all| Mount::over(&all, path).map(|mount| mount.kind.clone()))
         .unwrap_or_else(|| "its file system".to_owned());
     match mapped() {
-        Ok((owner, seen)) if owner < IDS && seen == FIRST_ID + owner => Finding::ok(format!(
-            "{shown} ({kind}) can be shown with a capsule's ids"
-        )),
+        Ok((owner, seen)) if owner < IDS && seen == FIRST_ID + owner => {
+            Finding::ok(format!("{shown} ({kind}) can be shown with a capsule's ids"))
+        }
         Ok((owner, _)) if owner >= IDS => Finding::ok(format!(
             "{shown} ({kind}) can be mapped; its owner {owner} needs a map of its own"
         )),

@@ -25,14 +25,12 @@ fn kvm() -> Finding {
         Ok(Ending::GaveUp(1)) => {
             Finding::missing("/dev/kvm only emulates: no SSE, no stock kernel", ELSEWHERE)
         }
-        Ok(Ending::GaveUp(code)) => Finding::missing(
-            format!("/dev/kvm gave up on the guest (sub-error {code})"),
-            ELSEWHERE,
-        ),
-        Ok(Ending::WrongResult(result)) => Finding::missing(
-            format!("the guest computed wrongly ({result:#x})"),
-            ELSEWHERE,
-        ),
+        Ok(Ending::GaveUp(code)) => {
+            Finding::missing(format!("/dev/kvm gave up on the guest (sub-error {code})"), ELSEWHERE)
+        }
+        Ok(Ending::WrongResult(result)) => {
+            Finding::missing(format!("the guest computed wrongly ({result:#x})"), ELSEWHERE)
+        }
         Ok(Ending::TimedOut) => Finding::missing("the guest did not end within 2 s", ELSEWHERE),
         Ok(Ending::Unexpected(how)) => {
             Finding::missing(format!("the guest ended unexpectedly: {how}"), ELSEWHERE)
@@ -45,10 +43,7 @@ fn kvm() -> Finding {
 #[cfg(target_arch = "x86_64")]
 fn driver_remedy() -> &'static str {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = info
-        .lines()
-        .find(|line| line.starts_with("flags"))
-        .unwrap_or_default();
+    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let has = |wanted: &str| flags.split_whitespace().any(|flag| flag == wanted);
     if has("vmx") {
         "sudo modprobe kvm-intel"

@@ -29,23 +29,11 @@ fn sample() -> Report {
 #[test]
 fn what_is_missing_takes_abilities_and_what_is_limited_does_not() {
     let report = sample();
-    assert_eq!(
-        report.can,
-        [
-            Ability::Run,
-            Ability::Watch,
-            Ability::Move,
-            Ability::Network
-        ]
-    );
+    assert_eq!(report.can, [Ability::Run, Ability::Watch, Ability::Move, Ability::Network]);
     assert_eq!(report.cannot, [Ability::Host, Ability::Sandbox]);
     assert_eq!(
         report.capabilities(),
-        [
-            Capability::Monitor,
-            Capability::Checkpoint,
-            Capability::Network
-        ]
+        [Capability::Monitor, Capability::Checkpoint, Capability::Network]
     );
 }
 
@@ -85,10 +73,7 @@ fn what_could_not_be_told_is_neither_claimed_nor_denied() {
     assert_eq!(report.unknown, [Ability::Run]);
     assert_eq!(report.cannot, [Ability::Host]);
     let line = report.closing_line();
-    assert!(
-        line.ends_with("Not known is whether it can run apps (ids): sudo mend ids"),
-        "{line}"
-    );
+    assert!(line.ends_with("Not known is whether it can run apps (ids): sudo mend ids"), "{line}");
     assert!(!report.to_text(false).contains("mend: sudo mend ids"));
 }
 
@@ -117,10 +102,7 @@ fn json_has_every_field_in_every_check() {
     for check in json["checks"].as_array().unwrap() {
         let mut fields: Vec<_> = check.as_object().unwrap().keys().collect();
         fields.sort();
-        assert_eq!(
-            fields,
-            ["essential", "found", "gives", "name", "remedy", "state"]
-        );
+        assert_eq!(fields, ["essential", "found", "gives", "name", "remedy", "state"]);
     }
 }
 
@@ -163,14 +145,8 @@ fn traces() -> Vec<String> {
         .filter(|line| line.contains("phantom-doctor"))
         .map(str::to_owned)
         .collect();
-    let cgroups = mounts::read()
-        .unwrap()
-        .into_iter()
-        .filter(|mount| mount.kind == "cgroup2");
-    for dir in cgroups
-        .map(|mount| mount.point)
-        .chain(["/sys/class/net".into()])
-    {
+    let cgroups = mounts::read().unwrap().into_iter().filter(|mount| mount.kind == "cgroup2");
+    for dir in cgroups.map(|mount| mount.point).chain(["/sys/class/net".into()]) {
         let names = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         traces.extend(names.filter(|name| {
@@ -197,24 +173,11 @@ fn an_examination_agrees_with_other_signs_and_leaves_nothing_behind() {
     let report = examine(&places, &hooks, limit);
     println!("{}", report.to_text(false));
     for check in &report.checks {
-        assert!(
-            !check.found.is_empty() && !check.gives.is_empty(),
-            "{check:?}"
-        );
-        assert_eq!(
-            check.remedy.is_none(),
-            check.state == State::Ok,
-            "{check:?}"
-        );
+        assert!(!check.found.is_empty() && !check.gives.is_empty(), "{check:?}");
+        assert_eq!(check.remedy.is_none(), check.state == State::Ok, "{check:?}");
         assert!(!check.found.contains("did not come to an end"), "{check:?}");
     }
-    let state = |name: &str| {
-        report
-            .checks
-            .iter()
-            .find(|it| it.name == name)
-            .map(|it| it.state)
-    };
+    let state = |name: &str| report.checks.iter().find(|it| it.name == name).map(|it| it.state);
     let has_criu = state("CRIU canary").is_some();
     assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), has_criu);
     if has_criu {
@@ -239,10 +202,7 @@ fn agrees_with_the_kernel(state: &dyn Fn(&str) -> Option<State>) {
         text.split_whitespace().any(|known| known == word)
     };
     let there = |name: &str| state(name) == Some(State::Ok);
-    assert_eq!(
-        there("kernel types (BTF)"),
-        exists("/sys/kernel/btf/vmlinux")
-    );
+    assert_eq!(there("kernel types (BTF)"), exists("/sys/kernel/btf/vmlinux"));
     assert_eq!(there("time namespaces"), exists("/proc/self/ns/time"));
     // A driver may be a module that nobody has used yet: only its presence is a sign.
     if in_lines("/proc/filesystems", "fuse") && exists("/dev/fuse") {
@@ -275,20 +235,11 @@ fn agrees_with_the_kernel(state: &dyn Fn(&str) -> Option<State>) {
 
 /// The configuration the running kernel was built with, where it or its package shows it.
 fn kernel_config() -> Option<String> {
-    let release = nix::sys::utsname::uname()
-        .ok()?
-        .release()
-        .to_string_lossy()
-        .into_owned();
+    let release = nix::sys::utsname::uname().ok()?.release().to_string_lossy().into_owned();
     if let Ok(text) = std::fs::read_to_string(format!("/boot/config-{release}")) {
         return Some(text);
     }
-    let output = std::process::Command::new("gzip")
-        .args(["-dc", "/proc/config.gz"])
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output =
+        std::process::Command::new("gzip").args(["-dc", "/proc/config.gz"]).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -54,14 +54,12 @@ fn kernel_types() -> Finding {
     let mut types = Vec::new();
     let result = File::open(BTF).and_then(|file| file.take(64 << 20).read_to_end(&mut types));
     match result {
-        Ok(_) if !types.starts_with(&0xeb9f_u16.to_ne_bytes()) => Finding::missing(
-            format!("{BTF} has another format than expected"),
-            STOCK_KERNEL,
-        ),
-        Ok(_) if !types.windows(WANTED.len()).any(|name| name == WANTED) => Finding::missing(
-            "the scheduler's tracepoints are not described",
-            STOCK_KERNEL,
-        ),
+        Ok(_) if !types.starts_with(&0xeb9f_u16.to_ne_bytes()) => {
+            Finding::missing(format!("{BTF} has another format than expected"), STOCK_KERNEL)
+        }
+        Ok(_) if !types.windows(WANTED.len()).any(|name| name == WANTED) => {
+            Finding::missing("the scheduler's tracepoints are not described", STOCK_KERNEL)
+        }
         Ok(len) => Finding::ok(format!("{BTF}, {}", phantom_model::Bytes(len as u64))),
         Err(error) => Finding::failed(&format!("read {BTF}"), &error, STOCK_KERNEL),
     }

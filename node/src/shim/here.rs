@@ -111,7 +111,9 @@ impl Here {
             return Ok(kill(self.init(), signal)?);
         }
         for pid in self.cgroup.processes()? {
-            let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+            let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else {
+                continue;
+            };
             let inside = status
                 .lines()
                 .find_map(|line| line.strip_prefix("NSpid:"))

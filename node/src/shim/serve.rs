@@ -14,12 +14,12 @@ use phantom_model::{Bytes, Epoch};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::control::{Charge, Event, Reply, Request, Role, Survey};
 use super::carry;
+use super::control::{Charge, Event, Reply, Request, Role, Survey};
 use super::here::Here;
 use super::source::GHOST_LIMIT_BYTES;
 use super::way_home::WayHome;
-use super::{Shim, SharedShim, State};
+use super::{SharedShim, Shim, State};
 use crate::config::AppDir;
 use crate::frames;
 
@@ -42,9 +42,7 @@ pub async fn run(
     };
     let way_home = match &charge.role {
         Role::Home => None,
-        Role::Guest(guest) => {
-            Some(WayHome::new(charge.switch.clone(), charge.app, guest.epoch))
-        }
+        Role::Guest(guest) => Some(WayHome::new(charge.switch.clone(), charge.app, guest.epoch)),
     };
     let here = state.here.take();
     let shim = Arc::new(Shim {
@@ -108,8 +106,8 @@ where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("cannot listen at {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     let shim = shim.clone();
     tokio::spawn(async move {

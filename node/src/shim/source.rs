@@ -135,12 +135,8 @@ impl Shim {
             hub.print(std::mem::take(&mut terminal.output)).await;
             kept.output.clear();
         }
-        let luggage = Luggage {
-            capsule: here.capsule.clone(),
-            terminal,
-            relay,
-            network: network.is_some(),
-        };
+        let luggage =
+            Luggage { capsule: here.capsule.clone(), terminal, relay, network: network.is_some() };
         Ok((luggage, Frozen { id, terminal: Some(kept), network, saved: None }))
     }
 

@@ -51,7 +51,12 @@ pub struct Rebuilt {
 
 impl Shim {
     /// Makes ready: a guest's tree is mounted, and what the app has mapped is fetched.
-    pub async fn prepare(&self, id: MoveId, epoch: Epoch, files: Vec<OsText>) -> anyhow::Result<()> {
+    pub async fn prepare(
+        &self,
+        id: MoveId,
+        epoch: Epoch,
+        files: Vec<OsText>,
+    ) -> anyhow::Result<()> {
         let mut state = self.state.lock().await;
         match &state.pending {
             Some(pending) if pending.id() == id => return Ok(()),

@@ -106,7 +106,18 @@ fn editor(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     say("ada starts vim, writes, and moves it by hand:");
     std::fs::write(lab.node(ada).home_dir().join("list.txt"), "bread\nmilk\n")?;
     chown(lab, ada, "list.txt")?;
-    let mut vim = lab.node(ada).terminal(&["run", "--name", "vim", "--", "vim", "-u", "NONE", "-N", "-n", "notes.txt"])?;
+    let mut vim = lab.node(ada).terminal(&[
+        "run",
+        "--name",
+        "vim",
+        "--",
+        "vim",
+        "-u",
+        "NONE",
+        "-N",
+        "-n",
+        "notes.txt",
+    ])?;
     vim.expect_screen("~", SOON)?;
     vim.type_text("iwritten at home")?;
     vim.expect_screen("written at home", SOON)?;
@@ -130,7 +141,10 @@ fn editor(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     ensure!(std::fs::read_to_string(&list)? == "bread\nmilk\nbutter\n", "list.txt was not saved");
     use std::os::unix::fs::MetadataExt;
     ensure!(std::fs::metadata(&notes)?.uid() == 1000, "notes.txt does not belong to ada");
-    println!("  on attic at once: notes.txt {:?}, list.txt has butter; both belong to ada", wanted.trim());
+    println!(
+        "  on attic at once: notes.txt {:?}, list.txt has butter; both belong to ada",
+        wanted.trim()
+    );
     Ok(())
 }
 

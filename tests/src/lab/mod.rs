@@ -71,7 +71,10 @@ impl Lab {
             .tempdir_in("/var/tmp")
             .context("cannot make the laboratory's folder in /var/tmp")?;
         // Users of the nodes must be able to walk into their home directories.
-        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        std::fs::set_permissions(
+            folder.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )?;
         Ok(Some(Self { config, nodes: Vec::new(), folder }))
     }
 
@@ -98,12 +101,22 @@ impl Lab {
     pub fn link(&mut self, a: usize, b: usize, net: u8) -> anyhow::Result<()> {
         let (left, right) = (format!("ph{net}a"), format!("ph{net}b"));
         let (pid_a, pid_b) = (self.nodes[a].pid().to_string(), self.nodes[b].pid().to_string());
-        run("ip", &[
-            "link", "add", &left, "netns", &pid_a, "type", "veth", "peer", "name", &right, "netns",
-            &pid_b,
-        ])?;
+        run(
+            "ip",
+            &[
+                "link", "add", &left, "netns", &pid_a, "type", "veth", "peer", "name", &right,
+                "netns", &pid_b,
+            ],
+        )?;
         for (node, device, host) in [(a, &left, 1), (b, &right, 2)] {
-            self.nodes[node].enter(&["ip", "addr", "add", &format!("10.77.{net}.{host}/24"), "dev", device])?;
+            self.nodes[node].enter(&[
+                "ip",
+                "addr",
+                "add",
+                &format!("10.77.{net}.{host}/24"),
+                "dev",
+                device,
+            ])?;
             self.nodes[node].enter(&["ip", "link", "set", device, "up"])?;
         }
         Ok(())

@@ -145,9 +145,20 @@ impl LabNode {
             };
             let id = self.person.uid.to_string();
             command.arg(format!("--wdns={home}")).args([
-                "setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", "-i",
-                &format!("HOME={home}"), &format!("USER={}", self.person.name), "TERM=xterm-256color",
-                "LANG=C.UTF-8", "SHELL=/bin/bash", "PATH=/usr/local/bin:/usr/bin:/bin",
+                "setpriv",
+                "--reuid",
+                &id,
+                "--regid",
+                &id,
+                "--clear-groups",
+                "env",
+                "-i",
+                &format!("HOME={home}"),
+                &format!("USER={}", self.person.name),
+                "TERM=xterm-256color",
+                "LANG=C.UTF-8",
+                "SHELL=/bin/bash",
+                "PATH=/usr/local/bin:/usr/bin:/bin",
             ]);
         } else {
             command.arg("--wdns=/");
@@ -220,7 +231,8 @@ impl LabNode {
 
     /// The ends of the daemon's and its shims' logs.
     pub fn logs(&self) -> String {
-        let mut text = format!("--- daemon of {} ---\n{}\n", self.name, tail(&self.daemon_log(), 60));
+        let mut text =
+            format!("--- daemon of {} ---\n{}\n", self.name, tail(&self.daemon_log(), 60));
         let shims = self.enter(&["sh", "-c", "tail -n 30 /run/phantom/apps/*/shim.log"]);
         text.push_str(&shims.map(|output| output.stdout).unwrap_or_default());
         text
@@ -237,7 +249,9 @@ impl LabNode {
         };
         all.flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| *pid != self.pid() as i32 && space(&pid.to_string()).as_ref() == Some(&own))
+            .filter(|pid| {
+                *pid != self.pid() as i32 && space(&pid.to_string()).as_ref() == Some(&own)
+            })
             .map(Pid::from_raw)
             .collect()
     }

@@ -110,7 +110,9 @@ impl Terminal {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.take_in(left) {
                 let rest = String::from_utf8_lossy(&self.seen[self.mark..]).into_owned();
-                bail!("`{text}` was not printed within {deadline:?}; since the last match: {rest:?}");
+                bail!(
+                    "`{text}` was not printed within {deadline:?}; since the last match: {rest:?}"
+                );
             }
         }
     }
@@ -121,7 +123,10 @@ impl Terminal {
         while !self.screen_text().contains(text) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || !self.take_in(left) {
-                bail!("the screen does not show `{text}` after {deadline:?}:\n{}", self.screen_text());
+                bail!(
+                    "the screen does not show `{text}` after {deadline:?}:\n{}",
+                    self.screen_text()
+                );
             }
         }
         Ok(())

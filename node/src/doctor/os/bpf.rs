@@ -40,17 +40,9 @@ pub struct Insn {
 impl Insn {
     /// `code` with destination and source register (0 to 10), offset and immediate value.
     pub const fn new(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Self {
-        let registers = if cfg!(target_endian = "little") {
-            src << 4 | dst
-        } else {
-            dst << 4 | src
-        };
-        Self {
-            code,
-            registers,
-            offset,
-            immediate,
-        }
+        let registers =
+            if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
+        Self { code, registers, offset, immediate }
     }
 }
 
@@ -113,11 +105,8 @@ pub fn attach(program: BorrowedFd<'_>, tracepoint: &CStr) -> io::Result<OwnedFd>
         program: u32,
         padding: u32,
     }
-    let mut attr = Attr {
-        name: tracepoint.as_ptr() as u64,
-        program: program.as_raw_fd() as u32,
-        padding: 0,
-    };
+    let mut attr =
+        Attr { name: tracepoint.as_ptr() as u64, program: program.as_raw_fd() as u32, padding: 0 };
     descriptor(bpf(BPF_RAW_TRACEPOINT_OPEN, &mut attr))
 }
 
@@ -179,11 +168,7 @@ impl Ring {
             (
                 words.cast::<AtomicU64>().as_ref().load(Ordering::Acquire),
                 record.cast::<AtomicU64>().as_ref().load(Ordering::Acquire),
-                record
-                    .add(8)
-                    .cast::<AtomicU64>()
-                    .as_ref()
-                    .load(Ordering::Acquire),
+                record.add(8).cast::<AtomicU64>().as_ref().load(Ordering::Acquire),
             )
         };
         const BUSY: u64 = 1 << 31;

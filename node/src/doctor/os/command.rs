@@ -23,21 +23,14 @@ pub struct Outcome {
 
 /// The first line of some output that says something, for messages.
 pub fn first_line(output: &str) -> &str {
-    output
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or("no output")
+    output.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no output")
 }
 
 /// Runs `command` with `input` (a few KiB at most, so that it fits in the pipe) and waits for its
 /// end; past `limit` it is killed and the error is `TimedOut`.
 pub fn run(command: &mut Command, input: &str, limit: Duration) -> io::Result<Outcome> {
     let (reader, writer) = io::pipe()?;
-    command
-        .stdin(Stdio::piped())
-        .stdout(writer.try_clone()?)
-        .stderr(writer);
+    command.stdin(Stdio::piped()).stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn()?;
     // The command keeps its ends of the pipe open until it gets others.
     command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -54,10 +47,7 @@ pub fn run(command: &mut Command, input: &str, limit: Duration) -> io::Result<Ou
         let _ = child.kill();
     }
     let status = child.wait()?;
-    Ok(Outcome {
-        status,
-        output: String::from_utf8_lossy(&output?).into_owned(),
-    })
+    Ok(Outcome { status, output: String::from_utf8_lossy(&output?).into_owned() })
 }
 
 /// Collects output until the program has ended. Its children may hold the pipe open longer: they
@@ -119,12 +109,9 @@ mod tests {
     #[test]
     fn output_and_status_are_returned() {
         let mut command = Command::new("sh");
-        let outcome = run(
-            command.args(["-c", "cat; echo two >&2; exit 3"]),
-            "one\n",
-            Duration::from_secs(5),
-        )
-        .unwrap();
+        let outcome =
+            run(command.args(["-c", "cat; echo two >&2; exit 3"]), "one\n", Duration::from_secs(5))
+                .unwrap();
         assert_eq!(outcome.output, "one\ntwo\n");
         assert_eq!(first_line("\n  \n one \ntwo\n"), "one");
         assert_eq!(outcome.status.code(), Some(3));
@@ -133,33 +120,18 @@ mod tests {
     #[test]
     fn a_program_that_hangs_is_ended_at_the_deadline() {
         let start = Instant::now();
-        let error = run(
-            Command::new("sleep").arg("60"),
-            "",
-            Duration::from_millis(100),
-        );
-        assert_eq!(
-            error.err().map(|error| error.kind()),
-            Some(io::ErrorKind::TimedOut)
-        );
+        let error = run(Command::new("sleep").arg("60"), "", Duration::from_millis(100));
+        assert_eq!(error.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 
     #[test]
     fn endless_output_and_a_lingering_grandchild_do_no_harm() {
         let flood = run(&mut Command::new("yes"), "", Duration::from_millis(200));
-        assert_eq!(
-            flood.err().map(|error| error.kind()),
-            Some(io::ErrorKind::TimedOut)
-        );
+        assert_eq!(flood.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut));
         let start = Instant::now();
         let mut command = Command::new("sh");
-        run(
-            command.args(["-c", "sleep 3 & echo started"]),
-            "",
-            Duration::from_secs(60),
-        )
-        .unwrap();
+        run(command.args(["-c", "sleep 3 & echo started"]), "", Duration::from_secs(60)).unwrap();
         assert!(start.elapsed() < Duration::from_secs(2));
     }
 }

@@ -36,11 +36,7 @@ impl Held {
         // SAFETY: without CLONE_VM the child gets a copy of this address space, like fork(2); the
         // structure is valid for the size given.
         let result = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw mut args,
-                size_of::<libc::clone_args>(),
-            )
+            libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
         };
         if result == 0 {
             // SAFETY: in a copy of a process with threads only async-signal-safe calls are

@@ -81,12 +81,7 @@ impl Memory {
         let at = at as usize;
         assert!(at + bytes.len() <= MEMORY_LEN.get(), "the layout is fixed");
         // SAFETY: the range lies in the mapping, which only this value refers to so far.
-        unsafe {
-            self.0
-                .cast::<u8>()
-                .add(at)
-                .copy_from(NonNull::from(bytes).cast(), bytes.len())
-        };
+        unsafe { self.0.cast::<u8>().add(at).copy_from(NonNull::from(bytes).cast(), bytes.len()) };
     }
 }
 
@@ -144,13 +139,7 @@ fn enter_long_mode(vcpu: &VcpuFd) -> io::Result<()> {
         g: 1,
         ..Default::default()
     };
-    let code = kvm_segment {
-        selector: 8,
-        type_: 11,
-        db: 0,
-        l: 1,
-        ..data
-    };
+    let code = kvm_segment { selector: 8, type_: 11, db: 0, l: 1, ..data };
     let mut special = vcpu.get_sregs().map_err(os)?;
     special.cs = code;
     (special.ds, special.es, special.ss) = (data, data, data);
@@ -158,12 +147,7 @@ fn enter_long_mode(vcpu: &VcpuFd) -> io::Result<()> {
     (special.cr0, special.cr3, special.cr4, special.efer) = (CR0, PML4, CR4, EFER);
     vcpu.set_sregs(&special).map_err(os)?;
     // Bit 1 of the flags is always set.
-    vcpu.set_regs(&kvm_regs {
-        rip: CODE,
-        rflags: 2,
-        ..Default::default()
-    })
-    .map_err(os)
+    vcpu.set_regs(&kvm_regs { rip: CODE, rflags: 2, ..Default::default() }).map_err(os)
 }
 
 fn run_to_end(vcpu: &mut VcpuFd) -> Ending {
@@ -225,16 +209,9 @@ impl Alarm {
 
 fn start_timer(limit: Duration) -> io::Result<Timer> {
     let thread_id = nix::unistd::gettid().as_raw();
-    let notify = SigevNotify::SigevThreadId {
-        signal: ALARM,
-        thread_id,
-        si_value: 0,
-    };
+    let notify = SigevNotify::SigevThreadId { signal: ALARM, thread_id, si_value: 0 };
     let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))?;
-    timer.set(
-        Expiration::OneShot(limit.into()),
-        TimerSetTimeFlags::empty(),
-    )?;
+    timer.set(Expiration::OneShot(limit.into()), TimerSetTimeFlags::empty())?;
     Ok(timer)
 }
 
@@ -242,10 +219,7 @@ fn start_timer(limit: Duration) -> io::Result<Timer> {
 fn discard_pending(signal: Signal) {
     let mut set = SigSet::empty();
     set.add(signal);
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: set and time are valid; no information about the signal is asked for.
     unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &now) };
 }
@@ -266,10 +240,7 @@ fn allow_inside(vcpu: &VcpuFd, signal: Signal) -> io::Result<()> {
     );
     let blocked = !(1_u64 << (signal as i32 - 1));
     let mask = Mask {
-        header: kvm_signal_mask {
-            len: LEN,
-            ..Default::default()
-        },
+        header: kvm_signal_mask { len: LEN, ..Default::default() },
         set: blocked.to_ne_bytes(),
     };
     // SAFETY: the request reads the header and as many bytes after it as `len` says.
@@ -308,9 +279,6 @@ mod tests {
         }
         // An undefined instruction, with no handler for it.
         let ending = run_program(&[0x0f, 0x0b], Duration::from_secs(2)).unwrap();
-        assert!(
-            matches!(ending, Ending::Unexpected(_) | Ending::GaveUp(_)),
-            "{ending:?}"
-        );
+        assert!(matches!(ending, Ending::Unexpected(_) | Ending::GaveUp(_)), "{ending:?}");
     }
 }

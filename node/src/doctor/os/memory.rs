@@ -39,19 +39,9 @@ impl Page {
         let start = unsafe { mmap_anonymous(None, three, none, private) }?;
         // SAFETY: the second of the three pages just mapped.
         let address = unsafe { start.byte_add(len.get()) };
-        let page = Self {
-            address,
-            len,
-            whole: (start, three.get()),
-        };
+        let page = Self { address, len, whole: (start, three.get()) };
         // SAFETY: this page belongs to the new value alone.
-        unsafe {
-            mprotect(
-                address,
-                len.get(),
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            )
-        }?;
+        unsafe { mprotect(address, len.get(), ProtFlags::PROT_READ | ProtFlags::PROT_WRITE) }?;
         Ok(page)
     }
 
@@ -126,11 +116,7 @@ nix::ioctl_readwrite!(uffd_copy, UFFDIO, 0x03, UffdCopy);
 fn userfaultfd() -> io::Result<OwnedFd> {
     const USERFAULTFD_IOC_NEW: libc::c_ulong = 0xaa00;
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    match OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/userfaultfd")
-    {
+    match OpenOptions::new().read(true).write(true).open("/dev/userfaultfd") {
         // SAFETY: the request takes its flags by value and returns a new descriptor.
         Ok(device) => descriptor(unsafe {
             libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW as _, flags).into()
@@ -147,26 +133,11 @@ pub fn userfault_copy() -> io::Result<bool> {
     let faults = userfaultfd()?;
     let (page, source) = (Page::new()?, Page::new()?);
     source.write(VALUE);
-    let mut api = UffdApi {
-        api: 0xaa,
-        features: 0,
-        ioctls: 0,
-    };
+    let mut api = UffdApi { api: 0xaa, features: 0, ioctls: 0 };
     let (address, len) = (page.address.as_ptr() as u64, page.len.get() as u64);
-    let mut register = UffdRegister {
-        start: address,
-        len,
-        mode: MODE_MISSING,
-        ioctls: 0,
-    };
+    let mut register = UffdRegister { start: address, len, mode: MODE_MISSING, ioctls: 0 };
     let src = source.address.as_ptr() as u64;
-    let mut copy = UffdCopy {
-        dst: address,
-        src,
-        len,
-        mode: 0,
-        copied: 0,
-    };
+    let mut copy = UffdCopy { dst: address, src, len, mode: 0, copied: 0 };
     // SAFETY: each request reads and writes its own structure; the ranges are two pages this
     // function owns. The registration ends when the descriptor is closed.
     unsafe {

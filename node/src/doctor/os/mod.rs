@@ -21,11 +21,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 
 /// Turns the result of a raw system call into the library's form.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
 /// Takes over the descriptor a raw system call returned.
@@ -59,12 +55,7 @@ pub fn seccomp_can_answer() -> io::Result<()> {
     let action: u32 = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the operation reads one u32 from a valid address and changes nothing.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
     })?;
     Ok(())
 }

@@ -34,25 +34,10 @@ pub fn fuse_greeting(limit: Duration) -> io::Result<FuseGreeting> {
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/fuse")?;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
-    let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0",
-        device.as_raw_fd()
-    );
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(
-        Some("phantom-doctor"),
-        TARGET,
-        Some("fuse"),
-        flags,
-        Some(options.as_str()),
-    )?;
+    mount(Some("phantom-doctor"), TARGET, Some("fuse"), flags, Some(options.as_str()))?;
     let greeting = read_greeting(&mut device, Instant::now() + limit);
     umount2(TARGET, MntFlags::MNT_DETACH)?;
     greeting
@@ -64,26 +49,18 @@ fn read_greeting(device: &mut File, deadline: Instant) -> io::Result<FuseGreetin
     const FUSE_INIT: u32 = 26;
     const FUSE_INIT_EXT: u32 = 1 << 30;
     const FUSE_PASSTHROUGH_HIGH: u32 = 1 << (37 - 32);
-    if !poll_until(
-        &mut [PollFd::new(device.as_fd(), PollFlags::POLLIN)],
-        deadline,
-    )? {
+    if !poll_until(&mut [PollFd::new(device.as_fd(), PollFlags::POLLIN)], deadline)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
     // The smallest buffer the kernel accepts.
     let mut request = vec![0; 8192];
     let len = device.read(&mut request)?;
     let word = |at: usize| {
-        let bytes = request[..len]
-            .get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok());
+        let bytes = request[..len].get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
         bytes.map(u32::from_ne_bytes).unwrap_or(0)
     };
     if word(4) != FUSE_INIT {
-        return Err(io::Error::other(format!(
-            "the first request is number {}",
-            word(4)
-        )));
+        return Err(io::Error::other(format!("the first request is number {}", word(4))));
     }
     let (flags, high_flags) = (word(HEADER + 12), word(HEADER + 16));
     Ok(FuseGreeting {

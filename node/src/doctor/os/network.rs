@@ -19,10 +19,7 @@ pub fn enter_new_namespace() -> io::Result<()> {
 
 /// Makes a TUN device in the calling thread's namespace; it goes with the returned file.
 pub fn make_tun() -> io::Result<File> {
-    let tun = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")?;
+    let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     // SAFETY: all fields are numbers or bytes, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"phdoctor0") {
@@ -42,17 +39,11 @@ pub fn make_veth_pair() -> io::Result<()> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?;
-    send(
-        netlink.as_raw_fd(),
-        &new_veth_request("phdoctor1", "phdoctor2"),
-        MsgFlags::empty(),
-    )?;
+    send(netlink.as_raw_fd(), &new_veth_request("phdoctor1", "phdoctor2"), MsgFlags::empty())?;
     // The kernel answers within the call: `struct nlmsghdr`, then `struct nlmsgerr`.
     let mut answer = [0; 4096];
     let len = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
-    let code = answer[..len]
-        .get(16..20)
-        .and_then(|bytes| bytes.try_into().ok());
+    let code = answer[..len].get(16..20).and_then(|bytes| bytes.try_into().ok());
     match code.map(i32::from_ne_bytes) {
         Some(0) => {}
         Some(code) => return Err(io::Error::from_raw_os_error(-code)),
@@ -68,11 +59,7 @@ fn new_veth_request(name: &str, peer: &str) -> Vec<u8> {
     // `struct ifinfomsg`: nothing is asked for.
     const INTERFACE: [u8; 16] = [0; 16];
     let mut peer_info = INTERFACE.to_vec();
-    put_attribute(
-        &mut peer_info,
-        libc::IFLA_IFNAME,
-        format!("{peer}\0").as_bytes(),
-    );
+    put_attribute(&mut peer_info, libc::IFLA_IFNAME, format!("{peer}\0").as_bytes());
     let mut data = Vec::new();
     put_attribute(&mut data, VETH_INFO_PEER, &peer_info);
     let mut link = Vec::new();

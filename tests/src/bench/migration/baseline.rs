@@ -1,10 +1,5 @@
-//! How long a program stands still while it moves, as it sees it itself.
-//!
-//! The measured program is [`PROGRAM`]: Python with a given amount of random memory that touches
-//! it, looks at CLOCK_REALTIME all the time and says when the clock has jumped. (A restored
-//! program's monotonic clock stands still in transit.) [`baseline`] is what a bare `criu dump` and
-//! `criu restore` of the same capsule take on this machine: images on a tmpfs, feature cache warm,
-//! logs off.
+//! What a bare `criu dump` and `criu restore` of the same capsule take on this machine: images on a
+//! tmpfs, feature cache warm, logs off.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -24,29 +19,8 @@ use phantom_capsule::ids::{HIGHEST_BASE, ID_RANGE};
 use phantom_capsule::os::{host, pty, spawn};
 use phantom_capsule::plan::ExternalKind;
 use phantom_model::app::OsText;
+use super::{PATIENCE, PROGRAM, SETTLE, gaps};
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
-
-/// `python3 -c PROGRAM MIB`: prints `ready`, then `gap SECONDS` whenever it has stood still for
-/// more than five milliseconds.
-pub const PROGRAM: &str = r#"
-import os, sys, time
-memory = bytearray(os.urandom(int(sys.argv[1]) << 20))
-size, at, last = len(memory), 0, time.time()
-print("ready", flush=True)
-while True:
-    at = (at + 4096) % size
-    memory[at] ^= 1
-    now = time.time()
-    if now - last > 0.005:
-        print("gap %.6f" % (now - last), flush=True)
-        now = time.time()
-    last = now
-"#;
-
-/// Time for each step; generous, this is no test of speed.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the program runs undisturbed before it is saved.
-const SETTLE: Duration = Duration::from_millis(200);
 
 /// One bare dump and restore.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +163,7 @@ impl Round {
         let start = Instant::now();
         let pid = self.restore(criu)?;
         let restore = start.elapsed();
-        let gap = self.terminal.read_until(PATIENCE, first_gap)?;
+        let gap = self.terminal.read_until(PATIENCE, |text| gaps(text).first().copied())?;
         let _ = kill(pid, Signal::SIGKILL);
         let gap = gap.with_context(|| {
             format!("the restored program says nothing: {}", self.terminal.output)
@@ -255,12 +229,6 @@ impl Drop for Round {
         }
         let _ = umount2(self.root.path(), MntFlags::MNT_DETACH);
     }
-}
-
-/// `gap 0.123` -> 0.123, the first one that ends in a line break.
-fn first_gap(text: &str) -> Option<f64> {
-    let (_, rest) = text.split_once("gap ")?;
-    rest.split_once('\r')?.0.trim().parse().ok()
 }
 
 /// Fills CRIU's feature cache.
