@@ -7,8 +7,8 @@ use std::time::Duration;
 use phantom_model::NodeId;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::session;
 use super::table::Live;
-use super::{PeerState, session};
 use crate::config::Timing;
 use crate::error::Error;
 use crate::link::{LinkError, Protocol};
@@ -84,10 +84,8 @@ pub(crate) async fn connected(
         begin(inner, peer, IMPATIENT);
         // The end of the dial is a change, and so is the peer's own arriving first.
         if timeout_at(deadline, changes.changed()).await.is_err() {
-            let reason = match inner.table.state(peer) {
-                PeerState::Unreachable { reason } => reason,
-                _ => inner.table.last_error(peer).unwrap_or(LinkError::Silent.to_string()),
-            };
+            let silent = || LinkError::Silent.to_string();
+            let reason = inner.table.last_error(peer).unwrap_or_else(silent);
             return Err(Error::Unreachable { peer, after: within, reason });
         }
     }
