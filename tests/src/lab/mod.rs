@@ -5,6 +5,7 @@
 //! the [`Lab`] is dropped; daemons and apps are ended with it.
 
 mod node;
+mod pair;
 mod terminal;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 pub use node::{LabNode, Output, Person, wait_until};
+pub use pair::{AppRow, Event, MOVE, Moving, Pair, SOON};
 pub use terminal::{Key, Terminal};
 
 /// What a laboratory is made of.

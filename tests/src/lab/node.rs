@@ -178,9 +178,14 @@ impl LabNode {
 
     /// Runs `phantom ARGS` inside, as root or as the user, whatever its exit code.
     pub fn phantom(&self, as_user: bool, args: &[&str]) -> anyhow::Result<Output> {
+        finish(self.phantom_command(as_user, args))
+    }
+
+    /// A command line that runs `phantom ARGS` inside, as root or as the user.
+    pub fn phantom_command(&self, as_user: bool, args: &[&str]) -> Command {
         let mut all = vec![self.phantom_path()];
         all.extend(args);
-        finish(self.command(as_user, &all))
+        self.command(as_user, &all)
     }
 
     /// Runs `phantom ARGS --json` and reads its answer; a failure is an error with its words.
@@ -201,9 +206,7 @@ impl LabNode {
 
     /// Starts `phantom ARGS` as the user in a terminal of its own.
     pub fn terminal(&self, args: &[&str]) -> anyhow::Result<Terminal> {
-        let mut all = vec![self.phantom_path()];
-        all.extend(args);
-        Terminal::spawn(self.command(true, &all), 24, 80)
+        Terminal::spawn(self.phantom_command(true, args), 24, 80)
     }
 
     /// Starts any command as the user in a terminal of its own, not under Phantom.
@@ -317,14 +320,17 @@ fn holder_script(config: &LabConfig, root: Option<&Path>, folder: &Path) -> Stri
 }
 
 fn finish(mut command: Command) -> anyhow::Result<Output> {
-    let output = command.output().context("cannot run `nsenter`; install util-linux")?;
+    Ok(output(command.output().context("cannot run `nsenter`; install util-linux")?))
+}
+
+/// What a finished command printed, as text.
+pub(super) fn output(output: std::process::Output) -> Output {
     use std::os::unix::process::ExitStatusExt;
-    let code = output.status.code().unwrap_or(128 + output.status.signal().unwrap_or(0));
-    Ok(Output {
-        code,
+    Output {
+        code: output.status.code().unwrap_or(128 + output.status.signal().unwrap_or(0)),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
+    }
 }
 
 fn is_zombie(pid: Pid) -> bool {

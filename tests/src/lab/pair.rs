@@ -1,0 +1,154 @@
+//! Two joined nodes: where almost every scenario takes place.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::{Lab, LabNode, Output, Person, wait_until};
+
+/// How long anything but a move may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(30);
+/// How long a move may take on a busy machine.
+pub const MOVE: Duration = Duration::from_secs(90);
+
+/// A row of `phantom ps`, as far as scenarios look at it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AppRow {
+    /// Name of the app.
+    pub name: String,
+    /// `running`, `moving` or `unreachable`.
+    pub state: String,
+    /// Name of the node it runs on.
+    pub host: String,
+    /// Name of its home.
+    pub home: String,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// A line of `phantom log`, as far as scenarios look at it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub event: String,
+    /// In words.
+    pub detail: String,
+}
+
+/// A laboratory of two nodes that know each other: `attic`, where ada (1000) is at home, and
+/// `cellar`, where she is unknown and `/home` is empty.
+pub struct Pair {
+    lab: Lab,
+    home: usize,
+    away: usize,
+}
+
+impl Pair {
+    /// Both nodes up and joined; `cellar` has the root that `PHANTOM_SECOND_ROOT` names, or else
+    /// this machine's. `Ok(None)` with a `SKIP` line where there can be no laboratory.
+    pub fn open(test: &str) -> anyhow::Result<Option<Self>> {
+        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
+        let second_root = std::env::var_os("PHANTOM_SECOND_ROOT").map(PathBuf::from);
+        let home = lab.add("attic", Person::at_home("ada", 1000))?;
+        let bob = Person { name: "bob".into(), uid: 1500, has_home: false };
+        let away = lab.add_with_root("cellar", bob, second_root.as_deref())?;
+        lab.link(home, away, 1)?;
+        let pair = Self { lab, home, away };
+        pair.join().inspect_err(|_| eprintln!("{}", pair.lab.logs()))?;
+        Ok(Some(pair))
+    }
+
+    fn join(&self) -> anyhow::Result<()> {
+        up(self.home(), &["up"])?;
+        let invited: serde_json::Value = self.home().phantom_json(false, &["invite"])?;
+        let token = invited["token"].as_str().context("`phantom invite` gave no token")?;
+        up(self.away(), &["up", "--join", token])?;
+        wait_until("both nodes seeing each other", SOON, || {
+            let nodes: Vec<serde_json::Value> = self.home().phantom_json(true, &["nodes"])?;
+            Ok(nodes.len() == 2 && nodes.iter().all(|node| node["reachable"] == true))
+        })
+    }
+
+    /// Runs a scenario in a laboratory of its own; when it fails, the nodes' logs are printed.
+    pub fn scenario(
+        test: &str,
+        body: impl FnOnce(&Pair) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(pair) = Self::open(test)? else { return Ok(()) };
+        body(&pair).inspect_err(|_| eprintln!("{}", pair.lab.logs()))
+    }
+
+    /// The laboratory.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// ada's node.
+    pub fn home(&self) -> &LabNode {
+        self.lab.node(self.home)
+    }
+
+    /// The other node.
+    pub fn away(&self) -> &LabNode {
+        self.lab.node(self.away)
+    }
+
+    /// The row of one app, as ada sees it; `None` when it does not run.
+    pub fn row(&self, app: &str) -> anyhow::Result<Option<AppRow>> {
+        let rows: Vec<AppRow> = self.home().phantom_json(true, &["ps"])?;
+        Ok(rows.into_iter().find(|row| row.name == app))
+    }
+
+    /// Moves an app by hand and waits until it runs there.
+    pub fn migrate(&self, app: &str, node: &str) -> anyhow::Result<()> {
+        arrived(self.home().phantom(true, &["migrate", app, node])?)
+    }
+
+    /// Starts a move by hand; [`Moving::wait`] waits for its end.
+    pub fn start_move(&self, app: &str, node: &str) -> anyhow::Result<Moving> {
+        let mut command = self.home().phantom_command(true, &["migrate", app, node]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Moving(command.spawn().context("cannot run `phantom migrate`")?))
+    }
+
+    /// Waits until `ps` shows the app running on `host`.
+    pub fn wait_for_host(&self, app: &str, host: &str) -> anyhow::Result<()> {
+        wait_until(&format!("the move of {app} to {host}"), MOVE, || {
+            Ok(self.row(app)?.is_some_and(|row| row.host == host && row.state == "running"))
+        })
+    }
+
+    /// The life of an app.
+    pub fn events(&self, app: &str) -> anyhow::Result<Vec<Event>> {
+        self.home().phantom_json(true, &["log", app])
+    }
+}
+
+/// A move that was started by hand.
+pub struct Moving(Child);
+
+impl Moving {
+    /// Whether it has not ended yet.
+    pub fn goes_on(&mut self) -> anyhow::Result<bool> {
+        Ok(self.0.try_wait()?.is_none())
+    }
+
+    /// Waits for its end; a failed move is an error with its words.
+    pub fn wait(self) -> anyhow::Result<()> {
+        arrived(super::node::output(self.0.wait_with_output()?))
+    }
+}
+
+fn arrived(output: Output) -> anyhow::Result<()> {
+    ensure!(output.code == 0, "`phantom migrate`: {}", output.stderr.trim());
+    Ok(())
+}
+
+fn up(node: &LabNode, args: &[&str]) -> anyhow::Result<()> {
+    let output = node.phantom(false, args)?;
+    ensure!(output.code == 0, "`phantom up` on {}: {}", node.name(), output.stderr.trim());
+    Ok(())
+}
