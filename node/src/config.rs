@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use phantom_model::{AppId, Bytes};
 use serde::{Deserialize, Deserializer};
 
+use crate::daemon::hold::HoldAt;
+
 /// Where the configuration is read from unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/phantom/phantom.toml";
 
@@ -33,6 +35,9 @@ pub struct Config {
     pub messages: bool,
     /// Whether the kernel monitor starts with the daemon.
     pub qos: bool,
+    /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
+    /// a minute. `<run_dir>/held` shows that it was reached.
+    pub hold_at: Option<HoldAt>,
 }
 
 impl Default for Config {
@@ -47,6 +52,7 @@ impl Default for Config {
             cache_max: Bytes(4 << 30),
             messages: true,
             qos: true,
+            hold_at: None,
         }
     }
 }

@@ -15,12 +15,14 @@
 //! | [`choose`] | which member takes an app |
 //! | [`facts`] | what this node says of itself |
 //! | [`store`] | what must not be forgotten |
+//! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
 pub mod choose;
 pub mod explain;
 pub mod facts;
 pub mod guests;
+pub mod hold;
 pub mod images;
 pub mod members;
 pub mod moves;

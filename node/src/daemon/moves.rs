@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::apps::SHIM_DEADLINE;
 use super::choose::{self, Candidate, Needs};
+use super::hold;
 use super::peers::{ASK_DEADLINE, Answer, Ask};
 use super::{Daemon, Refusal};
 use crate::api::types::*;
@@ -362,8 +363,11 @@ impl Driver {
         let written = record.clone();
         tokio::task::spawn_blocking(move || store.put_record(&written)).await??;
         let before = self.daemon.apps.record(self.app)?;
-        self.daemon.apps.set_record(record.clone())?;
         let granted = (before.host, before.epoch) != (record.host, record.epoch);
+        if granted {
+            self.daemon.hold(hold::Part::Home, Step::Commit).await;
+        }
+        self.daemon.apps.set_record(record.clone())?;
         if granted {
             let step = if record.pending.as_ref().is_some_and(|p| p.source == record.host) {
                 "revert"

@@ -11,6 +11,7 @@ use phantom_model::{AppId, Epoch, MoveId, NodeId, Step};
 
 use super::Daemon;
 use super::guests::Guest;
+use super::hold;
 use super::images::Receiving;
 use super::peers::Ask;
 use crate::shim::carry::{self, Briefing};
@@ -253,6 +254,7 @@ impl Daemon {
                 let _ = self.guests.with(app, |guest| guest.epoch = epoch);
             }
             SourceAction::Kill => {
+                self.hold(hold::Part::Source, Step::Drop).await;
                 if let Err(error) = self.tell_shim(app, &ShimRequest::Release).await {
                     tracing::error!(%app, error = format!("{error:#}"), "the old copy could not be dropped");
                 }
@@ -288,10 +290,14 @@ impl Daemon {
         target: NodeId,
     ) -> Result<Saved, Failure> {
         let shim = self.shim_of(app).map_err(failure(Step::Freeze))?;
+        self.hold(hold::Part::Source, Step::Freeze).await;
         let image = self.config.app_dir(app).image(id);
         let saved = self.send_image(app, id, target, &image, || async {
             match shim.ask(&ShimRequest::Save { id }, STEP_DEADLINE).await? {
-                Reply::Saved(saved) => Ok(*saved),
+                Reply::Saved(saved) => {
+                    self.hold(hold::Part::Source, Step::Transfer).await;
+                    Ok(*saved)
+                }
                 _ => bail!("the shim did not understand"),
             }
         });
@@ -353,6 +359,7 @@ impl Daemon {
         id: MoveId,
         prepare: Prepare,
     ) -> anyhow::Result<()> {
+        self.hold(hold::Part::Target, Step::Prepare).await;
         ensure!(prepare.record.app == app, "the record is of another app");
         let briefing: Briefing = carry::unpack(&prepare.capsule)?;
         self.check_needs(&prepare, &briefing)?;
@@ -431,12 +438,14 @@ impl Daemon {
         id: MoveId,
         saved: Saved,
     ) -> Result<Vec<Timing>, Failure> {
+        self.hold(hold::Part::Target, Step::Transfer).await;
         let receiving = self.parts.table().get_mut(&app).and_then(|part| part.receiving.take());
         let receiving = receiving
             .filter(|receiving| receiving.id == id)
             .context("no image has come")
             .map_err(failure(Step::Transfer))?;
         let arrived = receiving.finish(saved.manifest).await.map_err(failure(Step::Transfer))?;
+        self.hold(hold::Part::Target, Step::Restore).await;
         let shim = self.shim_of(app).map_err(failure(Step::Restore))?;
         let request = ShimRequest::Restore { id, luggage: saved.terminal };
         match shim.ask(&request, STEP_DEADLINE).await.map_err(failure(Step::Restore))? {
@@ -459,6 +468,7 @@ impl Daemon {
         id: MoveId,
         epoch: Epoch,
     ) -> anyhow::Result<Vec<Timing>> {
+        self.hold(hold::Part::Target, Step::Resume).await;
         let shim = self.shim_of(app)?;
         let Reply::Running(running) =
             shim.ask(&ShimRequest::Resume { id, epoch }, STEP_DEADLINE).await?
@@ -474,6 +484,7 @@ impl Daemon {
             part.source = Some(SourceRole::new(app, epoch));
         }
         self.watch_guest(app).await;
+        self.hold(hold::Part::Target, Step::Drop).await;
         Ok(vec![Timing { step: Step::Resume, micros: running.resume.as_micros() as u64 }])
     }
 
