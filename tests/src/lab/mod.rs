@@ -4,6 +4,7 @@
 //! It needs root. Everything it makes lies in namespaces and one folder, both of which go when
 //! the [`Lab`] is dropped; daemons and apps are ended with it.
 
+mod fault;
 mod node;
 mod pair;
 mod terminal;
@@ -13,6 +14,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+pub use fault::{processes_beginning, wait_for_one};
 pub use node::{LabNode, Output, Person, wait_until};
 pub use pair::{AppRow, Event, MOVE, Moving, Pair, SOON};
 pub use terminal::{Key, Terminal};

@@ -66,6 +66,11 @@ impl Pair {
         let invited: serde_json::Value = self.home().phantom_json(false, &["invite"])?;
         let token = invited["token"].as_str().context("`phantom invite` gave no token")?;
         up(self.away(), &["up", "--join", token])?;
+        self.wait_connected()
+    }
+
+    /// Waits until both nodes are up and connected.
+    pub fn wait_connected(&self) -> anyhow::Result<()> {
         wait_until("both nodes seeing each other", SOON, || {
             let nodes: Vec<serde_json::Value> = self.home().phantom_json(true, &["nodes"])?;
             Ok(nodes.len() == 2 && nodes.iter().all(|node| node["reachable"] == true))

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 
 /// Keys that are not letters.
@@ -47,6 +48,10 @@ impl Terminal {
     pub fn spawn(mut command: Command, rows: u16, cols: u16) -> anyhow::Result<Self> {
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).context("cannot make a terminal")?;
+        // Other threads start processes too; those must not inherit it.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
         let slave: OwnedFd = pty.slave;
         command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
         // SAFETY: between fork and exec only the async-signal-safe setsid and ioctl are called.
