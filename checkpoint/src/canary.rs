@@ -86,7 +86,7 @@ fn start() -> Result<Pid, Error> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    process::in_new_session(&mut command);
+    process::detached(&mut command);
     let child = command
         .spawn()
         .map_err(|source| Error::Start { program: command.get_program().into(), source })?;

@@ -43,11 +43,20 @@ pub fn wait_ended(pid: u32, limit: Duration) {
     }
 }
 
-/// Makes the command the leader of a session of its own.
-pub fn in_new_session(command: &mut Command) {
-    // SAFETY: setsid is async-signal-safe and nothing else runs between fork and exec.
+/// Makes the command the leader of a session of its own, with no files but the standard three:
+/// whoever started this process may have left some open.
+pub fn detached(command: &mut Command) {
+    // SAFETY: setsid and close_range are async-signal-safe and nothing else runs between fork and
+    // exec. Files are marked rather than closed: the one that reports a failed exec is needed.
     unsafe {
-        command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?));
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_uint;
+            match libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, flags) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        });
     }
 }
 
