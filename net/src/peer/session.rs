@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::table::{Live, Remote};
+use crate::book::Membership;
 use crate::error::Error;
 use crate::link::{CloseCode, Connection, LinkError, PeerAddr, RecvStream, SendStream, Stream};
 use crate::member::{Certificate, MAX_ADDRS, Member};
@@ -24,6 +25,10 @@ const MAX_HELLO: usize = 16 << 10;
 const MAX_LIST: usize = 4 << 20;
 /// Larger stream headers are for the stream itself.
 pub(crate) const MAX_HEADER: usize = 64 << 10;
+/// How long after a failure the other side's reason is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long a node that is dialled before it is a member has to become one.
+const JOINING: Duration = Duration::from_secs(1);
 /// How long a spare connection must be unused before its maker closes it.
 const SPARE: Duration = Duration::from_secs(2);
 
@@ -79,20 +84,38 @@ pub(crate) async fn establish(
         Ok(Err(error)) => error,
         Err(_) => Error::Deadline { peer, what, after },
     };
-    let (code, reason) = match &error {
-        Error::Certificate(error) => (CloseCode::NotAdmitted, error.to_string()),
-        Error::NotMember => (CloseCode::NotAdmitted, "the node belongs to no sub-grid".to_owned()),
-        Error::Protocol { source, .. } => (CloseCode::Protocol, source.to_string()),
-        Error::Deadline { .. } => (CloseCode::Protocol, format!("{what} took too long")),
-        _ => (CloseCode::Done, "the connection failed".to_owned()),
+    let verdict = match &error {
+        Error::Certificate(error) => Some((CloseCode::NotAdmitted, error.to_string())),
+        Error::NotMember => {
+            Some((CloseCode::NotAdmitted, "the node belongs to no sub-grid".to_owned()))
+        }
+        Error::Protocol { source: FrameError::Ended, .. } | Error::Cut { .. } => None,
+        Error::Deadline { .. } => Some((CloseCode::Protocol, format!("{what} took too long"))),
+        other => Some((CloseCode::Protocol, other.to_string())),
     };
-    // If the other side closed first, its words are the ones to show.
-    let closed = timeout(Duration::from_millis(100), connection.closed()).await;
-    connection.close(code, &reason);
-    match closed {
-        Ok(source @ LinkError::ClosedByPeer { .. }) => Err(Error::Cut { peer, what, source }),
-        _ => Err(error),
+    if let Some((code, reason)) = verdict {
+        connection.close(code, &reason);
+        return Err(error);
     }
+    // The other side gave up: its words are the ones to show. They may come after its streams end.
+    let closed = timeout(LAST_WORDS, connection.closed()).await;
+    connection.close(CloseCode::Done, "the connection failed");
+    match closed {
+        Ok(source) => Err(Error::Cut { peer, what, source }),
+        Err(_) => Err(error),
+    }
+}
+
+/// This node's membership. One that is just joining may be dialled by other members before it has
+/// recorded the fact.
+async fn membership(inner: &Inner, at_once: bool) -> Option<Membership> {
+    let mut changes = inner.book.changes();
+    if at_once || inner.book.membership().is_some() {
+        return inner.book.membership();
+    }
+    let joined = changes.wait_for(|_| inner.book.membership().is_some());
+    let _ = timeout(JOINING, joined).await;
+    inner.book.membership()
 }
 
 async fn exchange(
@@ -101,7 +124,7 @@ async fn exchange(
 ) -> Result<(Established, Hello), Error> {
     let peer = connection.peer();
     let what = "the exchange of certificates";
-    let membership = inner.book.membership().ok_or(Error::NotMember)?;
+    let membership = membership(inner, connection.dialled()).await.ok_or(Error::NotMember)?;
     let hello = Hello {
         certificate: membership.certificate.clone(),
         instance: inner.instance,
@@ -168,7 +191,7 @@ pub(crate) async fn run(inner: Arc<Inner>, established: Established) {
 
 /// Ends the connection and passes on why, preferring what the other side said.
 async fn broken(live: &Live, reason: &str) -> LinkError {
-    let closed = timeout(Duration::from_millis(100), live.connection.closed()).await;
+    let closed = timeout(LAST_WORDS, live.connection.closed()).await;
     closed.unwrap_or_else(|_| {
         live.connection.close(CloseCode::Protocol, reason);
         LinkError::Other(reason.to_owned())
