@@ -1,10 +1,13 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
 pub mod fs;
+pub mod migration;
+mod pair;
 pub mod qos;
 mod report;
 mod row;
 mod sample;
+pub mod terminal;
 
 pub use report::{Format, Report};
 pub use row::{Bound, Row};
@@ -29,9 +32,19 @@ pub const ALL: &[Bench] = &[
         run: fs::run,
     },
     Bench {
+        name: "migration",
+        about: "how long a program stands still while it moves, against bare CRIU and podman",
+        run: migration::run,
+    },
+    Bench {
         name: "qos",
         about: "what the monitor costs, and how fast a crossing becomes a verdict",
         run: qos::run,
+    },
+    Bench {
+        name: "terminal",
+        about: "from a key to its echo, at home and away, against a bare pty, tmux and ssh",
+        run: terminal::run,
     },
 ];
 

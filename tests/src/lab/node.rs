@@ -308,8 +308,8 @@ fn holder_script(config: &LabConfig, root: Option<&Path>, folder: &Path) -> Stri
         script += "mkdir -p .old; pivot_root . .old; cd /; umount -l /.old\n";
     } else {
         script += &format!(
-            "mkdir -p /run/phantom /var/lib/phantom /etc/phantom\n\
-             mount -t tmpfs tmpfs /run/phantom; mount --bind {folder}/state /var/lib/phantom\n\
+            "mount -t tmpfs tmpfs /run; mkdir -p /run/phantom /var/lib/phantom /etc/phantom\n\
+             mount --bind {folder}/state /var/lib/phantom\n\
              mount -t tmpfs tmpfs /etc/phantom; cp {folder}/etc/phantom.toml /etc/phantom/\n\
              mount --bind {folder}/etc/passwd /etc/passwd; mount --bind {folder}/etc/group /etc/group\n\
              mount --bind {folder}/home /home\n"

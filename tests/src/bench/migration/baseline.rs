@@ -19,8 +19,9 @@ use phantom_capsule::ids::{HIGHEST_BASE, ID_RANGE};
 use phantom_capsule::os::{host, pty, spawn};
 use phantom_capsule::plan::ExternalKind;
 use phantom_model::app::OsText;
-use super::{PATIENCE, PROGRAM, SETTLE, gaps};
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
+
+use super::{PATIENCE, PROGRAM, SETTLE, gaps};
 
 /// One bare dump and restore.
 #[derive(Debug, Clone, Copy)]
@@ -287,13 +288,6 @@ fn spec(home: &Path, mib: u32) -> AppSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gaps_are_read_from_the_terminal() {
-        assert_eq!(first_gap("ready\r\ngap 0.125000\r\ngap 1.0\r\n"), Some(0.125));
-        assert_eq!(first_gap("gap 0.12"), None);
-        assert_eq!(first_gap("ready\r\n"), None);
-    }
 
     #[test]
     fn a_bare_round_is_measured() {
