@@ -13,6 +13,7 @@
 //! | [`control`] | what the daemon asks, and how |
 //! | [`here`] | the capsule while its processes are on this node |
 //! | [`source`], [`target`] | the two ends of a move |
+//! | [`warm`] | what is read before the app arrives |
 //! | [`files`], [`mapped`] | the home's files while the app is away |
 //! | [`way_home`] | a guest's streams to its home |
 //! | [`carry`] | what travels besides the image |
@@ -25,6 +26,7 @@ mod mapped;
 mod serve;
 mod source;
 mod target;
+mod warm;
 pub mod way_home;
 
 use std::io::Write;

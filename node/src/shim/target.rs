@@ -30,7 +30,7 @@ use phantom_model::{Epoch, MoveId};
 use super::carry::{self, Blueprint, Luggage};
 use super::control::{Held, Running};
 use super::here::Here;
-use super::{Pending, SharedShim, Shim, State, serve};
+use super::{Pending, SharedShim, Shim, State, serve, warm};
 use crate::daemon::apps::now_unix_us;
 
 /// How long rebuilding may take.
@@ -68,10 +68,12 @@ impl Shim {
             let blueprint = state.blueprint.as_ref().context("the capsule is not known")?;
             let mount = self.mount_home(blueprint, epoch).await?;
             let client = Arc::clone(mount.client());
+            let root = mount.path().to_owned();
             state.mount = Some(mount);
-            let paths: Vec<Vec<u8>> = files.into_iter().map(|path| path.0).collect();
-            let fetched = tokio::task::spawn_blocking(move || client.prefetch(&paths)).await?;
-            tracing::info!(?fetched, "fetched ahead");
+            let paths: Vec<Vec<u8>> = files.iter().map(|path| path.0.clone()).collect();
+            let fetch = move || (client.prefetch(&paths), warm::read_through(&root, &files));
+            let (fetched, read_bytes) = tokio::task::spawn_blocking(fetch).await?;
+            tracing::info!(?fetched, read_bytes, "fetched ahead");
         }
         state.pending = Some(Pending::Prepared(id));
         Ok(())
