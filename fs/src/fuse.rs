@@ -14,6 +14,7 @@
 mod convert;
 mod listing;
 mod mount;
+mod reply;
 mod tree;
 
 use std::io;

@@ -9,10 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
 
@@ -22,27 +21,9 @@ use super::convert::{
     handle, ino, name_of, open_mode, set_time, system_time,
 };
 use super::listing::{AFTER_DOT, AFTER_DOTS, Pages, Take};
+use super::reply::{negotiate, reply_data, reply_empty, reply_xattr, user_xattr};
 use crate::client::{Client, Found, Lookup};
-use crate::proto::{Attr, AttrChange, MAX_IO, Name, NodeKind, RenameMode, SeekFor, XattrMode};
-
-/// Requests the kernel may have under way in the background: read-ahead, mostly.
-const BACKGROUND: u16 = 64;
-
-/// What the kernel is asked for, where it has it.
-const WANTED: [InitFlags; 9] = [
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    // What home changes must not be hidden by this kernel's page cache.
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    // Home's kernel drops set-id bits on writes; without this every write asks for a capability
-    // attribute first.
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
-];
+use crate::proto::{Attr, AttrChange, MAX_IO, NodeKind, RenameMode, SeekFor, XattrMode};
 
 /// A client's tree as the kernel sees it.
 #[derive(Debug)]
@@ -115,48 +96,9 @@ impl Tree {
     }
 }
 
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_data(reply: ReplyData, result: Result<Vec<u8>, Errno>) {
-    match result {
-        Ok(data) => reply.data(&data),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-/// The protocol of the two calls that return attribute values: 0 asks for the length.
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>, Errno>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-/// What the attribute `name` can be asked for; only those for users travel.
-fn user_xattr(name: &OsStr, otherwise: Errno) -> Result<Name, Errno> {
-    match name.as_bytes().starts_with(b"user.") {
-        true => name_of(name),
-        false => Err(otherwise),
-    }
-}
-
 impl Filesystem for Tree {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED {
-            if config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "this kernel's FUSE lacks something");
-            }
-        }
-        // Both are within the library's bounds; what the kernel allows, it decides.
-        let _ = config.set_max_write(MAX_IO);
-        let _ = config.set_max_background(BACKGROUND);
+        negotiate(config);
         Ok(())
     }
 
