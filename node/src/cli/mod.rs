@@ -25,7 +25,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the command line and gives the process's exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     match dispatch(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -33,6 +36,23 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.downcast_ref::<Refused>().map_or(1, |refused| refused.exit_code))
         }
     }
+}
+
+/// Says in one line what was wrong with the command line; help and version are printed whole.
+fn misused(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    eprintln!("phantom: {}", one_line(&error.to_string()));
+    ExitCode::from(2)
+}
+
+/// The first paragraph of what clap says, without its `error: `.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let said = lines.collect::<Vec<_>>().join(" ");
+    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<u8> {
@@ -172,6 +192,16 @@ mod tests {
         assert_eq!(signal_number("2").unwrap(), 2);
         let error = signal_number("999").unwrap_err();
         assert_eq!(error.downcast_ref::<Refused>().unwrap().exit_code, 2);
+    }
+
+    #[test]
+    fn wrong_use_is_told_in_one_line() {
+        let said = |args: &[&str]| one_line(&Cli::try_parse_from(args).unwrap_err().to_string());
+        let wrong = said(&["phantom", "run", "--limit", "cpu=15x", "--", "true"]);
+        assert!(wrong.contains("`15x` is not a share of a core"), "{wrong}");
+        let missing = said(&["phantom", "run"]);
+        assert!(missing.ends_with("not provided: <CMD>..."), "{missing}");
+        assert!(!missing.starts_with("error") && !missing.contains('\n'), "{missing}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct HomeApp {
     pub reading: Option<(u32, u64)>,
     /// Whether its host answers.
     pub reachable: bool,
+    /// The last epoch whose copy, away from home, has brought its terminal.
+    pub seen: Option<Epoch>,
     /// Where it has been lately, and until when it shall not go back by itself.
     left: Vec<(NodeId, Instant)>,
     timeline: VecDeque<TimelineRow>,
@@ -70,6 +72,7 @@ impl HomeApps {
             verdict: None,
             reading: None,
             reachable: true,
+            seen: None,
             left: Vec::new(),
             timeline: VecDeque::new(),
             authority,
@@ -326,7 +329,7 @@ impl Daemon {
             user: record.spec.user.user.clone(),
             command: command.chars().filter(|c| !c.is_control()).take(60).collect(),
             state: match () {
-                () if record.pending.is_some() => AppState::Moving,
+                () if self.moves.is_moving(&record) => AppState::Moving,
                 () if !reachable => AppState::Unreachable,
                 () => AppState::Running,
             },
@@ -348,8 +351,9 @@ impl Daemon {
 
     /// Signals an app wherever it is.
     pub async fn kill(&self, app: AppId, signal: i32) -> Result<(), Refusal> {
+        self.moves.at_rest(app).await;
         let record = self.apps.record(app)?;
-        if record.pending.is_some() {
+        if self.moves.is_moving(&record) {
             return Err(Refusal::failed(format!(
                 "{} is moving; try again when it has arrived",
                 record.spec.name

@@ -9,7 +9,7 @@ use phantom_checkpoint::machine::{Command, Coordinator, Deadlines, Event, Start}
 use phantom_model::handoff::{Addressed, Needs as TargetNeeds, Outcome, Report, Request, Timing};
 use phantom_model::{AppId, AppRecord, Bytes, MoveId, NodeId, Step, Verdict};
 use phantom_net::PeerState;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::apps::SHIM_DEADLINE;
 use super::choose::{self, Candidate, Needs};
@@ -22,18 +22,62 @@ use crate::shim::control::{Reply, Request as ShimRequest};
 
 /// Events that may wait for one move's task.
 const EVENTS: usize = 32;
+/// How long a new move waits for the last steps of the one before, and a signal for a move.
+const CLOSING_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a repeated request may be on its way.
 const SEND_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The moves under way of apps at home here.
 #[derive(Default)]
 pub struct Moves {
-    tasks: Mutex<HashMap<AppId, mpsc::Sender<Event>>>,
+    tasks: Mutex<HashMap<AppId, Task>>,
+    /// A task has ended.
+    ended: Notify,
+}
+
+/// The task of one move.
+struct Task {
+    events: mpsc::Sender<Event>,
+    /// The app runs again, here or there; what is left is to drop the other copy.
+    settled: bool,
 }
 
 impl Moves {
-    fn tasks(&self) -> MutexGuard<'_, HashMap<AppId, mpsc::Sender<Event>>> {
+    fn tasks(&self) -> MutexGuard<'_, HashMap<AppId, Task>> {
         self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether a move of the app goes on; one that only clears away does not count.
+    pub fn is_moving(&self, record: &AppRecord) -> bool {
+        record.pending.is_some() && !self.tasks().get(&record.app).is_some_and(|task| task.settled)
+    }
+
+    /// Waits while an app's move is over for its user but not yet cleared away.
+    async fn closed(&self, app: AppId) {
+        self.wait_while(|| self.tasks().get(&app).is_some_and(|task| task.settled)).await;
+    }
+
+    /// Waits while an app moves; not for ever, though.
+    pub async fn at_rest(&self, app: AppId) {
+        self.wait_while(|| self.tasks().contains_key(&app)).await;
+    }
+
+    async fn wait_while(&self, goes_on: impl Fn() -> bool) {
+        let wait = async {
+            loop {
+                let ended = self.ended.notified();
+                if !goes_on() {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        let _ = tokio::time::timeout(CLOSING_DEADLINE, wait).await;
+    }
+
+    fn remove(&self, app: AppId) {
+        self.tasks().remove(&app);
+        self.ended.notify_waiters();
     }
 }
 
@@ -47,6 +91,7 @@ impl Daemon {
         app: AppId,
         request: MigrateRequest,
     ) -> Result<MigrateReply, Refusal> {
+        self.moves.closed(app).await;
         let record = self.apps.record(app)?;
         if record.pending.is_some() {
             return Err(Refusal::failed(format!("{} is moving already", record.spec.name)));
@@ -234,12 +279,14 @@ impl Daemon {
     /// A node reports on a move of an app at home here.
     pub async fn take_report(self: &Arc<Self>, from: NodeId, report: Addressed<Report>) {
         let app = report.app;
-        let sender = self.moves.tasks().get(&app).cloned();
+        let sender = self.moves.tasks().get(&app).map(|task| task.events.clone());
         let event = Event::Report { from, report };
         let sender = match sender {
             Some(sender) => Some(sender),
             // A late word; a coordinator at rest knows what to answer.
             None => match self.apps.record(app) {
+                // As it should be.
+                Ok(record) if is_at_rest(&record, from, &event) => None,
                 Ok(record) => self.start_driver(record, None, None).ok(),
                 Err(_) => None,
             },
@@ -266,7 +313,8 @@ impl Daemon {
             machine.start(start, origin.elapsed())?;
         }
         let (sender, events) = mpsc::channel(EVENTS);
-        tasks.insert(app, sender.clone());
+        let settled_before = !machine.is_busy();
+        tasks.insert(app, Task { events: sender.clone(), settled: settled_before });
         let driver = Driver {
             daemon: self.clone(),
             app,
@@ -304,6 +352,9 @@ impl Driver {
             for command in self.machine.take_commands() {
                 self.carry_out(command).await;
             }
+            if self.check_links() {
+                continue;
+            }
             let now = self.origin.elapsed();
             let until = match self.machine.poll_timeout() {
                 Some(at) => at.saturating_sub(now),
@@ -318,23 +369,41 @@ impl Driver {
                     }
                     None => return,
                 },
-                _ = peers.changed() => self.check_target(),
+                _ = peers.changed() => {}
                 () = tokio::time::sleep(until) => {
                     if !self.machine.is_busy() && self.events.is_empty() {
-                        self.daemon.moves.tasks().remove(&self.app);
+                        self.daemon.moves.remove(self.app);
                         return;
                     }
+                    self.take_for_running();
                     self.machine.handle_timeout(self.origin.elapsed());
                 }
             }
         }
     }
 
-    fn check_target(&mut self) {
-        let Some(pending) = self.machine.record().pending.clone() else { return };
-        let state = self.daemon.network.peer_state(pending.target);
-        if pending.target != self.daemon.node && matches!(state, PeerState::Unreachable { .. }) {
-            self.machine.handle(Event::LinkLost(pending.target), self.origin.elapsed());
+    /// Tells the machine of nodes that cannot be reached; says whether it has commands now.
+    fn check_links(&mut self) -> bool {
+        let Some(pending) = self.machine.record().pending.clone() else { return false };
+        for node in [pending.source, pending.target] {
+            let state = self.daemon.network.peer_state(node);
+            if node != self.daemon.node && matches!(state, PeerState::Unreachable { .. }) {
+                self.machine.handle(Event::LinkLost(node), self.origin.elapsed());
+            }
+        }
+        self.machine.has_commands()
+    }
+
+    /// A copy whose terminal has come home runs, whatever became of its report: what was typed has
+    /// gone to it, so the app must not be given back to the source.
+    fn take_for_running(&mut self) {
+        let record = self.machine.record();
+        let (app, epoch, from) = (self.app, record.epoch, record.host);
+        let Some(id) = record.pending.as_ref().map(|pending| pending.id) else { return };
+        let seen = self.daemon.apps.with(app, |app| app.seen == Some(epoch)).unwrap_or(false);
+        if seen && self.machine.step() == Some(Step::Resume) {
+            let report = Addressed { app, id, body: Report::Running { epoch, timings: Vec::new() } };
+            self.machine.handle(Event::Report { from, report }, self.origin.elapsed());
         }
     }
 
@@ -425,6 +494,9 @@ impl Driver {
     }
 
     async fn settle(&mut self, outcome: Outcome) {
+        if let Some(task) = self.daemon.moves.tasks().get_mut(&self.app) {
+            task.settled = true;
+        }
         let apps = &self.daemon.apps;
         match &outcome {
             Outcome::Moved { .. } => {
@@ -460,6 +532,13 @@ impl Driver {
             self.daemon.watch_where_it_is(self.app).await;
         }
     }
+}
+
+/// Whether a report says nothing but what the record says as well.
+fn is_at_rest(record: &AppRecord, from: NodeId, event: &Event) -> bool {
+    let Event::Report { report, .. } = event else { return false };
+    let running = matches!(report.body, Report::Running { epoch, .. } if record.may_act(from, epoch));
+    running && record.pending.is_none()
 }
 
 fn in_words(failure: &phantom_model::handoff::Failure) -> String {
