@@ -6,6 +6,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod frames;
+mod os;
 mod shim;
 
 use std::process::ExitCode;

@@ -134,3 +134,14 @@ pub(crate) fn is_writable(slave: BorrowedFd<'_>) -> io::Result<bool> {
     nix::poll::poll(&mut fds, PollTimeout::ZERO)?;
     Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT)))
 }
+
+/// How many bytes of input wait.
+#[cfg(test)]
+pub(crate) fn waiting(tty: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    let mut count = 0;
+    // SAFETY: the ioctl writes one int.
+    match unsafe { libc::ioctl(tty.as_raw_fd(), libc::FIONREAD, &raw mut count) } {
+        0 => Ok(count),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -21,11 +21,7 @@ fn type_all(master: &OwnedFd, bytes: &[u8]) {
 fn settle(slave: &OwnedFd) {
     let mut before = -1;
     for _ in 0..200 {
-        let mut count: libc::c_int = 0;
-        // SAFETY: the ioctl writes one int.
-        unsafe {
-            libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(slave), libc::FIONREAD, &raw mut count)
-        };
+        let count = pty::waiting(slave.as_fd()).unwrap();
         if count == before {
             return;
         }

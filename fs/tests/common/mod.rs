@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test file uses a part of it.
 
+mod os;
+
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,7 +22,7 @@ use phantom_fs::server::{SelfFds, Server, ServerConfig};
 use phantom_model::{AppId, Epoch};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Gid, Uid};
-use rustix::thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// The app of all tests.
 pub const APP: AppId = AppId(7);
@@ -46,10 +48,7 @@ pub fn in_own_mounts(test: &str, body: impl FnOnce() + Send) {
     }
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            // SAFETY: file descriptors stay shared; only mounts and the working directory are
-            // this thread's own now.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
-                .expect("a mount namespace");
+            os::own_mounts().expect("a mount namespace");
             let private = rustix::mount::MountPropagationFlags::PRIVATE
                 | rustix::mount::MountPropagationFlags::REC;
             rustix::mount::mount_change("/", private).expect("private mounts");

@@ -24,8 +24,8 @@ pub struct Guest {
     pub epoch: Epoch,
     /// Its shim.
     pub shim: ShimClient,
-    /// The move that brought it, or takes it away.
-    pub pending: Option<MoveId>,
+    /// The move that brings or brought it, where that is known.
+    pub brought_by: Option<MoveId>,
     /// Whether it has been let run here.
     pub running: bool,
 }

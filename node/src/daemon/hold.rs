@@ -71,7 +71,12 @@ impl TryFrom<String> for HoldAt {
 
 impl fmt::Display for HoldAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}:{}", self.0, self.1)
+        let part = match self.0 {
+            Part::Home => "home",
+            Part::Source => "source",
+            Part::Target => "target",
+        };
+        write!(f, "{part}:{}", self.1)
     }
 }
 

@@ -34,7 +34,7 @@ pub mod switch;
 pub mod watch;
 
 use std::future::Future;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -138,8 +138,7 @@ impl Daemon {
 
 /// Runs the daemon until it is told to stop.
 pub fn main(config: Config, ready_fd: Option<i32>) -> anyhow::Result<()> {
-    // SAFETY: `phantom up` passes a descriptor it opened for this process alone.
-    let ready = ready_fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let ready = ready_fd.map(crate::os::inherited);
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("the daemon needs root; start it with `sudo phantom up`");
     }
@@ -206,7 +205,8 @@ impl Daemon {
         tokio::spawn(self.clone().sample());
         self.find_apps().await?;
         self.settle_moves();
-        self.report_standing();
+        self.report_standing(None);
+        tokio::spawn(self.clone().tend_parts());
         std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
         if let Some(ready) = ready {
             use std::io::Write;

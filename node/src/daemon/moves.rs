@@ -402,7 +402,8 @@ impl Driver {
         let Some(id) = record.pending.as_ref().map(|pending| pending.id) else { return };
         let seen = self.daemon.apps.with(app, |app| app.seen == Some(epoch)).unwrap_or(false);
         if seen && self.machine.step() == Some(Step::Resume) {
-            let report = Addressed { app, id, body: Report::Running { epoch, timings: Vec::new() } };
+            let report =
+                Addressed { app, id, body: Report::Running { epoch, timings: Vec::new() } };
             self.machine.handle(Event::Report { from, report }, self.origin.elapsed());
         }
     }
@@ -537,7 +538,8 @@ impl Driver {
 /// Whether a report says nothing but what the record says as well.
 fn is_at_rest(record: &AppRecord, from: NodeId, event: &Event) -> bool {
     let Event::Report { report, .. } = event else { return false };
-    let running = matches!(report.body, Report::Running { epoch, .. } if record.may_act(from, epoch));
+    let running =
+        matches!(report.body, Report::Running { epoch, .. } if record.may_act(from, epoch));
     running && record.pending.is_none()
 }
 

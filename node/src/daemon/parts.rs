@@ -1,6 +1,6 @@
 //! This node's part in moves, as source or target, for its own apps and for those of others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use phantom_checkpoint::machine::{SourceAction, SourceRole, TargetAction, TargetRole};
 use phantom_model::handoff::{Addressed, Failure, Prepare, Report, Request, Saved, Timing};
 use phantom_model::{AppId, Epoch, MoveId, NodeId, Step};
+use phantom_net::PeerState;
 
 use super::Daemon;
 use super::guests::Guest;
@@ -19,6 +20,8 @@ use crate::shim::control::{GuestRole, Reply, Request as ShimRequest, Role, ShimC
 
 /// How long the slow steps may take in a shim.
 const STEP_DEADLINE: Duration = Duration::from_secs(600);
+/// How often parts are looked through for what nobody asks for any more.
+const EXPIRY_TICK: Duration = Duration::from_secs(5);
 /// How long a report may be on its way.
 const REPORT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -77,11 +80,29 @@ impl Parts {
         }
     }
 
-    /// What to tell homes without being asked.
-    fn standing(&self) -> Vec<(NodeId, Addressed<Report>)> {
+    /// What to tell a home without being asked, or all homes.
+    pub(super) fn standing(&self, only: Option<NodeId>) -> Vec<(NodeId, Addressed<Report>)> {
         let table = self.table();
-        let of = |part: &Part| Some((part.home?, part.source.as_ref()?.standing()?));
+        let of = |part: &Part| {
+            let home = part.home.filter(|home| only.is_none_or(|only| only == *home))?;
+            let source = part.source.as_ref().and_then(SourceRole::standing);
+            let target = part.target.as_ref().filter(|target| !target.is_over());
+            let report = source.or_else(|| target.and_then(TargetRole::standing))?;
+            Some((home, report))
+        };
         table.values().filter_map(of).collect()
+    }
+
+    /// Removes what nobody has asked for in a long time.
+    pub(super) fn expire(&self) -> Vec<(AppId, MoveId, Vec<TargetAction>)> {
+        let now = self.now();
+        let mut table = self.table();
+        table.retain(|_, part| part.source.is_some() || part.target.is_some());
+        let over = |(app, part): (&AppId, &mut Part)| {
+            let target = part.target.as_mut()?;
+            Some((*app, target.id(), target.handle_timeout(now)))
+        };
+        table.iter_mut().filter_map(over).filter(|(_, _, actions)| !actions.is_empty()).collect()
     }
 
     /// From the target to the source: with which ticket the image may come.
@@ -117,10 +138,38 @@ pub enum Found {
 }
 
 impl Daemon {
-    /// Tells the homes of copies found frozen, which wait for their word.
-    pub fn report_standing(self: &Arc<Self>) {
-        for (home, report) in self.parts.standing() {
+    /// Tells homes, or one home, of the copies here: a frozen one waits for its word, and one that
+    /// is not the app any more must end.
+    pub fn report_standing(self: &Arc<Self>, only: Option<NodeId>) {
+        for (home, report) in self.parts.standing(only) {
             self.report(home, report);
+        }
+    }
+
+    /// Speaks up whenever a home can be reached again, and removes what nobody asks for any more.
+    pub async fn tend_parts(self: Arc<Self>) {
+        let mut changes = self.network.peer_changes();
+        let mut tick = tokio::time::interval(EXPIRY_TICK);
+        let mut connected = HashSet::new();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                _ = tick.tick() => {}
+            }
+            let peers = self.network.peers().into_iter();
+            let now: HashSet<NodeId> = peers
+                .filter(|peer| peer.state == PeerState::Connected)
+                .map(|peer| peer.node)
+                .collect();
+            for home in now.difference(&connected) {
+                self.report_standing(Some(*home));
+            }
+            connected = now;
+            for (app, id, actions) in self.parts.expire() {
+                tracing::warn!(%app, move_id = %id, "its home has not asked for it any more");
+                let actions = actions.into_iter().map(|action| Action::Target(id, action));
+                self.perform(app, actions.collect());
+            }
         }
     }
 
@@ -181,7 +230,8 @@ impl Daemon {
             }
             (None, Request::Discard) => {
                 let report = Addressed { app, id, body: Report::Discarded };
-                vec![TargetAction::Reply(report)]
+                // The shim may know more of it than a daemon that was restarted.
+                vec![TargetAction::Discard, TargetAction::Reply(report)]
             }
             (None, _) => vec![TargetAction::Reply(TargetRole::unknown(app, id))],
         };
@@ -301,7 +351,9 @@ impl Daemon {
                 _ => bail!("the shim did not understand"),
             }
         });
-        let (saved, manifest, transfer) = saved.await?;
+        let (saved, manifest, transfer) = saved.await.inspect_err(|_| {
+            let _ = std::fs::remove_dir_all(&image);
+        })?;
         let timing = |step, took: Duration| Timing { step, micros: took.as_micros() as u64 };
         Ok(Saved {
             manifest,
@@ -424,7 +476,7 @@ impl Daemon {
             home: prepare.record.home,
             epoch,
             shim: shim.clone(),
-            pending: Some(id),
+            brought_by: Some(id),
             running: false,
         };
         self.guests.insert(app, guest);
@@ -478,7 +530,6 @@ impl Daemon {
         let _ = self.guests.with(app, |guest| {
             guest.epoch = epoch;
             guest.running = true;
-            guest.pending = None;
         });
         if let Some(part) = self.parts.table().get_mut(&app) {
             part.source = Some(SourceRole::new(app, epoch));
@@ -492,8 +543,13 @@ impl Daemon {
         if let Some(part) = self.parts.table().get_mut(&app) {
             part.receiving = None;
         }
+        let running = self.guests.get(app).is_ok_and(|g| g.running && g.brought_by == Some(id));
+        let request = match running {
+            true => ShimRequest::Finish,
+            false => ShimRequest::Abort { id },
+        };
         if let Ok(shim) = self.shim_of(app)
-            && let Err(error) = shim.tell(&ShimRequest::Abort { id }, STEP_DEADLINE).await
+            && let Err(error) = shim.tell(&request, STEP_DEADLINE).await
         {
             tracing::warn!(%app, error = format!("{error:#}"), "what came of the app could not be removed");
         }

@@ -156,15 +156,19 @@ impl Daemon {
 
     /// Only an app's home steers its moves.
     fn check_home(&self, peer: NodeId, request: &Addressed<Request>) -> anyhow::Result<()> {
-        let home = match &request.body {
-            Request::Prepare(prepare) => prepare.record.home,
-            _ => match self.guests.get(request.app) {
-                Ok(guest) => guest.home,
-                // Nothing of it is here, so there is nothing to protect.
-                Err(_) => peer,
-            },
+        let known = match self.apps.record(request.app) {
+            Ok(_) => Some(self.node),
+            Err(_) => self.guests.get(request.app).ok().map(|guest| guest.home),
         };
-        ensure!(home == peer, "only the app's home may move it");
+        let claimed = match &request.body {
+            Request::Prepare(prepare) => Some(prepare.record.home),
+            _ => None,
+        };
+        // An app of which nothing is here needs no protection.
+        ensure!(
+            [known, claimed].into_iter().flatten().all(|home| home == peer),
+            "only the app's home may move it"
+        );
         Ok(())
     }
 

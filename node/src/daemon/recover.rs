@@ -14,7 +14,7 @@ use crate::config::AppDir;
 use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
 
 /// How long a shim may take to say how it stands.
-const STANDING_DEADLINE: Duration = Duration::from_secs(10);
+const STANDING_DEADLINE: Duration = Duration::from_secs(60);
 
 impl Daemon {
     /// Takes up every shim that answers; forgets apps whose shim is gone.
@@ -28,7 +28,12 @@ impl Daemon {
             let dir = self.config.app_dir(app);
             let record = records.iter().find(|record| record.app == app);
             if let Err(error) = self.take_up(app, &dir, record).await {
-                tracing::warn!(%app, error = format!("{error:#}"), "its shim is gone, so is the app");
+                let error = format!("{error:#}");
+                if tokio::net::UnixStream::connect(dir.control()).await.is_ok() {
+                    tracing::error!(%app, error, "its shim lives, but cannot be taken up");
+                    continue;
+                }
+                tracing::warn!(%app, error, "its shim is gone, so is the app");
                 remove_remains(&dir);
             }
         }
@@ -83,7 +88,7 @@ impl Daemon {
                     home,
                     epoch: epoch.unwrap_or(guest.epoch),
                     shim,
-                    pending: frozen,
+                    brought_by: arrived,
                     running: true,
                 };
                 self.guests.insert(app, guest);
@@ -102,10 +107,18 @@ impl Daemon {
         record: Option<&AppRecord>,
     ) -> anyhow::Result<()> {
         let record = record.context("its record is gone")?.clone();
-        let (host, limits) = (record.host, record.spec.limits.clone());
-        self.apps.insert(record, shim);
+        let (host, epoch, limits) = (record.host, record.epoch, record.spec.limits.clone());
+        self.apps.insert(record, shim.clone());
         if host == self.node {
             self.watch_again(app, &limits);
+        } else {
+            // The daemon may have ended between the commit and telling the shim of it.
+            tokio::spawn(async move {
+                let follow = Request::Follow { epoch };
+                if let Err(error) = shim.tell(&follow, SHIM_DEADLINE).await {
+                    tracing::warn!(%app, error = format!("{error:#}"), "its shim does not follow it");
+                }
+            });
         }
         self.clone().follow_home_shim(app);
         Ok(())

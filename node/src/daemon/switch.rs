@@ -79,6 +79,7 @@ impl Daemon {
             Purpose::Files => UnixStream::connect(dir.files()).await?,
         };
         if ask.purpose == Purpose::Terminal {
+            let _ = self.apps.with(ask.app, |app| app.seen = Some(ask.epoch));
             frames::write(&mut local, &ask.epoch).await?;
         }
         let mut remote: Stream = incoming.stream;

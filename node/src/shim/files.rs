@@ -1,7 +1,7 @@
 //! The home's files while the app is away: a process with exactly the app's rights serves them.
 
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use anyhow::Context;
@@ -16,6 +16,8 @@ use phantom_capsule::os::spawn::Namespaces;
 use phantom_fs::server::{ControlClient, SelfFds, Server, ServerConfig, serve_control};
 use phantom_model::app::OsText;
 use phantom_model::{AppId, Epoch};
+
+use crate::os::inherited;
 
 /// The shim's handle on the process. Dropping it ends the process.
 pub struct FileServer {
@@ -78,9 +80,7 @@ fn host_proc() -> anyhow::Result<OwnedFd> {
 pub fn main(app: AppId) -> anyhow::Result<()> {
     const CONTROL_FD: i32 = 3;
     const PROC_FD: i32 = 4;
-    // SAFETY: the shim passes exactly these, and nothing else in this process owns them.
-    let (control, proc) =
-        unsafe { (OwnedFd::from_raw_fd(CONTROL_FD), OwnedFd::from_raw_fd(PROC_FD)) };
+    let (control, proc) = (inherited(CONTROL_FD), inherited(PROC_FD));
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open("/", flags, Mode::empty()).context("cannot open the root")?;
     let server = Server::new(root, SelfFds::below(&proc)?, ServerConfig::new(app))?;

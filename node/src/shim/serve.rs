@@ -244,6 +244,8 @@ impl Shim {
 
 /// Sends events to the daemon: how things stand, and the app's end.
 async fn tell_events(shim: SharedShim, mut stream: UnixStream) -> anyhow::Result<()> {
+    // A daemon that watches now is a new one: the image went with the old one's connection.
+    shim.stop_dump();
     let standing = {
         let state = shim.state.lock().await;
         Event::Standing {

@@ -169,11 +169,16 @@ impl Shim {
         std::mem::replace(&mut dumping, cancel)
     }
 
-    /// Lets a frozen capsule go on here, as if nothing had been.
-    pub async fn thaw(&self, epoch: Epoch) -> anyhow::Result<()> {
+    /// Breaks off a dump that is under way; the capsule stays frozen.
+    pub(super) fn stop_dump(&self) {
         if let Some(cancel) = self.set_dumping(None) {
             cancel.cancel();
         }
+    }
+
+    /// Lets a frozen capsule go on here, as if nothing had been.
+    pub async fn thaw(&self, epoch: Epoch) -> anyhow::Result<()> {
+        self.stop_dump();
         let mut state = self.state.lock().await;
         let frozen = match state.pending.take() {
             Some(Pending::Saved(frozen)) => frozen,

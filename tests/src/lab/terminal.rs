@@ -2,8 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -11,6 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
+
+use crate::os;
 
 /// Keys that are not letters.
 #[derive(Debug, Clone, Copy)]
@@ -54,16 +55,7 @@ impl Terminal {
         }
         let slave: OwnedFd = pty.slave;
         command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-        // SAFETY: between fork and exec only the async-signal-safe setsid and ioctl are called.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                match libc::ioctl(0, libc::TIOCSCTTY, 0) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
+        os::own_terminal(&mut command);
         let child = command.spawn().context("cannot start the command in a terminal")?;
         drop(command);
         let keyboard = File::from(pty.master);
@@ -146,9 +138,7 @@ impl Terminal {
     /// Changes the window size.
     pub fn resize(&mut self, rows: u16, cols: u16) -> anyhow::Result<()> {
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the descriptor is open and `size` is a winsize for the whole call.
-        let result = unsafe { libc::ioctl(self.keyboard.as_raw_fd(), libc::TIOCSWINSZ, &size) };
-        nix::errno::Errno::result(result).context("cannot resize the terminal")?;
+        os::resize(&self.keyboard, &size).context("cannot resize the terminal")?;
         self.screen.screen_mut().set_size(rows, cols);
         Ok(())
     }

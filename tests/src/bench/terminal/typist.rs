@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -34,16 +33,7 @@ impl Typist {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         }
         command.stdin(pty.slave.try_clone()?).stdout(pty.slave.try_clone()?).stderr(pty.slave);
-        // SAFETY: between fork and exec only the async-signal-safe setsid and ioctl are called.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                match libc::ioctl(0, libc::TIOCSCTTY, 0) {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            });
-        }
+        crate::os::own_terminal(&mut command);
         let child = command.spawn().context("cannot start it")?;
         drop(command);
         let mut typist = Self { child, terminal: File::from(pty.master), next: 0 };
