@@ -40,7 +40,7 @@ pub enum Event {
         /// What it says.
         report: Addressed<Report>,
     },
-    /// The connection to a node is gone.
+    /// There is no connection to a node, as far as its own node knows; may be told again and again.
     LinkLost(NodeId),
     /// The user wants the move ended.
     Cancel,
@@ -121,6 +121,11 @@ impl Coordinator {
         !self.record.may_act(node, epoch) && !is_source
     }
 
+    /// Whether [`Coordinator::take_commands`] has something to give.
+    pub fn has_commands(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// The commands since the last call, in order.
     pub fn take_commands(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
@@ -166,11 +171,7 @@ impl Coordinator {
             Event::Persisted(number) => self.persisted(number, now),
             Event::PersistFailed(number, reason) => self.persist_failed(number, reason, now),
             Event::Report { from, report } => self.report(from, report, now),
-            Event::LinkLost(node) => {
-                if self.moving().is_some_and(|moving| moving.pending.target == node) {
-                    self.fail("the connection to the target is gone", now);
-                }
-            }
+            Event::LinkLost(node) => self.link_lost(node, now),
             Event::Cancel => self.fail("cancelled by the user", now),
         }
     }
@@ -348,6 +349,23 @@ impl Coordinator {
         if matches!(moving.phase, Phase::Preparing | Phase::Saving | Phase::Restoring(_)) {
             let failure = Failure { step: moving.phase.step(), reason: reason.to_owned() };
             self.abort(failure, false, now);
+        }
+    }
+
+    /// A node that cannot be reached holds nobody up; it hears what became of the move when it
+    /// speaks up again.
+    fn link_lost(&mut self, node: NodeId, now: Duration) {
+        let Some(moving) = self.moving_mut() else { return };
+        let PendingMove { source, target, .. } = moving.pending;
+        match &mut moving.phase {
+            Phase::Aborting(abort) if node == target => {
+                abort.discarded = true;
+                moving.deadline = None;
+                self.close_if_done();
+            }
+            Phase::Dropping if node == source => self.close(),
+            _ if node == target => self.fail("the connection to the target is gone", now),
+            _ => {}
         }
     }
 

@@ -220,7 +220,9 @@ impl Daemon {
             .with_context(|| format!("cannot make {}", dir.0.display()))?;
         std::fs::write(dir.spec(), serde_json::to_vec(charge)?)?;
         let log = std::fs::File::create(dir.0.join("shim.log"))?;
-        let mut child = Command::new(std::env::current_exe()?)
+        // Not by its path, where a newer version may lie by now.
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("phantom")
             .arg("shim")
             .arg(&dir.0)
             .stdin(Stdio::null())

@@ -27,8 +27,9 @@ const BUNDLE: u32 = 0;
 const READ_AHEAD: usize = 8;
 /// How long an image may take to be written and read.
 const IMAGE_LIMIT: Duration = Duration::from_secs(600);
-/// An image is the resident memory and what describes it, which is bounded by this.
-const SLACK_BYTES: u64 = 256 << 20;
+/// An image is the resident memory and what describes it, and the memory may have grown by this
+/// since it was measured.
+const SLACK_BYTES: u64 = 1 << 30;
 
 /// The object number of a page file.
 fn object(file: &str) -> Option<u32> {

@@ -132,13 +132,11 @@ impl Daemon {
     /// What an app asks of a node.
     pub async fn needs(&self, record: &AppRecord) -> Needs {
         let read = self.apps.with(record.app, |app| app.reading).ok().flatten();
-        let measured = match read {
-            Some((_, bytes)) => Bytes(bytes),
-            None if record.host == self.node => match self.survey(record.app).await {
-                Ok(survey) => survey.resident,
-                Err(_) => Bytes(0),
-            },
-            None => Bytes(0),
+        let read = Bytes(read.map_or(0, |(_, bytes)| bytes));
+        // What the monitor read may be seconds old, and programs that start grow fast.
+        let measured = match record.host == self.node {
+            true => self.survey(record.app).await.map_or(read, |now| now.resident.max(read)),
+            false => read,
         };
         Needs {
             host: record.host,
