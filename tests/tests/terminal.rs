@@ -251,7 +251,7 @@ fn wrong_use_is_answered_with_one_line_and_exit_code_2() -> anyhow::Result<()> {
         }
         let absent = home.phantom(true, &["run", "--", "/no/such/program"])?;
         ensure!(absent.code == 127, "as shells say it: {absent:?}");
-        ensure!(absent.stderr.contains("/no/such/program"), "{absent:?}");
+        ensure!(absent.stdout.contains("/no/such/program: command not found"), "{absent:?}");
         ensure!(home.phantom(true, &["kill", "-s", "9", "app"])?.code == 0, "kill");
         Ok(())
     })
