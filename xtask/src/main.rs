@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`args`] | the command line |
 //! | [`command`] | runs other programs: as root where needed, with a deadline, a log and progress |
+//! | [`digest`] | SHA-256 |
 //! | [`interrupt`] | ends what was started when the user stops us |
 //! | [`root`] | being root, or having sudo for it |
 //! | [`say`] | what the user reads meanwhile |
@@ -18,6 +19,7 @@
 
 mod args;
 mod command;
+mod digest;
 mod interrupt;
 mod product;
 mod root;

@@ -1,6 +1,7 @@
 //! Tasks that run Phantom's own programs: demo, bench, soak and doctor.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -9,12 +10,15 @@ use crate::command::Cmd;
 use crate::setup::{self, Ready};
 use crate::test::build::{self, Built};
 use crate::workspace::Workspace;
-use crate::{interrupt, root, say, test};
+use crate::{digest, interrupt, root, say, test};
 
 /// How long a build may take.
 const BUILD: Duration = Duration::from_secs(3600);
 /// How long a program may run that the user looks at.
 const RUN: Duration = Duration::from_secs(24 * 3600);
+
+/// Where copies of `phantom` go.
+const STAGE: &str = "/var/cache/phantom/bin";
 
 /// Sets up, builds, and moves a live program between two nodes on this machine.
 pub fn demo(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
@@ -66,11 +70,27 @@ pub fn soak(workspace: &Workspace, rounds: u32, filter: Option<String>) -> Resul
     Ok(failed.is_empty())
 }
 
+/// Copies the `phantom` that was built to where every user can run it: a clone lies in somebody's
+/// home, which others may not enter and which the nodes of a laboratory cover with their own.
+pub fn stage(built: &Built) -> Result<PathBuf> {
+    let phantom = built.program("phantom")?;
+    let key = digest::of_bytes(phantom.as_os_str().as_encoded_bytes())?;
+    let staged = Path::new(STAGE).join(&key[..12]).join("phantom");
+    Cmd::new("install")
+        .args(["-D", "-C", "-m", "755"])
+        .args([&phantom, &staged])
+        .rooted()
+        .quiet()
+        .context("copying phantom to where every user can run it")?;
+    say::ok(format!("phantom copied to {}, where every user can run it", staged.display()));
+    Ok(staged)
+}
+
 /// Runs one of the programs as root on the user's terminal; whether it succeeded.
 fn run(built: &Built, program: &str, ready: &Ready, rest: &[OsString]) -> Result<bool> {
     let code = Cmd::new(built.program(program)?)
         .args(rest)
-        .env("PHANTOM_BIN", built.program("phantom")?)
+        .env("PHANTOM_BIN", stage(built)?)
         .env("PHANTOM_CRIU", &ready.criu)
         .env("PHANTOM_SECOND_ROOT", &ready.second_root)
         .rooted()

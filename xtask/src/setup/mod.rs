@@ -4,7 +4,6 @@
 //! a second, and finds nothing missing.
 
 mod criu;
-mod digest;
 mod host;
 mod packages;
 mod recipe;

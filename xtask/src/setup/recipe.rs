@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::digest;
+use crate::digest;
 
 /// How to get a CRIU that Phantom can use.
 #[derive(Debug, Clone, Deserialize)]

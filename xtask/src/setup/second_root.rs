@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{digest, host, source};
+use super::{host, source};
 use crate::command::{Cmd, Ended, tail};
+use crate::digest;
 use crate::say;
 use crate::workspace::Workspace;
 

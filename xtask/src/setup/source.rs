@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::recipe::Recipe;
-use super::{digest, host, version};
+use super::{host, version};
 use crate::command::{Cmd, Ended, tail};
+use crate::digest;
 use crate::say;
 
 /// apt's own downloader: it knows apt's proxies and needs no other program.

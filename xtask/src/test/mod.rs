@@ -18,7 +18,7 @@ use crate::args::{TestOptions, Tier};
 use crate::command::{Cmd, Ended};
 use crate::setup::{self, Ready};
 use crate::workspace::Workspace;
-use crate::{interrupt, say, tidy};
+use crate::{interrupt, product, say, tidy};
 use build::{Built, TestProgram};
 use libtest::Outcome;
 use skips::Skips;
@@ -145,7 +145,7 @@ fn round(
     summary: &mut Summary,
 ) -> Result<()> {
     let skips = Skips::load(&workspace.root.join("tests/skips.toml"))?;
-    let phantom = built.program("phantom")?;
+    let phantom = product::stage(built)?;
     let chosen = choose(built, options)?;
     if chosen.is_empty() {
         let what = match (options.tier, &options.filter) {
