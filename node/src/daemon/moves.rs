@@ -523,9 +523,16 @@ impl Driver {
 
     /// Nothing of the move is left: an app that is back home needs its files served no more.
     async fn close(&mut self) {
-        let at_home = self.machine.record().host == self.daemon.node;
-        if at_home && let Ok(shim) = self.daemon.apps.shim(self.app) {
-            let _ = shim.tell(&ShimRequest::CloseFiles, SHIM_DEADLINE).await;
+        let record = self.machine.record();
+        let request = if record.host == self.daemon.node {
+            Some(ShimRequest::CloseFiles)
+        } else {
+            self.moved.then_some(ShimRequest::FenceFiles { epoch: record.epoch })
+        };
+        if let (Some(request), Ok(shim)) = (request, self.daemon.apps.shim(self.app))
+            && let Err(error) = shim.tell(&request, SHIM_DEADLINE).await
+        {
+            tracing::warn!(app = %self.app, error = format!("{error:#}"), "the app's file server");
         }
         if self.moved {
             self.daemon.watch_where_it_is(self.app).await;

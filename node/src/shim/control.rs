@@ -128,6 +128,11 @@ pub enum Request {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// Home: the move is over; what copies before this epoch had open at the file server ends.
+    FenceFiles {
+        /// The epoch of the copy that runs.
+        epoch: Epoch,
+    },
     /// End, with whatever is left of the app here.
     Finish,
 }

@@ -196,7 +196,8 @@ async fn answer(shim: &SharedShim, request: Request) -> anyhow::Result<Reply> {
             return Ok(Reply::Running(shim.resume(id, epoch).await?));
         }
         Request::Abort { id } => shim.abort(id).await?,
-        Request::Follow { epoch } => shim.follow(epoch).await?,
+        Request::Follow { epoch } => shim.follow(epoch).await,
+        Request::FenceFiles { epoch } => shim.fence_files(epoch).await?,
         Request::Finish => {
             shim.finish.send_replace(true);
         }
@@ -205,11 +206,17 @@ async fn answer(shim: &SharedShim, request: Request) -> anyhow::Result<Reply> {
 }
 
 impl Shim {
-    /// At home: the app runs elsewhere with this epoch; older copies have no effect any more.
-    async fn follow(&self, epoch: Epoch) -> anyhow::Result<()> {
+    /// At home: the app runs elsewhere with this epoch.
+    async fn follow(&self, epoch: Epoch) {
         if let Some(hub) = &self.hub {
             hub.away(epoch).await;
         }
+    }
+
+    /// Ends what older copies had open at the file server. Not before the source's copy is gone:
+    /// should the move be taken back, that copy needs its files as it left them. Until then the
+    /// daemon keeps its streams out.
+    async fn fence_files(&self, epoch: Epoch) -> anyhow::Result<()> {
         let state = self.state.lock().await;
         match &state.files {
             Some(files) => files.fence(epoch),
