@@ -3,12 +3,12 @@
 
 #[path = "faults/home.rs"]
 mod home;
+#[path = "faults/link.rs"]
+mod link;
 #[path = "faults/room.rs"]
 mod room;
 #[path = "faults/session.rs"]
 mod session;
-#[path = "faults/link.rs"]
-mod link;
 #[path = "faults/stale.rs"]
 mod stale;
 #[path = "faults/target.rs"]

@@ -242,7 +242,7 @@ impl LabNode {
     }
 
     /// Processes whose mount namespace is this node's: daemon, shims, and what they started.
-    pub(super) fn processes(&self) -> Vec<Pid> {
+    pub fn processes(&self) -> Vec<Pid> {
         let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
         let Some(own) = space(&self.pid().to_string()) else {
             return Vec::new();

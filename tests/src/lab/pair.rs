@@ -77,6 +77,19 @@ impl Pair {
         })
     }
 
+    /// Cuts or restores the link between the two.
+    pub fn set_link(&self, up: bool) -> anyhow::Result<()> {
+        self.lab.set_link(self.home, 1, up)
+    }
+
+    /// Waits until home knows that the other node cannot be reached.
+    pub fn wait_disconnected(&self) -> anyhow::Result<()> {
+        wait_until("the link's end", SOON, || {
+            let nodes: Vec<serde_json::Value> = self.home().phantom_json(true, &["nodes"])?;
+            Ok(nodes.iter().any(|node| node["reachable"] == false))
+        })
+    }
+
     /// Runs a scenario in a laboratory of its own; when it fails, the nodes' logs are printed.
     pub fn scenario(
         test: &str,

@@ -1,1 +1,103 @@
-//! To be written.
+//! Home's daemon, or that of an away source, is killed in the middle of a move and comes back.
+
+use anyhow::ensure;
+use phantom_tests::lab::Pair;
+
+use crate::session::Session;
+
+#[test]
+fn the_homes_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
+    Pair::scenario("the_homes_daemon_is_killed_at_each_step", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        // Before the commit nothing has happened; the terminal itself never notices.
+        for border in ["source:freeze", "source:transfer"] {
+            pair.home().hold_at(Some(border))?;
+            pair.wait_connected()?;
+            let moving = pair.start_move("repl", "cellar")?;
+            pair.home().wait_held()?;
+            pair.home().kill_daemon()?;
+            ensure!(moving.wait().is_err(), "its daemon was killed");
+            pair.home().up()?;
+            session.lives_on(pair.home())?;
+        }
+        // After the commit the move is carried on.
+        pair.home().hold_at(Some("home:commit"))?;
+        pair.wait_connected()?;
+        let moving = pair.start_move("repl", "cellar")?;
+        pair.home().wait_held()?;
+        pair.home().kill_daemon()?;
+        ensure!(moving.wait().is_err(), "its daemon was killed");
+        pair.home().up()?;
+        session.lives_on(pair.away())?;
+        // A daemon that is killed while the app is away changes nothing either.
+        pair.home().hold_at(None)?;
+        session.lives_on(pair.away())?;
+        pair.wait_connected()?;
+        pair.migrate("repl", "attic")?;
+        session.lives_on(pair.home())?;
+        // With the new copy running and the old one not yet dropped.
+        pair.home().hold_at(Some("source:drop"))?;
+        pair.wait_connected()?;
+        pair.migrate("repl", "cellar")?;
+        pair.home().wait_held()?;
+        pair.home().kill_daemon()?;
+        pair.home().hold_at(None)?;
+        session.lives_on(pair.away())?;
+        session.end()
+    })
+}
+
+#[test]
+fn the_homes_daemon_is_killed_during_a_move_home() -> anyhow::Result<()> {
+    Pair::scenario("the_homes_daemon_is_killed_during_a_move_home", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        pair.migrate("repl", "cellar")?;
+        for (border, ends_on) in [
+            ("target:prepare", pair.away()),
+            ("target:restore", pair.away()),
+            ("target:resume", pair.away()),
+        ] {
+            pair.home().hold_at(Some(border))?;
+            pair.wait_connected()?;
+            let moving = pair.start_move("repl", "attic")?;
+            pair.home().wait_held()?;
+            pair.home().kill_daemon()?;
+            ensure!(moving.wait().is_err(), "its daemon was killed");
+            pair.home().up()?;
+            session.lives_on(ends_on)?;
+        }
+        pair.home().hold_at(None)?;
+        pair.wait_connected()?;
+        pair.migrate("repl", "attic")?;
+        session.lives_on(pair.home())?;
+        session.end()
+    })
+}
+
+#[test]
+fn an_away_sources_daemon_is_killed_during_a_move_home() -> anyhow::Result<()> {
+    Pair::scenario("an_away_sources_daemon_is_killed_during_a_move_home", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        pair.migrate("repl", "cellar")?;
+        for border in ["source:freeze", "source:transfer"] {
+            pair.away().hold_at(Some(border))?;
+            pair.wait_connected()?;
+            let moving = pair.start_move("repl", "attic")?;
+            pair.away().wait_held()?;
+            pair.away().kill_daemon()?;
+            pair.away().hold_at(None)?;
+            let error = format!("{:#}", moving.wait().expect_err("its source was killed"));
+            ensure!(error.contains("repl stays on cellar"), "at {border}: {error}");
+            session.lives_on(pair.away())?;
+        }
+        pair.away().hold_at(Some("source:drop"))?;
+        pair.wait_connected()?;
+        pair.migrate("repl", "attic")?;
+        pair.away().wait_held()?;
+        pair.away().kill_daemon()?;
+        session.answers()?;
+        pair.away().hold_at(None)?;
+        session.lives_on(pair.home())?;
+        session.end()
+    })
+}

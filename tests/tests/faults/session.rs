@@ -10,6 +10,7 @@ pub struct Session<'a> {
     command: String,
     terminal: Terminal,
     count: u32,
+    ahead: u32,
 }
 
 impl<'a> Session<'a> {
@@ -23,7 +24,7 @@ impl<'a> Session<'a> {
         terminal.type_line("n = 0; state = {k: k * k for k in range(1000)}")?;
         terminal.expect(">>> ", SOON)?;
         let command = format!("/usr/bin/python3 -q -X {tag} ");
-        Ok(Self { pair, name: name.into(), command, terminal, count: 0 })
+        Ok(Self { pair, name: name.into(), command, terminal, count: 0, ahead: 0 })
     }
 
     /// Its terminal.
@@ -39,6 +40,29 @@ impl<'a> Session<'a> {
         self.terminal
             .expect(&format!("count {count} 1000 961"), MOVE)
             .with_context(|| format!("the answer number {count} of {}", self.name))
+    }
+
+    /// Runs a line of Python and waits for what it prints.
+    pub fn run(&mut self, line: &str, printed: &str) -> anyhow::Result<()> {
+        self.terminal.type_line(line)?;
+        // The echo of the line comes first.
+        self.terminal.expect("\n", SOON)?;
+        self.terminal.expect(printed, MOVE)
+    }
+
+    /// Types a line that nobody may read for a while.
+    pub fn type_ahead(&mut self) -> anyhow::Result<()> {
+        self.count += 1;
+        self.ahead = self.count;
+        self.terminal.type_line("n += 1; print('ahead', n)")
+    }
+
+    /// That line has arrived, before anything typed later.
+    pub fn typed_ahead(&mut self) -> anyhow::Result<()> {
+        let found = String::from_utf8_lossy(self.terminal.transcript())
+            .contains(&format!("ahead {}", self.ahead));
+        ensure!(found, "the line typed ahead has not arrived in its place");
+        Ok(())
     }
 
     /// It is alive on `host` and nowhere else, and answers.

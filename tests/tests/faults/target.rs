@@ -66,7 +66,8 @@ fn the_targets_shim_or_criu_is_killed_at_the_restore() -> anyhow::Result<()> {
         }
         wait_until("an empty run directory on the target", Duration::from_secs(30), || {
             let listed = pair.away().enter(&["ls", "/run/phantom/apps"])?.stdout;
-            Ok(listed.trim().is_empty() || pair.row("repl")?.is_some_and(|row| row.host == "cellar"))
+            Ok(listed.trim().is_empty()
+                || pair.row("repl")?.is_some_and(|row| row.host == "cellar"))
         })?;
         session.end()
     })
