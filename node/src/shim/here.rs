@@ -1,6 +1,5 @@
 //! The capsule while its processes are on this node.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -79,13 +78,10 @@ impl Here {
 
     /// Gives the capsule a network, or notes why it has none.
     pub fn attach_network(&mut self, app: AppId, earlier: Option<&Network>, lock: &Path) {
-        let attached = File::open(format!("/proc/{}/ns/net", self.capsule.init_pid))
-            .map_err(anyhow::Error::from)
-            .and_then(|space| Ok(net::attach(space.as_fd(), app, earlier, lock)?));
-        match attached {
+        match net::attach(self.namespaces.network.as_fd(), app, earlier, lock) {
             Ok(network) => self.network = Some(network),
             Err(error) => {
-                self.capsule.notes.push(format!("it has no network: {error:#}"));
+                self.capsule.notes.push(format!("it has no network: {error}"));
             }
         }
     }

@@ -77,9 +77,9 @@ impl LabNode {
             ("passwd", format!("{0}:x:{1}:{1}::/home/{0}:/bin/bash\n", person.name, person.uid)),
             ("group", format!("{0}:x:{1}:\n", person.name, person.uid)),
         ] {
-            let mut text = std::fs::read_to_string(system.join("etc").join(file))?;
-            text.push_str(&line);
-            std::fs::write(folder.join("etc").join(file), text)?;
+            // First, so that it wins over an account of this machine with the same number.
+            let text = std::fs::read_to_string(system.join("etc").join(file))?;
+            std::fs::write(folder.join("etc").join(file), line + &text)?;
         }
         let toml = format!("name = \"{name}\"\nlisten = \"0.0.0.0:41610\"\n");
         std::fs::write(folder.join("etc/phantom.toml"), toml)?;
@@ -241,6 +241,26 @@ impl LabNode {
         text
     }
 
+    /// Removes the control groups that killed shims could not remove.
+    fn remove_control_groups(&self) {
+        let log = self.daemon_log();
+        // Its id as the daemon tells it at its start; a node without a daemon has no groups.
+        let Some(id) = log.split("node=").nth(1).and_then(|rest| rest.split_whitespace().next())
+        else {
+            return;
+        };
+        for root in ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"] {
+            let own = Path::new(root).join("phantom").join(id);
+            let apps = std::fs::read_dir(&own).into_iter().flatten().flatten();
+            for group in apps.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+                let _ = wait_until("the end of an app's processes", Duration::from_secs(5), || {
+                    Ok(std::fs::remove_dir(&group).is_ok() || !group.exists())
+                });
+            }
+            let _ = std::fs::remove_dir(own);
+        }
+    }
+
     /// Processes whose mount namespace is this node's: daemon, shims, and what they started.
     pub fn processes(&self) -> Vec<Pid> {
         let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/uts")).ok();
@@ -279,6 +299,7 @@ impl Drop for LabNode {
         }
         drop(self.holder.stdin.take());
         let _ = self.holder.wait();
+        self.remove_control_groups();
     }
 }
 
