@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 /// A text that is not the id it should be.
@@ -19,8 +19,9 @@ pub struct IdError {
 macro_rules! key_id {
     ($name:ident, $wanted:literal, $doc:literal) => {
         #[doc = $doc]
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(transparent)]
+        ///
+        /// In formats that people read it is written as its hexadecimal digits, else as its bytes.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 32]);
 
         impl $name {
@@ -39,6 +40,27 @@ macro_rules! key_id {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "({})"), self.short())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                match serializer.is_human_readable() {
+                    true => serializer.collect_str(self),
+                    false => self.0.serialize(serializer),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                match deserializer.is_human_readable() {
+                    true => {
+                        let text = String::deserialize(deserializer)?;
+                        text.parse().map_err(serde::de::Error::custom)
+                    }
+                    false => Deserialize::deserialize(deserializer).map(Self),
+                }
             }
         }
 
@@ -160,6 +182,18 @@ mod tests {
         let app = AppId(0x1f);
         assert_eq!(app.to_string(), "000000000000001f");
         assert_eq!(app.to_string().parse::<AppId>().unwrap(), app);
+    }
+
+    #[test]
+    fn keys_are_digits_for_people_and_bytes_for_machines() {
+        let node = NodeId([0xab; 32]);
+        let json = serde_json::to_string(&node).unwrap();
+        assert_eq!(json, format!("\"{node}\""));
+        assert_eq!(serde_json::from_str::<NodeId>(&json).unwrap(), node);
+        assert!(serde_json::from_str::<NodeId>("\"ab\"").is_err());
+        let bytes = postcard::to_stdvec(&node).unwrap();
+        assert_eq!(bytes, node.0);
+        assert_eq!(postcard::from_bytes::<NodeId>(&bytes).unwrap(), node);
     }
 
     #[test]
