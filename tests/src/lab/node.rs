@@ -214,7 +214,8 @@ impl LabNode {
         Terminal::spawn(self.command(true, args), 24, 80)
     }
 
-    fn phantom_path(&self) -> &str {
+    /// Where `phantom` stands inside.
+    pub fn phantom_path(&self) -> &str {
         self.phantom.to_str().unwrap_or(PHANTOM_INSIDE)
     }
 
