@@ -5,19 +5,38 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, getgroups, setfsgid, setfsuid, setgroups};
 use phantom_capsule::Capsule;
 use phantom_capsule::cgroup::Cgroup;
 use phantom_capsule::net::{self, Network};
 use phantom_capsule::os::spawn::{self, Namespaces};
 use phantom_capsule::os::{host, pty};
 use phantom_capsule::plan;
-use phantom_model::AppId;
+use phantom_model::{AppId, Credentials};
 
 use super::carry::Blueprint;
 use super::control::Charge;
+
+/// Checks with the user's own rights that the working directory can be reached: it will be bound
+/// into the capsule by root, past the folders above it. For a process with one thread only.
+fn user_can_enter(user: &Credentials, cwd: &Path) -> anyhow::Result<()> {
+    let before = getgroups()?;
+    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
+    setgroups(&groups)?;
+    let (root_group, root) = (setfsgid(Gid::from_raw(user.gid)), setfsuid(Uid::from_raw(user.uid)));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(&cwd.join("."), flags | OFlag::O_PATH, Mode::empty());
+    setfsuid(root);
+    setfsgid(root_group);
+    setgroups(&before)?;
+    opened.map(drop).with_context(|| {
+        format!("the working directory {} cannot be entered by {}", cwd.display(), user.user)
+    })
+}
 
 /// How long stopping or starting all processes may take.
 pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -46,6 +65,7 @@ impl Here {
     /// Starts the app of `charge` at its home.
     pub fn start(charge: &Charge) -> anyhow::Result<(Self, Blueprint)> {
         let host = host::read(&charge.spec)?;
+        user_can_enter(&charge.spec.user, &host.cwd)?;
         let plan = plan::plan(&charge.spec, &host, charge.id_base)?;
         let owner = |id: Option<u32>| id.context("the user's ids do not fit the capsule's range");
         let uid = owner(plan.ids.uid_outside(plan.uid))?;
