@@ -212,6 +212,24 @@ fn an_old_epoch_has_no_effect() {
 }
 
 #[test]
+fn what_was_open_stays_open_when_the_app_is_given_back() {
+    in_own_mounts("given_back", || {
+        let w = World::new(Options::default(), |_| {});
+        let mut file = File::create(w.away.join("file")).unwrap();
+        file.write_all(b"1").unwrap();
+        fs::remove_file(w.away.join("file")).unwrap();
+        // The move is committed, then taken back.
+        assert!(w.server.fence(Epoch(2)));
+        assert!(w.server.fence(Epoch(3)));
+        w.client.set_epoch(Epoch(3));
+        file.write_all(b"2").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 2);
+        fs::write(w.away.join("later"), "3").unwrap();
+        assert_eq!(fs::read(w.home.join("later")).unwrap(), b"3");
+    });
+}
+
+#[test]
 fn nothing_is_left_behind() {
     in_own_mounts("nothing_is_left", || {
         let fuse_mounts = || {

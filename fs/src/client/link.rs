@@ -5,7 +5,7 @@
 //!            connect, hello, welcome: resend what has no reply
 //!   Down ───────────────────────────────────────────────────────▶ Up
 //!    ▲ ◀──────── broken, or silent for a deadline while calls wait ─┘
-//!    │ refused by home
+//!    │ refused by home, unless for its epoch: that may grow
 //!    ▼
 //!   Dead: every call fails at once
 //! ```
@@ -16,9 +16,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use phantom_model::Epoch;
 use rustix::io::Errno;
 
 use super::conn::{Conn, Frame};
@@ -82,6 +84,7 @@ pub(super) struct Link {
     state: Mutex<State>,
     changed: Condvar,
     session: SessionId,
+    epoch: AtomicU64,
     config: ClientConfig,
 }
 
@@ -107,6 +110,7 @@ impl Link {
             state: Mutex::new(state),
             changed: Condvar::new(),
             session: SessionId(rand::random()),
+            epoch: AtomicU64::new(config.epoch.0),
             config,
         });
         let runner = Arc::clone(&link);
@@ -137,6 +141,13 @@ impl Link {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copy here has another epoch now: home gave the app back to it.
+    pub(super) fn set_epoch(&self, epoch: Epoch) {
+        let _state = self.lock();
+        self.epoch.store(epoch.0, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     /// Ends the session's link; calls that wait fail.
@@ -301,6 +312,10 @@ impl Link {
                     };
                 }
                 Ok(Err(refusal @ Refusal::Full)) => tracing::info!(%refusal, "waiting"),
+                // The app may come back to this copy, with a later epoch.
+                Ok(Err(refusal @ Refusal::Epoch(_))) if resumed => {
+                    tracing::info!(%refusal, "waiting");
+                }
                 Ok(Err(refusal)) => {
                     tracing::error!(%refusal, "home's files are out of reach for good");
                     let mut state = self.lock();
@@ -340,7 +355,7 @@ impl Link {
             version: VERSION,
             session: self.session,
             app: self.config.app,
-            epoch: self.config.epoch,
+            epoch: Epoch(self.epoch.load(Ordering::Relaxed)),
             resumed,
         });
         write_frame(&mut &stream, &hello, &[])?;

@@ -183,6 +183,12 @@ impl Client {
         self.link.is_up()
     }
 
+    /// The copy here has another epoch from now on: home gave the app back to it. What was open
+    /// stays open.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.link.set_epoch(epoch);
+    }
+
     /// Drops the connection of the moment and makes a new one: the way to home has changed.
     pub fn reconnect(&self) {
         self.link.cut();

@@ -224,6 +224,7 @@ impl Server {
             return Err(Refusal::Epoch(state.epoch));
         }
         if let Some(session) = state.sessions.get(&hello.session) {
+            session.reopen(hello.epoch);
             return Ok(Arc::clone(session));
         }
         if hello.resumed {
@@ -241,19 +242,21 @@ impl Server {
 
     /// From now on only sessions of `epoch` or later are served. When it returns no operation of
     /// an older one is running or will ever run; `false` if one was still running after ten
-    /// seconds (a file system at home that hangs).
+    /// seconds (a file system at home that hangs). What the latest of them had open is kept: if
+    /// its copy gets the app back, it opens its session again with the epoch it has then.
     pub fn fence(&self, epoch: Epoch) -> bool {
         let mut state = self.state();
         state.epoch = state.epoch.max(epoch);
         let limit = state.epoch;
-        let (current, old) = state.sessions.drain().partition(|(_, s)| s.epoch() >= limit);
-        state.sessions = current;
-        let old: HashMap<SessionId, Arc<Session>> = old;
-        for session in old.values() {
+        let old: Vec<Arc<Session>> =
+            state.sessions.values().filter(|s| s.epoch() < limit).map(Arc::clone).collect();
+        for session in &old {
             session.close();
         }
+        // A commit grants the next epoch and a return the one after it.
+        state.sessions.retain(|_, session| session.epoch().0 + 2 >= limit.0);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while old.values().any(|session| !session.is_idle()) {
+        while old.iter().any(|session| !session.is_idle()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;

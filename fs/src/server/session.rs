@@ -3,7 +3,7 @@
 use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use phantom_model::Epoch;
@@ -60,7 +60,7 @@ impl Line {
 #[derive(Debug)]
 pub(super) struct Session {
     id: SessionId,
-    epoch: Epoch,
+    epoch: AtomicU64,
     pub(super) shared: Arc<Shared>,
     pub(super) nodes: Nodes,
     pub(super) handles: Handles,
@@ -78,7 +78,7 @@ impl Session {
         let max_handles = config.max_handles.min(limit / 4);
         Self {
             id,
-            epoch,
+            epoch: AtomicU64::new(epoch.0),
             nodes: shared.tree.nodes(config.max_nodes, max_open_nodes),
             handles: Handles::new(max_handles),
             journal: Mutex::new(Journal::new(UNACKNOWLEDGED)),
@@ -93,7 +93,13 @@ impl Session {
     }
 
     pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
+        Epoch(self.epoch.load(Ordering::SeqCst))
+    }
+
+    /// Takes the session up again with an epoch that is not fenced off.
+    pub(super) fn reopen(&self, epoch: Epoch) {
+        self.epoch.fetch_max(epoch.0, Ordering::SeqCst);
+        self.closed.store(false, Ordering::SeqCst);
     }
 
     pub(super) fn is_attached(&self) -> bool {
@@ -130,7 +136,7 @@ impl Session {
         Ok(line)
     }
 
-    /// No operation starts any more, and the connection ends.
+    /// No operation starts any more, unless the session is opened again, and the connection ends.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         if let Some(line) = self.line().take() {

@@ -186,10 +186,11 @@ impl Shim {
                 // Nothing of this move is frozen here: then the app runs.
                 state.pending = other;
                 ensure!(state.here.is_some(), "the app is not here");
-                state.epoch = Some(epoch);
+                self.grant(&mut state, epoch);
                 return Ok(());
             }
         };
+        self.grant(&mut state, epoch);
         let here = state.here.as_mut().context("the app is not here")?;
         let mut typed = Vec::new();
         let mut output = Vec::new();
@@ -201,13 +202,20 @@ impl Shim {
             here.attach_network(self.charge.app, Some(network), &self.charge.network_lock);
         }
         here.cgroup.thaw(FREEZE_DEADLINE)?;
+        self.serve_terminal(&mut state, output, typed).await?;
+        let _ = std::fs::remove_dir_all(self.dir.image(frozen.id));
+        Ok(())
+    }
+
+    /// The copy here has this epoch from now on.
+    fn grant(&self, state: &mut State, epoch: Epoch) {
         state.epoch = Some(epoch);
         if let Some(way) = &self.way_home {
             way.set_epoch(epoch);
         }
-        self.serve_terminal(&mut state, output, typed).await?;
-        let _ = std::fs::remove_dir_all(self.dir.image(frozen.id));
-        Ok(())
+        if let Some(mount) = &state.mount {
+            mount.client().set_epoch(epoch);
+        }
     }
 
     /// Lets the terminal's keeper at it again.
