@@ -250,8 +250,9 @@ pub struct RegFile {
     pub id: u32,
     #[prost(uint32, required, tag = "2")]
     pub flags: u32,
-    #[prost(string, required, tag = "6")]
-    pub name: String,
+    /// A string in CRIU's files; paths on Linux are bytes, though.
+    #[prost(bytes = "vec", required, tag = "6")]
+    pub name: Vec<u8>,
     #[prost(sint32, optional, tag = "7")]
     pub mnt_id: Option<i32>,
     #[prost(bool, optional, tag = "9")]
@@ -288,8 +289,8 @@ pub struct UnixSocket {
     pub uflags: u32,
     #[prost(bytes = "vec", required, tag = "11")]
     pub name: Vec<u8>,
-    #[prost(string, optional, tag = "14")]
-    pub name_dir: Option<String>,
+    #[prost(bytes = "vec", optional, tag = "14")]
+    pub name_dir: Option<Vec<u8>>,
     #[prost(uint32, optional, tag = "16")]
     pub ns_id: Option<u32>,
 }

@@ -1,5 +1,6 @@
 //! Open files, sockets, terminals and what stands in for vanished paths.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::ImageError;
@@ -56,9 +57,9 @@ pub(super) fn check(
     }
     for name in image.of_kind(FileKind::Fs) {
         let fs: Fs = image.one(name)?;
-        match regular.get(&fs.root_id).map(|file| file.name.as_str()) {
-            Some("/") => {}
-            other => return refuse(name, "root_id", other.unwrap_or("no file"), "/"),
+        match regular.get(&fs.root_id).map(|file| file.name.as_slice()) {
+            Some(b"/") => {}
+            other => return refuse(name, "root_id", shown(other.unwrap_or(b"no file")), "/"),
         }
         if !regular.contains_key(&fs.cwd_id) {
             return refuse(name, "cwd_id", fs.cwd_id, "a file of files.img");
@@ -105,14 +106,21 @@ fn check_file(
 }
 
 /// An absolute path without `..`: CRIU opens it inside the restored root.
-fn is_plain_path(path: &str) -> bool {
-    path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..")
+fn is_plain_path(path: &[u8]) -> bool {
+    path.starts_with(b"/")
+        && !path.contains(&0)
+        && path.split(|byte| *byte == b'/').all(|part| part != b"..")
+}
+
+/// A path for a message.
+fn shown(path: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(path)
 }
 
 fn check_regular(name: &FileName, file: &RegFile, mounts: &MountIds) -> Result<(), ImageError> {
     let field = |what: &str| format!("{what} of file {}", file.id);
     if !is_plain_path(&file.name) {
-        return refuse(name, field("name"), &file.name, "a path inside without `..`");
+        return refuse(name, field("name"), shown(&file.name), "a path inside without `..`");
     }
     if file.ext == Some(true) {
         return refuse(name, field("ext"), "set", "not set");
@@ -183,7 +191,7 @@ fn check_unix(
         return refuse(name, field("uflags"), found, "without an end outside");
     }
     if let Some(directory) = socket.name_dir.as_deref().filter(|path| !is_plain_path(path)) {
-        return refuse(name, field("name_dir"), directory, "a path inside without `..`");
+        return refuse(name, field("name_dir"), shown(directory), "a path inside without `..`");
     }
     check_net(name, field("ns_id"), socket.ns_id, namespaces)
 }
