@@ -5,6 +5,8 @@
 mod home;
 #[path = "faults/link.rs"]
 mod link;
+#[path = "faults/lost.rs"]
+mod lost;
 #[path = "faults/room.rs"]
 mod room;
 #[path = "faults/session.rs"]

@@ -1,1 +1,86 @@
-//! To be written.
+//! After the commit: a target that never reports loses the app again, and what it has is without
+//! effect when it comes to life later.
+
+use anyhow::ensure;
+use nix::sys::signal::Signal;
+use phantom_tests::lab::{MOVE, Pair, wait_until};
+
+use crate::session::Session;
+
+#[test]
+fn a_target_that_dies_after_the_commit_loses_the_app() -> anyhow::Result<()> {
+    Pair::scenario("a_target_that_dies_after_the_commit_loses_the_app", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        let file = pair.home().home_dir().join("notes");
+        session.run("f = open('notes', 'w', buffering=1); print(f.write('one\\n'))", "4")?;
+        pair.away().hold_at(Some("target:resume"))?;
+        pair.wait_connected()?;
+        let moving = pair.start_move("repl", "cellar")?;
+        pair.away().wait_held()?;
+        ensure!(pair.away().signal_all(" shim /run/phantom", Signal::SIGKILL) == 1, "one guest");
+        pair.away().kill_daemon()?;
+        let error = format!("{:#}", moving.wait().expect_err("the target is dead"));
+        ensure!(error.contains("repl stays on attic"), "{error}");
+        let row = pair.row("repl")?.expect("it runs");
+        ensure!(row.epoch == 3, "{row:?}");
+        session.run("print(f.write('two\\n'))", "4")?;
+        session.lives_on(pair.home())?;
+        ensure!(std::fs::read_to_string(&file)? == "one\ntwo\n", "the file went on");
+        session.end()
+    })
+}
+
+#[test]
+fn a_copy_that_wakes_up_later_has_no_effect() -> anyhow::Result<()> {
+    Pair::scenario("a_copy_that_wakes_up_later_has_no_effect", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        // It writes by itself, wherever it runs: a copy too many would show.
+        session.run(WRITER, "started")?;
+        pair.away().hold_at(Some("target:resume"))?;
+        pair.wait_connected()?;
+        let moving = pair.start_move("repl", "cellar")?;
+        pair.away().wait_held()?;
+        let stopped = pair.away().signal_all("phantom daemon", Signal::SIGSTOP)
+            + pair.away().signal_all(" shim /run/phantom", Signal::SIGSTOP);
+        ensure!(stopped == 2, "{stopped} processes stopped");
+        pair.away().let_go()?;
+        ensure!(moving.wait().is_err(), "the target is asleep");
+        let row = pair.row("repl")?.expect("it runs");
+        ensure!(row.host == "attic" && row.epoch == 3, "{row:?}");
+        session.answers()?;
+        pair.away().signal_all(" shim /run/phantom", Signal::SIGCONT);
+        pair.away().signal_all("phantom daemon", Signal::SIGCONT);
+        wait_until("the end of the stale copy", MOVE, || {
+            Ok(pair.away().processes_with(" shim /run/phantom").is_empty())
+        })?;
+        session.lives_on(pair.home())?;
+        let log = std::fs::read_to_string(pair.home().home_dir().join("log"))?;
+        let numbers: Vec<u32> = log.lines().map(str::parse).collect::<Result<_, _>>()?;
+        let wanted: Vec<u32> = (0..numbers.len() as u32).collect();
+        ensure!(numbers == wanted, "two copies have written: {numbers:?}");
+        session.end()
+    })
+}
+
+/// Counts into a file, ten times a second.
+const WRITER: &str = "exec('''import threading, time\n\
+def count():\n    out = open('log', 'w', buffering=1); k = 0\n    while True:\n        \
+out.write(str(k) + chr(10)); k += 1; time.sleep(0.1)\n\
+threading.Thread(target=count, daemon=True).start()\nprint('star' + 'ted')''')";
+
+#[test]
+fn a_copy_whose_report_is_lost_is_not_taken_back() -> anyhow::Result<()> {
+    Pair::scenario("a_copy_whose_report_is_lost_is_not_taken_back", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        pair.away().hold_at(Some("target:drop"))?;
+        pair.wait_connected()?;
+        let moving = pair.start_move("repl", "cellar")?;
+        pair.away().wait_held()?;
+        // Typed into the copy over there: giving the app back would lose it.
+        session.answers()?;
+        moving.wait()?;
+        pair.away().hold_at(None)?;
+        session.lives_on(pair.away())?;
+        session.end()
+    })
+}
