@@ -154,6 +154,82 @@ fn a_terminal_detaches_and_others_attach() -> anyhow::Result<()> {
     })
 }
 
+#[test]
+fn an_app_outlives_its_terminals() -> anyhow::Result<()> {
+    Pair::scenario("an_app_outlives_its_terminals", |pair| {
+        let home = pair.home();
+        // Nobody looks at it, and still it comes to its end.
+        let noisy = "for n in range(100000): print('line', n)\nopen('done', 'w').close()";
+        let args = ["run", "--detach", "--name", "noisy", "--", "/usr/bin/python3", "-c", noisy];
+        let started = home.phantom(true, &args)?;
+        ensure!(started.code == 0, "{started:?}");
+        wait_until("the end of an app without a terminal", SOON, || {
+            Ok(home.home_dir().join("done").exists() && pair.row("noisy")?.is_none())
+        })?;
+        for host in ["cellar", "attic"] {
+            let name = format!("sh-{host}");
+            // Dropped: killed with its terminal, as by a closed window.
+            drop(shell(pair, &name)?);
+            pair.migrate(&name, "cellar")?;
+            let mut back = home.terminal(&["attach", &name])?;
+            back.type_line("echo he''re $((6 * 7))")?;
+            back.expect("here 42", SOON)?;
+            drop(back);
+            if host == "attic" {
+                pair.migrate(&name, "attic")?;
+            }
+            let mut again = home.terminal(&["attach", &name])?;
+            again.type_line("echo the''re $((6 * 7)); exit 6")?;
+            again.expect("there 42", SOON)?;
+            ensure!(again.wait(SOON)? == 6, "the exit code did not pass through");
+        }
+        Ok(())
+    })
+}
+
+/// Reads its terminal raw, but only once it is told to by a file.
+const READS_LATE: &str = "
+import os, sys, time, tty
+tty.setraw(0)
+print('ready', end='\\r\\n', flush=True)
+while not os.path.exists('go'):
+    time.sleep(0.05)
+with open('pasted.log', 'wb') as log:
+    got = b''
+    while not got.endswith(b'.'):
+        got = os.read(0, 65536)
+        log.write(got)
+print('end', end='\\r\\n', flush=True)
+";
+
+#[test]
+fn a_large_paste_that_nobody_reads_moves_too() -> anyhow::Result<()> {
+    Pair::scenario("a_large_paste_that_nobody_reads_moves_too", |pair| {
+        let args = ["run", "--name", "late", "--", "/usr/bin/python3", "-c", READS_LATE];
+        let mut terminal = pair.home().terminal(&args)?;
+        terminal.expect("ready", SOON)?;
+        let pasted: String = (0..12_000).map(|n| format!("{n:07}\r")).collect();
+        terminal.type_text(&pasted)?;
+        for host in ["cellar", "attic", "cellar"] {
+            pair.migrate("late", host)?;
+        }
+        terminal.type_text("typed after.")?;
+        std::fs::write(pair.home().home_dir().join("go"), "")?;
+        terminal.expect("end", MOVE)?;
+        ensure!(terminal.wait(SOON)? == 0, "the reader ended badly");
+        let got = std::fs::read(pair.home().home_dir().join("pasted.log"))?;
+        let wanted = format!("{pasted}typed after.");
+        let same = got.iter().zip(wanted.as_bytes()).take_while(|(a, b)| a == b).count();
+        ensure!(
+            got == wanted.as_bytes(),
+            "{} bytes arrived of {}, the first {same} as typed",
+            got.len(),
+            wanted.len()
+        );
+        Ok(())
+    })
+}
+
 /// Says which signals it gets.
 const SIGNALLED: &str = "
 import signal, sys, time
