@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::input::Input;
 use super::keys::{Keys, Typed};
 use super::{ToShim, ToTerminal};
 use crate::os::pty;
@@ -42,17 +43,7 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
     let (mut reader, mut writer) = stream.into_split();
     let size = window_size();
     wire::write(&mut writer, &ToShim::Hello(size.unwrap_or_default())).await?;
-    let (typed_sender, mut typed) = mpsc::channel::<Vec<u8>>(8);
-    // A thread of its own: a blocked read of a terminal cannot be cancelled.
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(count) = io::Read::read(&mut io::stdin(), &mut buffer) {
-            let sent = typed_sender.blocking_send(buffer[..count].to_vec());
-            if count == 0 || sent.is_err() {
-                break;
-            }
-        }
-    });
+    let mut typed = Input::open(is_terminal);
     let (frame_sender, mut frames) = mpsc::channel::<ToTerminal>(8);
     let reading = tokio::spawn(async move {
         while let Ok(Some(frame)) = wire::read(&mut reader).await {
@@ -75,7 +66,7 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
                 Some(ToTerminal::Exit(code)) => break Parted::Exit(code),
                 None => break Parted::Lost,
             },
-            Some(bytes) = typed.recv() => {
+            Some(bytes) = typed.next() => {
                 if !typed_on(&mut keys, bytes, is_terminal, &mut writer).await? {
                     break Parted::Detached;
                 }

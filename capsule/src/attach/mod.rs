@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod hub;
+mod input;
 mod keys;
 mod screen;
 

@@ -19,8 +19,8 @@ use crate::os::watch::Watch;
 
 /// While the dump runs, pieces smaller than this wait for more.
 const WORTH_SENDING_BYTES: u64 = 256 * 1024;
-/// A change that the kernel does not report is seen after this time.
-const RECHECK: Duration = Duration::from_millis(5);
+/// How often page files are looked at for new pages.
+const RECHECK: Duration = Duration::from_millis(2);
 
 /// Written by CRIU all the same, although Phantom treats cgroups itself; a target refuses it.
 const NOT_SENT: &str = "cgroup.img";
@@ -61,6 +61,8 @@ pub struct ImageReader {
     state: Arc<AtomicU8>,
     watch: Watch,
     pages: BTreeMap<String, Follow>,
+    /// There may be page files that are not in `pages`.
+    new_files: bool,
     /// Files still to be sent once the dump is complete.
     rest: Option<Vec<FileName>>,
     current: Option<Follow>,
@@ -143,6 +145,7 @@ impl ImageReader {
             state,
             watch,
             pages: BTreeMap::new(),
+            new_files: true,
             rest: None,
             current: None,
             manifest: ImageManifest::default(),
@@ -174,7 +177,8 @@ impl ImageReader {
                     if left.is_zero() {
                         return Err(Error::Deadline { task: Task::Dump, limit: self.limit });
                     }
-                    self.watch
+                    self.new_files = self
+                        .watch
                         .wait(left.min(RECHECK))
                         .map_err(Error::io("watch", &self.directory))?;
                 }
@@ -186,7 +190,8 @@ impl ImageReader {
 
     /// A piece of a page file that has at least `worth` unsent bytes.
     fn growing(&mut self, worth: u64) -> Result<Option<Extent>, Error> {
-        for name in self.names()? {
+        let names = if std::mem::take(&mut self.new_files) { self.names()? } else { Vec::new() };
+        for name in names {
             if name.is_pages() && !self.pages.contains_key(name.as_str()) {
                 let key = name.as_str().to_owned();
                 self.pages.insert(key, Follow::open(&self.directory, name)?);
