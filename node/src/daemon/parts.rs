@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use phantom_checkpoint::machine::{SourceAction, SourceRole, TargetAction, TargetRole};
 use phantom_model::handoff::{Addressed, Failure, Prepare, Report, Request, Saved, Timing};
-use phantom_model::{AppId, Epoch, MoveId, NodeId, Step};
+use phantom_model::{AppId, Bytes, Epoch, MoveId, NodeId, Step};
 use phantom_net::PeerState;
 
 use super::Daemon;
@@ -22,6 +22,8 @@ use crate::shim::control::{GuestRole, Reply, Request as ShimRequest, Role, ShimC
 const STEP_DEADLINE: Duration = Duration::from_secs(600);
 /// How often parts are looked through for what nobody asks for any more.
 const EXPIRY_TICK: Duration = Duration::from_secs(5);
+/// What an image holds besides memory, at most times.
+const IMAGE_EXTRA: Bytes = Bytes(8 << 20);
 /// How long a report may be on its way.
 const REPORT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -446,10 +448,21 @@ impl Daemon {
             started_on: briefing.started_on.clone(),
             left: Vec::new(),
         };
-        match own.refusal(&needs) {
-            Some(reason) => bail!("it {reason}"),
-            None => Ok(()),
+        if let Some(reason) = own.refusal(&needs) {
+            bail!("it {reason}");
         }
+        let folder = &self.config.run_dir;
+        let wanted = Bytes(prepare.needs.memory.0.saturating_add(IMAGE_EXTRA.0));
+        let room = nix::sys::statvfs::statvfs(folder)
+            .map(|fs| Bytes(fs.blocks_available().saturating_mul(fs.fragment_size())))
+            .with_context(|| format!("cannot look at {}", folder.display()))?;
+        ensure!(
+            room >= wanted,
+            "it has {room} of room in {}, the image needs {wanted}; enlarge that file system \
+             or set `run_dir`",
+            folder.display()
+        );
+        Ok(())
     }
 
     async fn start_guest(

@@ -224,7 +224,9 @@ impl LabNode {
         let pid = Pid::from_raw(self.daemon_pid()?);
         kill(pid, Signal::SIGKILL)?;
         wait_until("the daemon's end", Duration::from_secs(10), || {
-            Ok(kill(pid, None).is_err() || is_zombie(pid))
+            // A zombie's other threads may still be on their way out, with its sockets.
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            Ok(kill(pid, None).is_err() || (is_zombie(pid) && threads <= 1))
         })
     }
 

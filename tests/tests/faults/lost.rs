@@ -20,7 +20,7 @@ fn a_lost_home_is_an_error_and_never_a_hang() -> anyhow::Result<()> {
         // Nobody can be asked; the probe itself writes to this node's own /proc by its title.
         let failed = || -> anyhow::Result<bool> {
             let titles =
-                pair.away().enter(&["sh", "-c", "cat /proc/*/comm 2>/dev/null || true"])?;
+                pair.away().enter(&["sh", "-c", "cat /proc/*/task/*/comm 2>/dev/null || true"])?;
             Ok(titles.stdout.lines().any(|title| title.starts_with("probe-5-")))
         };
         wait_until("an error in the app", Duration::from_secs(90), failed)?;

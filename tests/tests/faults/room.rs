@@ -18,7 +18,7 @@ fn a_target_without_room_for_the_image_gives_the_app_back() -> anyhow::Result<()
         pair.wait_connected()?;
         let line = session.refused(pair.away())?;
         ensure!(line.contains("repl stays on attic"), "{line}");
-        ensure!(line.contains("No space left") || line.contains("room"), "{line}");
+        ensure!(line.contains("of room in /run/phantom, the image needs"), "{line}");
         session.lives_on(pair.home())?;
         session.end()
     })
