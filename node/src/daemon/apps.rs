@@ -45,6 +45,8 @@ pub struct HomeApp {
     pub reading: Option<(u32, u64)>,
     /// Whether its host answers.
     pub reachable: bool,
+    /// Whether its shim has built the capsule; until then only its name is taken.
+    started: bool,
     /// The last epoch whose copy, away from home, has brought its terminal.
     pub seen: Option<Epoch>,
     /// Where it has been lately, and until when it shall not go back by itself.
@@ -64,14 +66,15 @@ impl HomeApps {
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes an app into the table.
-    pub fn insert(&self, record: AppRecord, shim: ShimClient) {
+    /// Takes an app into the table, one that runs or one that has yet to be started.
+    pub fn insert(&self, record: AppRecord, shim: ShimClient, started: bool) {
         let authority = watch::Sender::new((record.host, record.epoch));
         let app = HomeApp {
             shim,
             verdict: None,
             reading: None,
             reachable: true,
+            started,
             seen: None,
             left: Vec::new(),
             timeline: VecDeque::new(),
@@ -99,6 +102,12 @@ impl HomeApps {
     /// All records.
     pub fn records(&self) -> Vec<AppRecord> {
         self.lock().values().map(|app| app.record.clone()).collect()
+    }
+
+    /// The records of those that have been started.
+    pub fn started(&self) -> Vec<AppRecord> {
+        let table = self.lock();
+        table.values().filter(|app| app.started).map(|app| app.record.clone()).collect()
     }
 
     /// Watches which copy of an app may act.
@@ -178,9 +187,10 @@ impl Daemon {
         let dir = self.config.app_dir(app);
         let charge = self.charge(app, record.spec.clone(), Role::Home)?;
         self.store.put_record(&record)?;
-        self.apps.insert(record, ShimClient::new(&dir.control()));
+        self.apps.insert(record, ShimClient::new(&dir.control()), false);
         match self.start_shim(&dir, &charge).await {
             Ok(notes) => {
+                let _ = self.apps.with(app, |app| app.started = true);
                 self.apps.note(app, "start", format!("{name} on {}", self.config.name));
                 self.clone().follow_home_shim(app);
                 let notes = self.clone().watch_limits(app, &charge, notes);
@@ -287,7 +297,7 @@ impl Daemon {
     pub fn find_app(&self, caller: Caller, text: &str) -> Result<AppId, Refusal> {
         let mine: Vec<AppRecord> = self
             .apps
-            .records()
+            .started()
             .into_iter()
             .filter(|record| caller.may_steer(record.spec.user.uid))
             .collect();
@@ -311,7 +321,7 @@ impl Daemon {
     pub fn app_rows(&self, caller: Caller) -> Vec<AppRow> {
         let mut rows: Vec<AppRow> = self
             .apps
-            .records()
+            .started()
             .iter()
             .filter(|record| caller.may_steer(record.spec.user.uid))
             .filter_map(|record| self.app_row(record.app).ok())

@@ -108,7 +108,7 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let record = record.context("its record is gone")?.clone();
         let (host, epoch, limits) = (record.host, record.epoch, record.spec.limits.clone());
-        self.apps.insert(record, shim.clone());
+        self.apps.insert(record, shim.clone(), true);
         if host == self.node {
             self.watch_again(app, &limits);
         } else {
