@@ -80,7 +80,8 @@ pub enum CertificateError {
     },
     /// It is over.
     #[error(
-        "the certificate of `{name}` expired at {expires} and it is {now} now (seconds since 1970): have the node invited again, or check the clock of both machines"
+        "the certificate of `{name}` expired {} s ago: have the node invited again, or check the clock of both machines",
+        .now.saturating_sub(*.expires)
     )]
     Expired {
         /// The name it claims.

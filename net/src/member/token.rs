@@ -57,7 +57,8 @@ pub enum TokenError {
     Damaged,
     /// Too late.
     #[error(
-        "the invitation expired at {expires} and it is {now} now (seconds since 1970): make a new one with `phantom invite`, or check this machine's clock"
+        "the invitation expired {} s ago: make a new one with `phantom invite`, or check this machine's clock",
+        .now.saturating_sub(*.expires)
     )]
     Expired {
         /// First second in which it no longer held.

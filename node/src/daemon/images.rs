@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
@@ -25,6 +25,8 @@ use crate::shim::control::Saved;
 const BUNDLE: u32 = 0;
 /// Pieces read ahead of the link.
 const READ_AHEAD: usize = 8;
+/// How long a target may take to say why a transfer broke.
+const WHY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long an image may take to be written and read.
 const IMAGE_LIMIT: Duration = Duration::from_secs(600);
 /// An image is the resident memory and what describes it, and the memory may have grown by this
@@ -76,11 +78,34 @@ impl Daemon {
         };
         completion.complete();
         let dumped = Instant::now();
-        let manifest = match pump.await {
-            Ok(sent) => sent.map_err(failure(Step::Transfer))?,
-            Err(error) => return Err(failure(Step::Transfer)(error)),
+        let sent = match pump.await {
+            Ok(sent) => sent,
+            Err(error) => Err(error.into()),
+        };
+        let manifest = match sent {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                return Err(failure(Step::Transfer)(self.why(app, id, target, error).await));
+            }
         };
         Ok((saved, manifest, dumped.elapsed()))
+    }
+
+    /// What the target says of a broken transfer, rather than what it looks like from here.
+    async fn why(
+        &self,
+        app: AppId,
+        id: MoveId,
+        target: NodeId,
+        seen: anyhow::Error,
+    ) -> anyhow::Error {
+        match self.ask(target, &Ask::Arrival { app, id }, WHY_DEADLINE).await {
+            Ok(Answer::Arrival(Some(reason))) => {
+                let name = self.members.name(target);
+                anyhow!("{name} could not store the image: {reason}")
+            }
+            _ => seen,
+        }
     }
 
     /// Expects the image of a move from `source` in the empty folder `image`.
@@ -101,6 +126,7 @@ impl Daemon {
                 .create(true)
                 .truncate(true)
                 .open(&bundle),
+            failed: OnceLock::new(),
         });
         // Open is enough; the name would only have to be cleaned up.
         let _ = std::fs::remove_file(&bundle);
@@ -165,20 +191,24 @@ fn read(mut reader: ImageReader, pieces: &mpsc::Sender<Extent>) -> anyhow::Resul
 struct Sink {
     writer: ImageWriter,
     bundle: std::io::Result<File>,
+    /// Why the first piece that could not be stored was not.
+    failed: OnceLock<String>,
 }
 
 #[async_trait]
 impl ExtentSink for Sink {
     async fn write(&self, object: u32, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        if object == BUNDLE {
-            return match &self.bundle {
-                Ok(file) => file.write_all_at(bytes, offset),
-                Err(error) => Err(std::io::Error::new(error.kind(), error.to_string())),
-            };
-        }
-        self.writer
-            .write(&format!("pages-{object}.img"), offset, bytes)
-            .map_err(std::io::Error::other)
+        let written = match &self.bundle {
+            _ if object != BUNDLE => self
+                .writer
+                .write(&format!("pages-{object}.img"), offset, bytes)
+                .map_err(std::io::Error::other),
+            Ok(file) => file.write_all_at(bytes, offset),
+            Err(error) => Err(std::io::Error::new(error.kind(), error.to_string())),
+        };
+        written.inspect_err(|error| {
+            let _ = self.failed.set(in_full(error));
+        })
     }
 }
 
@@ -195,6 +225,11 @@ pub struct Receiving {
 }
 
 impl Receiving {
+    /// Why it could not be stored here, if that is so.
+    pub fn failed(&self) -> Option<String> {
+        self.sink.failed.get().cloned()
+    }
+
     /// Waits for the last byte and holds everything against the manifest.
     pub async fn finish(self: Arc<Self>, manifest: ImageManifest) -> anyhow::Result<Duration> {
         let started = Instant::now();
@@ -215,6 +250,20 @@ impl Receiving {
         .await??;
         Ok(started.elapsed())
     }
+}
+
+/// An error with what it comes from.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let line = error.to_string();
+        if !text.contains(&line) {
+            text = format!("{text}: {line}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The lanes let go of the sink right after their last piece.

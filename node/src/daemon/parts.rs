@@ -119,6 +119,13 @@ impl Parts {
         let receiving = receiving.filter(|r| r.id == id && r.source == peer);
         Ok(receiving.context("no image of yours is expected")?.ticket)
     }
+
+    /// From the target to the source: why the image could not be stored, if that is so.
+    pub fn arrival(&self, app: AppId, id: MoveId, peer: NodeId) -> Option<String> {
+        let table = self.table();
+        let receiving = table.get(&app)?.receiving.as_ref()?;
+        receiving.failed().filter(|_| receiving.id == id && receiving.source == peer)
+    }
 }
 
 /// A copy found after a restart.

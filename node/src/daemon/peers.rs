@@ -36,6 +36,13 @@ pub enum Ask {
         /// The move.
         id: MoveId,
     },
+    /// From the source to the target, after a transfer broke: why could you not store the image?
+    Arrival {
+        /// The app.
+        app: AppId,
+        /// The move.
+        id: MoveId,
+    },
     /// From the home to the host: which files has the app mapped or open?
     MappedFiles(AppId),
     /// From the home to the host: what prevents a move?
@@ -55,6 +62,8 @@ pub enum Answer {
     Facts(Box<NodeFacts>),
     /// To [`Ask::Ticket`].
     Ticket(BulkTicket),
+    /// To [`Ask::Arrival`]; absent where it was not the storing.
+    Arrival(Option<String>),
     /// To [`Ask::MappedFiles`].
     Files(Vec<OsText>),
     /// To [`Ask::Obstacles`].
@@ -115,6 +124,7 @@ impl Daemon {
                 Ok(Answer::Done)
             }
             Ask::Ticket { app, id } => Ok(Answer::Ticket(self.parts.ticket(app, id, peer)?)),
+            Ask::Arrival { app, id } => Ok(Answer::Arrival(self.parts.arrival(app, id, peer))),
             Ask::MappedFiles(app) => match self
                 .guest_of(app, peer)?
                 .shim

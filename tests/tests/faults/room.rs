@@ -20,6 +20,19 @@ fn a_target_without_room_for_the_image_gives_the_app_back() -> anyhow::Result<()
         ensure!(line.contains("repl stays on attic"), "{line}");
         ensure!(line.contains("of room in /run/phantom, the image needs"), "{line}");
         session.lives_on(pair.home())?;
+        // Room that is gone by the time the image comes.
+        pair.away().enter(&["mount", "-o", "remount,size=100m", "/run/phantom"])?;
+        pair.home().hold_at(Some("source:freeze"))?;
+        pair.wait_connected()?;
+        let moving = pair.start_move("repl", "cellar")?;
+        pair.home().wait_held()?;
+        let filler = "head -c 60M /dev/zero > /run/phantom/filler";
+        pair.away().enter(&["sh", "-c", filler])?;
+        pair.home().let_go()?;
+        let error = format!("{:#}", moving.wait().expect_err("there is no room"));
+        ensure!(error.contains("cellar could not store the image"), "{error}");
+        ensure!(error.contains("No space left"), "{error}");
+        session.lives_on(pair.home())?;
         session.end()
     })
 }
