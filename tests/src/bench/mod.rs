@@ -33,7 +33,7 @@ pub const ALL: &[Bench] = &[
     },
     Bench {
         name: "migration",
-        about: "how long a program stands still while it moves, against bare CRIU and podman",
+        about: "how long a program stands still while it moves, against bare CRIU",
         run: migration::run,
     },
     Bench {
