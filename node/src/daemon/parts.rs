@@ -206,7 +206,7 @@ impl Daemon {
         part.home = Some(home);
         if part.source.is_none() {
             let epoch = match self.apps.record(app) {
-                Ok(record) => Some(record.epoch),
+                Ok(record) => (record.host == self.node).then_some(record.epoch),
                 Err(_) => self.guests.get(app).ok().filter(|g| g.running).map(|g| g.epoch),
             };
             part.source = epoch.map(|epoch| SourceRole::new(app, epoch));
