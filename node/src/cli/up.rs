@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 
 use super::{DEADLINE, print_json};
 use crate::api::client::Client;
-use crate::api::types::{UpReply, UpRequest};
+use crate::api::types::{QosState, UpReply, UpRequest};
 use crate::config::Config;
 
 /// Starts the daemon unless one answers, and takes part in a sub-grid.
@@ -24,7 +24,8 @@ pub async fn up(
     join: Option<String>,
     json: bool,
 ) -> anyhow::Result<()> {
-    if tokio::net::UnixStream::connect(config.api_socket()).await.is_err() {
+    // Asked, not only connected to: a daemon that is just dying still takes connections.
+    if client.get::<QosState>("/v1/qos").await.is_err() {
         start_daemon(config, config_file)?;
     }
     let reply: UpReply = client.post("/v1/up", &UpRequest { join }, DEADLINE).await?;

@@ -357,9 +357,13 @@ pub(super) fn output(output: std::process::Output) -> Output {
     }
 }
 
+/// Whether nothing of a process is left but its exit status: its first thread may have ended while
+/// others still hold its files.
 fn is_zombie(pid: Pid) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count());
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z')))
+        && threads <= 1
 }
 
 /// The last lines of a text.
