@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use phantom_model::handoff::{ImageFile, ImageManifest};
 
 use super::{Extent, MAX_EXTENT_BYTES, MAX_FILES};
@@ -54,7 +55,8 @@ impl Drop for Completion {
     }
 }
 
-/// Reads an image in pieces while it is being written.
+/// Reads an image in pieces while it is being written. Page files are emptied as they are read: an
+/// image that was streamed cannot be restored from its source.
 #[derive(Debug)]
 pub struct ImageReader {
     directory: PathBuf,
@@ -83,7 +85,12 @@ struct Follow {
 impl Follow {
     fn open(directory: &Path, name: FileName) -> Result<Self, Error> {
         let path = directory.join(name.as_str());
-        let file = File::open(&path).map_err(Error::io("read", &path))?;
+        // What was read of a page file is freed at once, which takes the right to write.
+        let file = File::options()
+            .read(true)
+            .write(name.is_pages())
+            .open(&path)
+            .map_err(Error::io("read", &path))?;
         let hasher = (!name.is_pages()).then(|| Box::new(blake3::Hasher::new()));
         Ok(Self { name, file, sent: 0, hasher })
     }
@@ -108,9 +115,19 @@ impl Follow {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes);
         }
+        if self.name.is_pages() {
+            self.free(self.sent, count);
+        }
         let extent = Extent { file: self.name.as_str().to_owned(), offset: self.sent, bytes };
         self.sent += count as u64;
         Ok(Some(extent))
+    }
+
+    /// Gives the memory of what was read back: image and program together would need twice as
+    /// much. A file system that cannot do it keeps the file whole.
+    fn free(&self, offset: u64, length: usize) {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let _ = fallocate(&self.file, flags, offset as i64, length as i64);
     }
 
     fn error(&self) -> impl FnOnce(std::io::Error) -> Error {

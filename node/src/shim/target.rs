@@ -129,8 +129,9 @@ impl Shim {
         let started = Instant::now();
         let rebuilt = self.rebuild(&mut state, id, luggage, ids).await?;
         let timings = Held { check, restore: started.elapsed() };
-        // What CRIU has read is not needed any more, and it is as much memory again.
-        let _ = std::fs::remove_dir_all(&images);
+        // What CRIU has read is not needed any more, and it is as much memory again. Nobody waits
+        // for it: the app stands still.
+        drop(tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&images)));
         state.pending =
             Some(Pending::Held(Box::new(Rebuilt { timings: timings.clone(), ..rebuilt })));
         Ok(timings)
