@@ -59,6 +59,21 @@ fn output_at_full_speed_arrives_whole() -> anyhow::Result<()> {
     })
 }
 
+#[test]
+fn short_commands_are_heard_to_the_end() -> anyhow::Result<()> {
+    Pair::scenario("short_commands_are_heard_to_the_end", |pair| {
+        for round in 0..10 {
+            let script = format!("echo first {round}; seq 1 3000; echo last {round}; exit 3");
+            let output = pair.home().phantom(true, &["run", "--", "sh", "-c", &script])?;
+            ensure!(output.code == 3, "round {round}: {output:?}");
+            let whole = output.stdout.starts_with(&format!("first {round}\r\n1\r\n"))
+                && output.stdout.ends_with(&format!("3000\r\nlast {round}\r\n"));
+            ensure!(whole, "round {round}: {output:?}");
+        }
+        Ok(())
+    })
+}
+
 /// Forks 1,000 children that end at once and 50 that stay, and counts those that answer.
 const CROWD: &str = "
 import os, signal, sys

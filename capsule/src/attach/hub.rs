@@ -26,6 +26,8 @@ const MAX_INPUT_BYTES: usize = 64 << 10;
 const MAX_LAG_FRAMES: usize = 64;
 /// A terminal that takes nothing for this long while others are attached is let go.
 const STUCK: Duration = Duration::from_secs(10);
+/// How long an app that prints much waits for its first terminal; it may have none at all.
+const FIRST_TERMINAL: Duration = Duration::from_secs(5);
 /// How long the terminals have to take the last output.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -80,6 +82,8 @@ impl Hub {
             app: App::None,
             size,
             screen: Screen::default(),
+            first_until: Some(Instant::now() + FIRST_TERMINAL),
+            leaving: None,
             ended: None,
             drained: Arc::default(),
         };
@@ -176,6 +180,10 @@ struct Driver {
     app: App,
     size: TermSize,
     screen: Screen,
+    /// Until when the first terminal is waited for; `None` once it has come.
+    first_until: Option<Instant>,
+    /// The app has ended here with this code, and who is to be told that the terminals know.
+    leaving: Option<(i32, oneshot::Sender<()>)>,
     ended: Option<i32>,
     /// A terminal has taken something.
     drained: Arc<Notify>,
@@ -196,6 +204,11 @@ impl Driver {
         let mut beat = tokio::time::interval(BEAT);
         loop {
             self.flush_away();
+            // A short command may end before its terminal has come.
+            if let Some((code, told)) = self.leaving.take_if(|_| !first_is_due(self.first_until)) {
+                self.farewell(code).await;
+                let _ = told.send(());
+            }
             let wake = self.wait(&mut beat).await;
             match wake {
                 Wake::Command(Some(command)) => self.obey(command).await,
@@ -218,7 +231,7 @@ impl Driver {
 
     async fn wait(&mut self, beat: &mut tokio::time::Interval) -> Wake {
         let take_typed = self.input.len() < MAX_INPUT_BYTES;
-        let read_app = !self.is_lagging();
+        let read_app = !self.is_lagging() && !self.waits_for_first();
         let app = &mut self.app;
         let input = &mut self.input;
         tokio::select! {
@@ -258,8 +271,7 @@ impl Driver {
             }
             Command::Ended(code, told) => {
                 self.rest_of_output();
-                self.farewell(code).await;
-                let _ = told.send(());
+                self.leaving = Some((code, told));
             }
         }
     }
@@ -268,7 +280,10 @@ impl Driver {
         self.next_client += 1;
         let id = self.next_client;
         let (out, frames) = mpsc::channel(MAX_LAG_FRAMES);
-        let first = ToTerminal::Data(self.screen.replay());
+        let first = ToTerminal::Data(match self.first_until.take() {
+            Some(_) => self.screen.from_the_beginning(),
+            None => self.screen.replay(),
+        });
         // The queue is new and has room.
         let _ = out.try_send(first);
         if let Some(code) = self.ended {
@@ -434,6 +449,11 @@ impl Driver {
         self.clients.iter().any(Client::lags)
     }
 
+    /// Whether what the app prints should wait: its first terminal is shown all of it.
+    fn waits_for_first(&self) -> bool {
+        self.screen.is_brimful() && first_is_due(self.first_until)
+    }
+
     /// Lets terminals go that have taken nothing for long while others wait for them.
     fn drop_stuck(&mut self) {
         let alone = self.clients.len() == 1;
@@ -466,6 +486,10 @@ impl Driver {
             let _ = tokio::time::timeout(FAREWELL, client.task).await;
         }
     }
+}
+
+fn first_is_due(until: Option<Instant>) -> bool {
+    until.is_some_and(|until| Instant::now() < until)
 }
 
 /// Waits for whatever the app's side has to do.

@@ -4,7 +4,10 @@
 use std::collections::VecDeque;
 
 /// Output kept for the next terminal.
-const KEPT_BYTES: usize = 64 << 10;
+const KEPT_BYTES: usize = 128 << 10;
+/// From here on the output waits for the first terminal, which is shown all of it. What is in the
+/// app's terminal when it ends fits in the rest.
+const BRIM_BYTES: usize = 32 << 10;
 /// Of which this much is shown again.
 const SHOWN_BYTES: usize = 16 << 10;
 /// What turns the alternate screen on and off (xterm's private modes 1049, 1047 and 47).
@@ -23,6 +26,8 @@ const LONGEST_SWITCH: usize = 8;
 pub struct Screen {
     kept: VecDeque<u8>,
     full_screen: bool,
+    /// Something was printed that is not kept any more.
+    forgot: bool,
 }
 
 impl Screen {
@@ -44,6 +49,17 @@ impl Screen {
         self.kept.extend(bytes);
         let excess = self.kept.len().saturating_sub(KEPT_BYTES);
         self.kept.drain(..excess);
+        self.forgot |= excess > 0;
+    }
+
+    /// Whether the first terminal should come before more is printed.
+    pub fn is_brimful(&self) -> bool {
+        self.kept.len() >= BRIM_BYTES
+    }
+
+    /// What to show to the first terminal: all there was, if that is still known.
+    pub fn from_the_beginning(&self) -> Vec<u8> {
+        if self.forgot { self.replay() } else { self.kept.iter().copied().collect() }
     }
 
     /// Whether the app has the whole screen; then it must be asked to draw it anew.
@@ -81,6 +97,21 @@ mod tests {
         screen.feed(b"bye\x1b[?10");
         screen.feed(b"49l$ ");
         assert!(!screen.is_full());
+    }
+
+    #[test]
+    fn the_first_terminal_is_shown_all() {
+        let mut screen = Screen::default();
+        screen.feed(b"\x1b[?1049h");
+        while !screen.is_brimful() {
+            screen.feed(&[b'x'; 1000]);
+        }
+        // The last output of an app that ends without a terminal.
+        screen.feed(&[b'y'; 64 << 10]);
+        let shown = screen.from_the_beginning();
+        assert!(shown.starts_with(b"\x1b[?1049hx") && shown.ends_with(b"y"));
+        screen.feed(&[b'z'; KEPT_BYTES]);
+        assert_eq!(screen.from_the_beginning(), screen.replay());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub async fn run(client: &Client, args: args::Run, json: bool) -> anyhow::Result
         eprintln!("phantom: {note}");
     }
     if args.detach {
+        // Attached and gone: its output waits for nobody.
+        drop(UnixStream::connect(&reply.attach).await);
         if json {
             print_json(&reply)?;
         } else {
