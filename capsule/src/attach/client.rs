@@ -42,7 +42,7 @@ pub async fn attach(stream: UnixStream) -> io::Result<Parted> {
 async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
     let (mut reader, mut writer) = stream.into_split();
     let size = window_size();
-    wire::write(&mut writer, &ToShim::Hello(size.unwrap_or_default())).await?;
+    send(&mut writer, &ToShim::Hello(size.unwrap_or_default())).await;
     let mut typed = Input::open(is_terminal);
     let (frame_sender, mut frames) = mpsc::channel::<ToTerminal>(8);
     let reading = tokio::spawn(async move {
@@ -72,7 +72,7 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
                 }
             }
             _ = resized.recv() => if let Some(size) = window_size() {
-                wire::write(&mut writer, &ToShim::Resize(size)).await?;
+                send(&mut writer, &ToShim::Resize(size)).await;
             },
             _ = terminated.recv() => break Parted::Detached,
             _ = hung_up.recv() => break Parted::Detached,
@@ -80,6 +80,13 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
     };
     reading.abort();
     Ok(parted)
+}
+
+/// A shim that takes nothing any more has gone, and its last frames say why: they are still read.
+async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), message: &ToShim) {
+    if let Err(error) = wire::write(writer, message).await {
+        tracing::debug!(%error, "the shim takes no more");
+    }
 }
 
 /// Passes on what was typed; false when the user wants to detach.
@@ -92,7 +99,7 @@ async fn typed_on(
     if !is_terminal {
         // The end of a file or pipe is what ^D is on a terminal.
         let bytes = if bytes.is_empty() { vec![0x04] } else { bytes };
-        wire::write(writer, &ToShim::Data(bytes)).await?;
+        send(writer, &ToShim::Data(bytes)).await;
         return Ok(true);
     }
     if bytes.is_empty() {
@@ -100,7 +107,7 @@ async fn typed_on(
     }
     for part in keys.feed(&bytes) {
         match part {
-            Typed::Bytes(bytes) => wire::write(writer, &ToShim::Data(bytes)).await?,
+            Typed::Bytes(bytes) => send(writer, &ToShim::Data(bytes)).await,
             Typed::Detach => return Ok(false),
             Typed::Help => print(HELP.as_bytes())?,
         }
