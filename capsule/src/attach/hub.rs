@@ -281,7 +281,7 @@ impl Driver {
         let id = self.next_client;
         let (out, frames) = mpsc::channel(MAX_LAG_FRAMES);
         let first = ToTerminal::Data(match self.first_until.take() {
-            Some(_) => self.screen.from_the_beginning(),
+            Some(_) => self.screen.everything(),
             None => self.screen.replay(),
         });
         // The queue is new and has room.

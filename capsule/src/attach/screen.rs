@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// What to show to the first terminal: all there was, if that is still known.
-    pub fn from_the_beginning(&self) -> Vec<u8> {
+    pub fn everything(&self) -> Vec<u8> {
         if self.forgot { self.replay() } else { self.kept.iter().copied().collect() }
     }
 
@@ -108,10 +108,10 @@ mod tests {
         }
         // The last output of an app that ends without a terminal.
         screen.feed(&[b'y'; 64 << 10]);
-        let shown = screen.from_the_beginning();
+        let shown = screen.everything();
         assert!(shown.starts_with(b"\x1b[?1049hx") && shown.ends_with(b"y"));
         screen.feed(&[b'z'; KEPT_BYTES]);
-        assert_eq!(screen.from_the_beginning(), screen.replay());
+        assert_eq!(screen.everything(), screen.replay());
     }
 
     #[test]
