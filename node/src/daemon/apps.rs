@@ -397,6 +397,8 @@ impl Daemon {
             if let Err(error) = self.home_shim_events(app).await {
                 tracing::warn!(%app, error = format!("{error:#}"), "lost the app's shim");
                 self.stop_guest_copy(app).await;
+                let daemon = self.clone();
+                let _ = tokio::task::spawn_blocking(move || daemon.clear_remains(app)).await;
             }
             self.forget(app);
         });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use phantom_capsule::cgroup::Cgroup;
 use phantom_model::{AppId, AppRecord};
 
 use super::Daemon;
@@ -13,6 +14,8 @@ use super::parts::Found;
 use crate::config::AppDir;
 use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
 
+/// How long killed processes may take to disappear.
+const REMAINS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a shim may take to say how it stands.
 const STANDING_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -34,7 +37,7 @@ impl Daemon {
                     continue;
                 }
                 tracing::warn!(%app, error, "its shim is gone, so is the app");
-                remove_remains(&dir);
+                self.clear_remains(app);
             }
         }
         for record in records {
@@ -129,11 +132,18 @@ impl Daemon {
         tokio::spawn(async move {
             let Ok(guest) = self.guests.get(app) else { return };
             if let Ok(mut events) = guest.shim.watch().await {
+                let mut ended = false;
                 while let Some(event) = events.next().await {
                     if let Event::Ended { code } = event {
+                        ended = true;
                         tracing::info!(%app, code, "the guest has ended");
                         let _ = guest.shim.tell(&Request::Finish, SHIM_DEADLINE).await;
                     }
+                }
+                // Still listed with this epoch, and its shim is gone without a word.
+                if !ended && self.guests.get(app).is_ok_and(|now| now.epoch == guest.epoch) {
+                    let daemon = self.clone();
+                    let _ = tokio::task::spawn_blocking(move || daemon.clear_remains(app)).await;
                 }
             }
             // A later guest of the same app has another shim.
@@ -146,10 +156,22 @@ impl Daemon {
     }
 }
 
-/// Removes what a shim that was killed left in the app's folder.
-fn remove_remains(dir: &AppDir) {
-    let _ = phantom_fs::fuse::detach(&dir.root());
-    if let Err(error) = std::fs::remove_dir_all(&dir.0) {
-        tracing::warn!(dir = %dir.0.display(), %error, "cannot be removed");
+impl Daemon {
+    /// Ends and removes what a shim that was killed left of its app here: processes that run or
+    /// stand frozen without anybody, mounts, files.
+    pub fn clear_remains(&self, app: AppId) {
+        let ended = Cgroup::create(&self.node.short(), &app.short()).and_then(|cgroup| {
+            cgroup.kill()?;
+            cgroup.wait_empty(REMAINS_DEADLINE)?;
+            cgroup.remove()
+        });
+        if let Err(error) = ended {
+            tracing::warn!(%app, %error, "processes of the app may be left");
+        }
+        let dir = self.config.app_dir(app);
+        let _ = phantom_fs::fuse::detach(&dir.root());
+        if let Err(error) = std::fs::remove_dir_all(&dir.0) {
+            tracing::warn!(dir = %dir.0.display(), %error, "cannot be removed");
+        }
     }
 }

@@ -256,6 +256,8 @@ impl LabNode {
             let own = Path::new(root).join("phantom").join(id);
             let apps = std::fs::read_dir(&own).into_iter().flatten().flatten();
             for group in apps.map(|entry| entry.path()).filter(|path| path.is_dir()) {
+                // A capsule whose shim a scenario killed.
+                let _ = std::fs::write(group.join("cgroup.kill"), "1");
                 let _ = wait_until("the end of an app's processes", Duration::from_secs(5), || {
                     Ok(std::fs::remove_dir(&group).is_ok() || !group.exists())
                 });
