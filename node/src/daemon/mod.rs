@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`apps`] | apps whose home is here: start, list, find, end |
 //! | [`guests`] | apps of other homes that run here |
-//! | [`moves`] | the home's side of moves: feeds the coordinator and does what it says |
+//! | [`moves`] | the home's side of moves: when one begins, where to, who waits |
+//! | [`drive`] | one move's task: feeds the coordinator and does what it says |
 //! | [`parts`] | this node's part in moves, as source or target |
 //! | [`images`] | the image on its way |
 //! | [`explain`] | could an app move now, where to, and if not, why |
@@ -19,6 +20,7 @@
 
 pub mod apps;
 pub mod choose;
+pub mod drive;
 pub mod explain;
 pub mod facts;
 pub mod guests;
