@@ -7,6 +7,7 @@
 //! | [`moves`] | the home's side of moves: when one begins, where to, who waits |
 //! | [`drive`] | one move's task: feeds the coordinator and does what it says |
 //! | [`parts`] | this node's part in moves, as source or target |
+//! | [`target`] | what this node does as the target of a move |
 //! | [`images`] | the image on its way |
 //! | [`explain`] | could an app move now, where to, and if not, why |
 //! | [`peers`] | questions between daemons and their answers |
@@ -33,6 +34,7 @@ pub mod peers;
 pub mod recover;
 pub mod store;
 pub mod switch;
+pub mod target;
 pub mod watch;
 
 use std::future::Future;
