@@ -27,6 +27,8 @@ fn interrupt_suspend_and_resume_work_in_bash_and_in_a_shell_within() {
     app.expect("\n1\r\n");
     app.type_keys("fg\n");
     app.expect("\rsleep 1000\r\n");
+    // Bash names the job before it gives it the terminal.
+    wait_for(&mut app, "sleep");
     app.type_keys("\x03");
     app.expect("$ ");
     app.type_keys("echo code=$?\n");
@@ -43,7 +45,7 @@ fn interrupt_suspend_and_resume_work_in_bash_and_in_a_shell_within() {
     assert_eq!(app.finish().1, 9);
 }
 
-/// Waits until a process of that name runs in the app's pid namespace.
+/// Waits until a process of that name has the terminal in the app's pid namespace.
 fn wait_for(app: &mut crate::app::App, name: &str) {
     let init = app.started.capsule.init_pid;
     let space = std::fs::read_link(format!("/proc/{init}/ns/pid")).unwrap();
@@ -51,6 +53,7 @@ fn wait_for(app: &mut crate::app::App, name: &str) {
         std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
             std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
                 && std::fs::read_link(entry.path().join("ns/pid")).is_ok_and(|ns| ns == space)
+                && has_terminal(&entry.path())
         })
     };
     let deadline = std::time::Instant::now() + crate::app::PATIENCE;
@@ -58,6 +61,14 @@ fn wait_for(app: &mut crate::app::App, name: &str) {
         assert!(std::time::Instant::now() < deadline, "{name} does not run");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+/// Whether a process is in the foreground of its terminal, not stopped (proc(5), stat).
+fn has_terminal(process: &std::path::Path) -> bool {
+    let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    matches!(fields[..], [state, _, group, _, _, foreground, ..] if group == foreground && state != "T")
 }
 
 #[test]
