@@ -89,6 +89,8 @@ fn an_app_that_exceeds_its_limit_moves_once_and_stays() -> anyhow::Result<()> {
         let verdict = events.iter().find(|event| event.event == "verdict");
         let verdict = verdict.context("no verdict in the log")?;
         ensure!(verdict.detail.contains("10%"), "the verdict does not name the limit: {verdict:?}");
+        // Typed before the prompt, ^D would not reach readline.
+        repl.expect(">>> ", SOON)?;
         repl.press(Key::Ctrl('d'))?;
         ensure!(repl.wait(SOON)? == 0, "the REPL ended badly");
         Ok(())

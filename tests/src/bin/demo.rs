@@ -79,6 +79,7 @@ fn repl(lab: &Lab, ada: usize) -> anyhow::Result<()> {
     repl.expect("typed ahead 961", SOON).context("the line typed while it was busy")?;
     repl.type_line("print('now', 6 * 7, len(memory))")?;
     repl.expect("now 42 1000", SOON).context("its state after the move")?;
+    repl.expect(">>> ", SOON)?;
 
     say("What happened, from the daemon's log:");
     let events: Vec<Event> = lab.node(ada).phantom_json(true, &["log", "repl"])?;
