@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{Lab, LabNode, Output, Pair, Person, SOON, wait_until};
+use phantom_tests::lab::{Lab, LabNode, Node, Output, Pair, Person, SOON, wait_until};
 use serde_json::Value;
 
 /// A laboratory of three nodes; the first has founded a sub-grid.
@@ -16,7 +16,7 @@ fn three(test: &str) -> anyhow::Result<Option<(Lab, [usize; 3])>> {
         Ok(node)
     };
     let nodes = [founder, add("cellar", 1)?, add("shed", 2)?];
-    lab.node(founder).up()?;
+    lab.node(founder).up(&[])?;
     Ok(Some((lab, nodes)))
 }
 
@@ -84,7 +84,7 @@ fn a_member_of_another_sub_grid_stays_outside() -> anyhow::Result<()> {
     let Some((lab, [founder, cellar, shed])) = three(test)? else { return Ok(()) };
     let joined = join(lab.node(cellar), &invite(lab.node(founder), "1h")?)?;
     ensure!(joined.code == 0, "{}", joined.stderr);
-    lab.node(shed).up()?;
+    lab.node(shed).up(&[])?;
     let output = join(lab.node(shed), &invite(lab.node(founder), "1h")?)?;
     refused(&output, 1, "already belongs to sub-grid")?;
     ensure!(members(lab.node(founder))? == 2 && members(lab.node(shed))? == 1, "two sub-grids");

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{AppRow, Key, MOVE, Pair, SOON, Terminal, wait_until};
+use phantom_tests::lab::{AppRow, Key, MOVE, Node, Pair, SOON, Terminal, wait_until};
 
 /// A Python REPL that is ready for input.
 fn repl(pair: &Pair, args: &[&str]) -> anyhow::Result<Terminal> {

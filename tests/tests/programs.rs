@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{Key, LabNode, MOVE, Pair, SOON, Terminal};
+use phantom_tests::lab::{Key, LabNode, MOVE, Node, Pair, SOON, Terminal};
 
 /// Prints numbered lines as fast as it can until it finds a file named `stop`.
 const LOUD: &str = "

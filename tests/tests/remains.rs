@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use phantom_tests::lab::{LabNode, MOVE, Pair, SOON};
+use phantom_tests::lab::{LabNode, MOVE, Node, Pair, SOON};
 
 /// What a node has of everything that apps and moves make.
 type Things = BTreeMap<String, Vec<String>>;

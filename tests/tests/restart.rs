@@ -1,7 +1,7 @@
 //! Daemons that die and come back while apps run: nobody at a terminal notices.
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{LabNode, MOVE, Pair, SOON, Terminal, wait_until};
+use phantom_tests::lab::{LabNode, MOVE, Node, Pair, SOON, Terminal, wait_until};
 
 /// A Python REPL that remembers something.
 fn repl(pair: &Pair) -> anyhow::Result<Terminal> {

@@ -1,6 +1,6 @@
 //! What an app cannot reach although root builds its capsule.
 
-use phantom_tests::lab::{Lab, Person};
+use phantom_tests::lab::{Lab, Node, Person};
 
 #[test]
 fn a_working_directory_the_user_cannot_reach_is_refused() -> anyhow::Result<()> {

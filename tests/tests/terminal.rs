@@ -2,7 +2,7 @@
 //! show and steer it.
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{Key, MOVE, Pair, SOON, Terminal, wait_until};
+use phantom_tests::lab::{Key, MOVE, Node, Pair, SOON, Terminal, wait_until};
 
 /// A shell with a prompt of its own.
 fn shell(pair: &Pair, name: &str) -> anyhow::Result<Terminal> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 
-use crate::lab::{Lab, Person};
+use crate::lab::{Lab, Node, Person};
 
 /// The node whose user starts programs.
 pub const HOME: usize = 0;

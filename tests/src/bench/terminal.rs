@@ -18,6 +18,7 @@ use anyhow::{Context, ensure};
 use super::migration::load_average;
 use super::pair::{AWAY, HOME, Pair};
 use super::{Bound, Report, Row, median};
+use crate::lab::Node;
 use path::Path;
 use ssh::Server;
 use typist::Typist;

@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::node::LabNode;
-use super::{SOON, wait_until};
+use crate::node::{Node, SOON, wait_until};
 
 /// Where a node's daemon reads its configuration.
 const CONFIG: &str = "/etc/phantom/phantom.toml";
@@ -33,14 +32,7 @@ impl LabNode {
         if !self.processes_with("phantom daemon").is_empty() {
             self.kill_daemon()?;
         }
-        self.up()
-    }
-
-    /// Starts the daemon.
-    pub fn up(&self) -> anyhow::Result<()> {
-        let output = self.phantom(false, &["up"])?;
-        ensure!(output.code == 0, "`phantom up` on {}: {}", self.name(), output.stderr.trim());
-        Ok(())
+        self.up(&[])
     }
 
     /// Has the daemon stop at a border of every move from now on, or at none; restarts it.

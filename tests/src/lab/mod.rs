@@ -7,17 +7,17 @@
 mod fault;
 mod node;
 mod pair;
-mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
+pub use crate::node::{AppRow, Event, MOVE, Node, Output, SOON, wait_until};
+pub use crate::terminal::{Key, Terminal};
 pub use fault::{processes_beginning, wait_for_one};
-pub use node::{LabNode, Output, Person, wait_until};
-pub use pair::{AppRow, Event, MOVE, Moving, Pair, SOON};
-pub use terminal::{Key, Terminal};
+pub use node::{LabNode, Person};
+pub use pair::{Moving, Pair};
 
 /// What a laboratory is made of.
 pub struct LabConfig {

@@ -1,17 +1,18 @@
 //! One node: a process that holds its namespaces, and ways to run things inside.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::de::DeserializeOwned;
 
-use super::{LabConfig, Terminal};
+use super::LabConfig;
+use crate::node::{Node, Output, wait_until};
+use crate::terminal::Terminal;
 
 /// A user of a node.
 #[derive(Debug, Clone)]
@@ -29,17 +30,6 @@ impl Person {
     pub fn at_home(name: &str, uid: u32) -> Self {
         Self { name: name.to_owned(), uid, has_home: true }
     }
-}
-
-/// What a command printed and how it ended.
-#[derive(Debug, Clone)]
-pub struct Output {
-    /// Exit code; 128 + signal when it was killed.
-    pub code: i32,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error.
-    pub stderr: String,
 }
 
 /// One node of the laboratory.
@@ -102,11 +92,6 @@ impl LabNode {
             if root.is_some() { PathBuf::from(PHANTOM_INSIDE) } else { config.phantom.clone() };
         let foreign_root = root.is_some();
         Ok(Self { name: name.to_owned(), person, folder, phantom, holder, foreign_root })
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// Its user.
@@ -176,37 +161,11 @@ impl LabNode {
         Ok(output)
     }
 
-    /// Runs `phantom ARGS` inside, as root or as the user, whatever its exit code.
-    pub fn phantom(&self, as_user: bool, args: &[&str]) -> anyhow::Result<Output> {
-        finish(self.phantom_command(as_user, args))
-    }
-
     /// A command line that runs `phantom ARGS` inside, as root or as the user.
     pub fn phantom_command(&self, as_user: bool, args: &[&str]) -> Command {
         let mut all = vec![self.phantom_path()];
         all.extend(args);
         self.command(as_user, &all)
-    }
-
-    /// Runs `phantom ARGS --json` and reads its answer; a failure is an error with its words.
-    pub fn phantom_json<T: DeserializeOwned>(
-        &self,
-        as_user: bool,
-        args: &[&str],
-    ) -> anyhow::Result<T> {
-        let mut all = args.to_vec();
-        all.push("--json");
-        let output = self.phantom(as_user, &all)?;
-        if output.code != 0 {
-            bail!("on {}: phantom {}: {}", self.name, args.join(" "), output.stderr.trim());
-        }
-        serde_json::from_str(&output.stdout)
-            .with_context(|| format!("`phantom {}` printed no JSON", args.join(" ")))
-    }
-
-    /// Starts `phantom ARGS` as the user in a terminal of its own.
-    pub fn terminal(&self, args: &[&str]) -> anyhow::Result<Terminal> {
-        Terminal::spawn(self.phantom_command(true, args), 24, 80)
     }
 
     /// Starts any command as the user in a terminal of its own, not under Phantom.
@@ -282,6 +241,26 @@ impl LabNode {
             })
             .map(Pid::from_raw)
             .collect()
+    }
+}
+
+impl Node for LabNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn phantom(&self, as_user: bool, args: &[&str]) -> anyhow::Result<Output> {
+        finish(self.phantom_command(as_user, args))
+    }
+
+    fn terminal(&self, args: &[&str]) -> anyhow::Result<Terminal> {
+        Terminal::spawn(self.phantom_command(true, args), 24, 80)
+    }
+
+    fn shell(&self, script: &str) -> anyhow::Result<String> {
+        let output = finish(self.command(true, &["sh", "-euc", script]))?;
+        ensure!(output.code == 0, "on {}: `{script}`: {}", self.name, output.stderr.trim());
+        Ok(output.stdout)
     }
 }
 
@@ -372,21 +351,4 @@ fn is_zombie(pid: Pid) -> bool {
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// Asks again and again until the answer is yes; says what it waited for when the time is over.
-pub fn wait_until(
-    what: &str,
-    deadline: Duration,
-    mut condition: impl FnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let end = Instant::now() + deadline;
-    while !condition()? {
-        if Instant::now() > end {
-            bail!("{what} did not come within {deadline:?}");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = std::io::stdout().flush();
-    Ok(())
 }

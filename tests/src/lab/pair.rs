@@ -2,41 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
 
-use super::{Lab, LabNode, Output, Person, wait_until};
-
-/// How long anything but a move may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(30);
-/// How long a move may take on a busy machine.
-pub const MOVE: Duration = Duration::from_secs(90);
-
-/// A row of `phantom ps`, as far as scenarios look at it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct AppRow {
-    /// Name of the app.
-    pub name: String,
-    /// `running`, `moving` or `unreachable`.
-    pub state: String,
-    /// Name of the node it runs on.
-    pub host: String,
-    /// Name of its home.
-    pub home: String,
-    /// Its epoch.
-    pub epoch: u64,
-}
-
-/// A line of `phantom log`, as far as scenarios look at it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Event {
-    /// What happened.
-    pub event: String,
-    /// In words.
-    pub detail: String,
-}
+use super::{Lab, LabNode, Person};
+use crate::node::{AppRow, Event, Node, SOON, wait_until};
 
 /// A laboratory of two nodes that know each other: `attic`, where ada (1000) is at home, and
 /// `cellar`, where she is unknown and `/home` is empty.
@@ -62,19 +32,13 @@ impl Pair {
     }
 
     fn join(&self) -> anyhow::Result<()> {
-        up(self.home(), &["up"])?;
-        let invited: serde_json::Value = self.home().phantom_json(false, &["invite"])?;
-        let token = invited["token"].as_str().context("`phantom invite` gave no token")?;
-        up(self.away(), &["up", "--join", token])?;
-        self.wait_connected()
+        self.home().up(&[])?;
+        self.home().let_in(self.away())
     }
 
     /// Waits until both nodes are up and connected.
     pub fn wait_connected(&self) -> anyhow::Result<()> {
-        wait_until("both nodes seeing each other", SOON, || {
-            let nodes: Vec<serde_json::Value> = self.home().phantom_json(true, &["nodes"])?;
-            Ok(nodes.len() == 2 && nodes.iter().all(|node| node["reachable"] == true))
-        })
+        self.home().wait_for_nodes(2)
     }
 
     /// Cuts or restores the link between the two.
@@ -116,13 +80,12 @@ impl Pair {
 
     /// The row of one app, as ada sees it; `None` when it does not run.
     pub fn row(&self, app: &str) -> anyhow::Result<Option<AppRow>> {
-        let rows: Vec<AppRow> = self.home().phantom_json(true, &["ps"])?;
-        Ok(rows.into_iter().find(|row| row.name == app))
+        self.home().row(app)
     }
 
     /// Moves an app by hand and waits until it runs there.
     pub fn migrate(&self, app: &str, node: &str) -> anyhow::Result<()> {
-        arrived(self.home().phantom(true, &["migrate", app, node])?)
+        self.home().migrate(app, node)
     }
 
     /// Starts a move by hand; [`Moving::wait`] waits for its end.
@@ -134,14 +97,12 @@ impl Pair {
 
     /// Waits until `ps` shows the app running on `host`.
     pub fn wait_for_host(&self, app: &str, host: &str) -> anyhow::Result<()> {
-        wait_until(&format!("the move of {app} to {host}"), MOVE, || {
-            Ok(self.row(app)?.is_some_and(|row| row.host == host && row.state == "running"))
-        })
+        self.home().wait_for_host(app, host)
     }
 
     /// The life of an app.
     pub fn events(&self, app: &str) -> anyhow::Result<Vec<Event>> {
-        self.home().phantom_json(true, &["log", app])
+        self.home().events(app)
     }
 }
 
@@ -156,17 +117,8 @@ impl Moving {
 
     /// Waits for its end; a failed move is an error with its words.
     pub fn wait(self) -> anyhow::Result<()> {
-        arrived(super::node::output(self.0.wait_with_output()?))
+        let output = super::node::output(self.0.wait_with_output()?);
+        ensure!(output.code == 0, "`phantom migrate`: {}", output.stderr.trim());
+        Ok(())
     }
-}
-
-fn arrived(output: Output) -> anyhow::Result<()> {
-    ensure!(output.code == 0, "`phantom migrate`: {}", output.stderr.trim());
-    Ok(())
-}
-
-fn up(node: &LabNode, args: &[&str]) -> anyhow::Result<()> {
-    let output = node.phantom(false, args)?;
-    ensure!(output.code == 0, "`phantom up` on {}: {}", node.name(), output.stderr.trim());
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Home's daemon, or that of an away source, is killed in the middle of a move and comes back.
 
 use anyhow::ensure;
-use phantom_tests::lab::Pair;
+use phantom_tests::lab::{Node, Pair};
 
 use crate::session::Session;
 
@@ -17,7 +17,7 @@ fn the_homes_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
             pair.home().wait_held()?;
             pair.home().kill_daemon()?;
             ensure!(moving.wait().is_err(), "its daemon was killed");
-            pair.home().up()?;
+            pair.home().up(&[])?;
             session.lives_on(pair.home())?;
         }
         // After the commit the move is carried on.
@@ -27,7 +27,7 @@ fn the_homes_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
         pair.home().wait_held()?;
         pair.home().kill_daemon()?;
         ensure!(moving.wait().is_err(), "its daemon was killed");
-        pair.home().up()?;
+        pair.home().up(&[])?;
         session.lives_on(pair.away())?;
         // A daemon that is killed while the app is away changes nothing either.
         pair.home().hold_at(None)?;
@@ -63,7 +63,7 @@ fn the_homes_daemon_is_killed_during_a_move_home() -> anyhow::Result<()> {
             pair.home().wait_held()?;
             pair.home().kill_daemon()?;
             ensure!(moving.wait().is_err(), "its daemon was killed");
-            pair.home().up()?;
+            pair.home().up(&[])?;
             session.lives_on(ends_on)?;
         }
         pair.home().hold_at(None)?;

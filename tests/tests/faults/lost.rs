@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use phantom_tests::lab::{Pair, wait_until};
+use phantom_tests::lab::{Node, Pair, wait_until};
 
 use crate::session::Session;
 
@@ -25,7 +25,7 @@ fn a_lost_home_is_an_error_and_never_a_hang() -> anyhow::Result<()> {
         };
         wait_until("an error in the app", Duration::from_secs(90), failed)?;
         pair.set_link(true)?;
-        pair.home().up()?;
+        pair.home().up(&[])?;
         pair.wait_connected()?;
         session.answers()?;
         session.run("print('slowest', max(p[1] for p in probes) < 60)", "slowest True")?;

@@ -1,7 +1,7 @@
 //! No room at the target: memory, image, cache; and requests that come at the wrong time.
 
 use anyhow::ensure;
-use phantom_tests::lab::{Pair, SOON};
+use phantom_tests::lab::{Node, Pair, SOON};
 
 use crate::session::{Session, one_line};
 
@@ -14,7 +14,7 @@ fn a_target_without_room_for_the_image_gives_the_app_back() -> anyhow::Result<()
         pair.away().kill_daemon()?;
         let tiny = "mount -t tmpfs -o size=24m tmpfs /run/phantom";
         pair.away().enter(&["sh", "-c", tiny])?;
-        pair.away().up()?;
+        pair.away().up(&[])?;
         pair.wait_connected()?;
         let line = session.refused(pair.away())?;
         ensure!(line.contains("repl stays on attic"), "{line}");

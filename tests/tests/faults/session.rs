@@ -1,7 +1,7 @@
 //! An app under observation: a Python REPL that counts.
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{Key, LabNode, MOVE, Pair, SOON, Terminal, wait_for_one};
+use phantom_tests::lab::{Key, LabNode, MOVE, Node, Pair, SOON, Terminal, wait_for_one};
 
 /// A REPL that was started on the pair's home, and its user.
 pub struct Session<'a> {

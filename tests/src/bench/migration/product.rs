@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{PATIENCE, PROGRAM, SETTLE, gaps};
 use crate::bench::pair::{AWAY, HOME, Pair};
-use crate::lab::wait_until;
+use crate::lab::{Node, wait_until};
 
 /// Two nodes that know each other.
 pub struct Product {

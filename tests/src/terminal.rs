@@ -1,8 +1,9 @@
 //! A person at a terminal: types, reads the screen, resizes the window.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -34,10 +35,21 @@ impl Key {
     }
 }
 
+/// What joins a terminal to the command in it. Dropping it hangs up.
+pub trait Line {
+    /// What the command prints; asked for once.
+    fn output(&mut self) -> Receiver<Vec<u8>>;
+    /// Types.
+    fn type_bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Changes the window size.
+    fn resize(&mut self, rows: u16, cols: u16) -> io::Result<()>;
+    /// How the command ended, when it has: 128 + signal when it was killed.
+    fn exit_code(&mut self) -> io::Result<Option<i32>>;
+}
+
 /// A command in a terminal, with the person in front of it.
 pub struct Terminal {
-    child: Child,
-    keyboard: File,
+    line: Box<dyn Line>,
     output: Receiver<Vec<u8>>,
     seen: Vec<u8>,
     mark: usize,
@@ -45,37 +57,21 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Starts `command` with a new terminal as its controlling one.
-    pub fn spawn(mut command: Command, rows: u16, cols: u16) -> anyhow::Result<Self> {
-        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).context("cannot make a terminal")?;
-        // Other threads start processes too; those must not inherit it.
-        for end in [&pty.master, &pty.slave] {
-            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        }
-        let slave: OwnedFd = pty.slave;
-        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
-        os::own_terminal(&mut command);
-        let child = command.spawn().context("cannot start the command in a terminal")?;
-        drop(command);
-        let keyboard = File::from(pty.master);
-        let mut reader = keyboard.try_clone()?;
-        let (sender, output) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while let Ok(count) = reader.read(&mut buffer) {
-                if count == 0 || sender.send(buffer[..count].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
+    /// Starts `command` on this machine with a new terminal as its controlling one.
+    pub fn spawn(command: Command, rows: u16, cols: u16) -> anyhow::Result<Self> {
+        Ok(Self::over(Box::new(LocalLine::spawn(command, rows, cols)?), rows, cols))
+    }
+
+    /// A terminal at the end of a line.
+    pub fn over(mut line: Box<dyn Line>, rows: u16, cols: u16) -> Self {
+        let output = line.output();
         let screen = vt100::Parser::new(rows, cols, 1000);
-        Ok(Self { child, keyboard, output, seen: Vec::new(), mark: 0, screen })
+        Self { line, output, seen: Vec::new(), mark: 0, screen }
     }
 
     /// Types text.
     pub fn type_text(&mut self, text: &str) -> anyhow::Result<()> {
-        self.keyboard.write_all(text.as_bytes()).context("the terminal takes no more")
+        self.line.type_bytes(text.as_bytes()).context("the terminal takes no more")
     }
 
     /// Types text and presses Return.
@@ -86,7 +82,7 @@ impl Terminal {
 
     /// Presses a key.
     pub fn press(&mut self, key: Key) -> anyhow::Result<()> {
-        self.keyboard.write_all(&key.bytes()).context("the terminal takes no more")
+        self.line.type_bytes(&key.bytes()).context("the terminal takes no more")
     }
 
     /// Everything printed so far.
@@ -137,8 +133,7 @@ impl Terminal {
 
     /// Changes the window size.
     pub fn resize(&mut self, rows: u16, cols: u16) -> anyhow::Result<()> {
-        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
-        os::resize(&self.keyboard, &size).context("cannot resize the terminal")?;
+        self.line.resize(rows, cols).context("cannot resize the terminal")?;
         self.screen.screen_mut().set_size(rows, cols);
         Ok(())
     }
@@ -148,9 +143,8 @@ impl Terminal {
         let end = Instant::now() + deadline;
         loop {
             self.take_in(Duration::from_millis(10));
-            if let Some(status) = self.child.try_wait()? {
-                use std::os::unix::process::ExitStatusExt;
-                return Ok(status.code().unwrap_or(128 + status.signal().unwrap_or(0)));
+            if let Some(code) = self.line.exit_code()? {
+                return Ok(code);
             }
             if Instant::now() > end {
                 bail!("the command did not end within {deadline:?}:\n{}", self.screen_text());
@@ -174,13 +168,70 @@ impl Terminal {
     }
 }
 
-impl Drop for Terminal {
+/// A terminal of this machine.
+struct LocalLine {
+    child: Child,
+    keyboard: File,
+    output: Option<Receiver<Vec<u8>>>,
+}
+
+impl LocalLine {
+    fn spawn(mut command: Command, rows: u16, cols: u16) -> anyhow::Result<Self> {
+        let pty = openpty(Some(&winsize(rows, cols)), None).context("cannot make a terminal")?;
+        // Other threads start processes too; those must not inherit it.
+        for end in [&pty.master, &pty.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
+        let slave: OwnedFd = pty.slave;
+        command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+        os::own_terminal(&mut command);
+        let child = command.spawn().context("cannot start the command in a terminal")?;
+        drop(command);
+        let keyboard = File::from(pty.master);
+        let mut reader = keyboard.try_clone()?;
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            while let Ok(count) = reader.read(&mut buffer) {
+                if count == 0 || sender.send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Self { child, keyboard, output: Some(output) })
+    }
+}
+
+impl Line for LocalLine {
+    fn output(&mut self) -> Receiver<Vec<u8>> {
+        self.output.take().expect("it is asked for once")
+    }
+
+    fn type_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.keyboard.write_all(bytes)
+    }
+
+    fn resize(&mut self, rows: u16, cols: u16) -> io::Result<()> {
+        os::resize(&self.keyboard, &winsize(rows, cols))
+    }
+
+    fn exit_code(&mut self) -> io::Result<Option<i32>> {
+        let ended = self.child.try_wait()?;
+        Ok(ended.map(|status| status.code().unwrap_or(128 + status.signal().unwrap_or(0))))
+    }
+}
+
+impl Drop for LocalLine {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
+}
+
+fn winsize(rows: u16, cols: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
