@@ -12,6 +12,7 @@ Usage: cargo xtask COMMAND
   demo [--interactive]      set up, then move a live program between two nodes on this machine
   test [--tier fast|desktops] [--list] [FILTER]
                             set up, then build and run the tests whose name holds FILTER
+  desktop list | shell NAME  set up, then name the kinds of test desktops, or work in one
   bench NAME [--json]       measure against the baseline (--list names the benchmarks)
   soak [--rounds N] [FILTER]
                             repeat the tests until one fails; the result goes to docs/soak.md
@@ -62,6 +63,8 @@ pub enum Task {
     },
     /// Run the demo with these arguments.
     Demo(Vec<OsString>),
+    /// Run the program for test desktops with these arguments.
+    Desktop(Vec<OsString>),
     /// Run the benchmark program with these arguments.
     Bench(Vec<OsString>),
     /// Repeat the tests.
@@ -88,6 +91,13 @@ pub fn parse(mut parser: Parser) -> Result<Task, lexopt::Error> {
         "test" => test(parser),
         "tidy" => tidy(parser),
         "demo" => Ok(Task::Demo(rest(parser)?)),
+        "desktop" => {
+            let rest = rest(parser)?;
+            if rest.is_empty() {
+                return Err("desktop needs `list` or `shell NAME`".into());
+            }
+            Ok(Task::Desktop(rest))
+        }
         "bench" => {
             let rest = rest(parser)?;
             if rest.is_empty() {
@@ -181,6 +191,10 @@ mod tests {
             read(&["bench", "migration", "--json"]),
             Ok(Task::Bench(vec!["migration".into(), "--json".into()]))
         );
+        assert_eq!(
+            read(&["desktop", "shell", "alice"]),
+            Ok(Task::Desktop(vec!["shell".into(), "alice".into()]))
+        );
         assert_eq!(read(&["soak", "--rounds=3"]), Ok(Task::Soak { rounds: 3, filter: None }));
     }
 
@@ -190,6 +204,7 @@ mod tests {
         assert!(read(&["setup", "now"]).unwrap_err().contains("now"));
         assert!(read(&["test", "--tier", "slow"]).unwrap_err().contains("slow"));
         assert!(read(&["bench"]).unwrap_err().contains("NAME"));
+        assert!(read(&["desktop"]).unwrap_err().contains("shell NAME"));
         assert!(read(&["soak", "--rounds", "0"]).is_err());
     }
 }

@@ -5,14 +5,15 @@
 //! | [`args`] | the command line |
 //! | [`command`] | runs other programs: as root where needed, with a deadline, a log and progress |
 //! | [`digest`] | SHA-256 |
+//! | [`environment`] | what the programs that are run are told |
 //! | [`interrupt`] | ends what was started when the user stops us |
 //! | [`root`] | being root, or having sudo for it |
 //! | [`say`] | what the user reads meanwhile |
-//! | [`setup`] | packages, CRIU and a second root, each only when missing |
+//! | [`setup`] | packages, CRIU, a second root, images of desktops, each only when missing |
 //! | [`test`] | builds and runs every test, checks the skips, sums up |
 //! | [`tidy`] | dependency edges, `unsafe`, file lengths, fmt, clippy, licences |
 //! | [`workspace`] | the tree, as cargo sees it |
-//! | [`product`] | what runs Phantom's own programs: demo, bench, soak, doctor |
+//! | [`product`] | what runs Phantom's own programs: demo, desktop, bench, soak, doctor |
 //!
 //! It depends on no package of Phantom, so that it builds in seconds and works when they do not.
 //! Nothing on the system is changed that is not said first.
@@ -20,6 +21,7 @@
 mod args;
 mod command;
 mod digest;
+mod environment;
 mod interrupt;
 mod product;
 mod root;
@@ -32,6 +34,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use args::Task;
+use setup::Extent;
 use workspace::Workspace;
 
 fn main() -> ExitCode {
@@ -62,10 +65,11 @@ fn run(task: Task) -> anyhow::Result<bool> {
     let workspace = Workspace::find()?;
     match task {
         Task::Help => Ok(true),
-        Task::Setup => setup::run(&workspace).map(|_| true),
+        Task::Setup => setup::run(&workspace, Extent::Base).map(|_| true),
         Task::Test(options) => test::run(&workspace, &options),
         Task::Tidy { fast } => tidy::run(&workspace, fast),
         Task::Demo(rest) => product::demo(&workspace, &rest),
+        Task::Desktop(rest) => product::desktop(&workspace, &rest),
         Task::Bench(rest) => product::bench(&workspace, &rest),
         Task::Soak { rounds, filter } => product::soak(&workspace, rounds, filter),
         Task::Doctor(rest) => product::doctor(&workspace, &rest),

@@ -1,45 +1,54 @@
-//! Tasks that run Phantom's own programs: demo, bench, soak and doctor.
+//! Tasks that run Phantom's own programs: demo, desktop, bench, soak and doctor.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
 use crate::command::Cmd;
-use crate::setup::{self, Ready};
+use crate::environment::Environment;
+use crate::setup::{self, Extent};
 use crate::test::build::{self, Built};
 use crate::workspace::Workspace;
-use crate::{digest, interrupt, root, say, test};
+use crate::{interrupt, root, say, test};
 
 /// How long a build may take.
 const BUILD: Duration = Duration::from_secs(3600);
 /// How long a program may run that the user looks at.
 const RUN: Duration = Duration::from_secs(24 * 3600);
-
-/// Where copies of `phantom` go.
-const STAGE: &str = "/var/cache/phantom/bin";
+/// What to build for the programs that the user looks at.
+const PROGRAMS: [&str; 5] = ["-p", "phantom", "-p", "phantom-tests", "--bins"];
 
 /// Sets up, builds, and moves a live program between two nodes on this machine.
 pub fn demo(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
-    let ready = setup::run(workspace)?;
+    let ready = setup::run(workspace, Extent::Base)?;
     say::title("Build");
-    let built =
-        build::build(workspace, &["-p", "phantom", "-p", "phantom-tests", "--bins"], BUILD)?;
+    let built = build::build(workspace, &PROGRAMS, BUILD)?;
+    let environment = Environment::make(&built, ready)?;
     say::title("Demo");
-    run(&built, "demo", &ready, rest)
+    run(&built, "demo", &environment, rest)
+}
+
+/// Starts a test desktop for a person, or names them.
+pub fn desktop(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
+    let ready = setup::run(workspace, Extent::Desktops)?;
+    say::title("Build");
+    let built = build::build(workspace, &PROGRAMS, BUILD)?;
+    let statics = build::statics(workspace, &built, BUILD)?;
+    let environment = Environment::make(&built, ready)?.with_desktops(&statics);
+    run(&built, "desktop", &environment, rest)
 }
 
 /// Measures, with everything compiled as it is released.
 pub fn bench(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
-    let selection = ["--release", "-p", "phantom", "-p", "phantom-tests", "--bins"];
     if rest.iter().any(|word| word == "--list") {
         let built = build::build(workspace, &["-p", "phantom-tests", "--bin", "bench"], BUILD)?;
         return Ok(Cmd::new(built.program("bench")?).arg("--list").foreground()? == 0);
     }
-    let ready = setup::run(workspace)?;
+    let ready = setup::run(workspace, Extent::Base)?;
+    let selection = [&["--release"], &PROGRAMS[..]].concat();
     let built = build::build(workspace, &selection, BUILD)?;
-    run(&built, "bench", &ready, rest)
+    run(&built, "bench", &Environment::make(&built, ready)?, rest)
 }
 
 /// What this machine can do, as `phantom doctor` finds it.
@@ -70,32 +79,10 @@ pub fn soak(workspace: &Workspace, rounds: u32, filter: Option<String>) -> Resul
     Ok(failed.is_empty())
 }
 
-/// Copies the `phantom` that was built to where every user can run it: a clone lies in somebody's
-/// home, which others may not enter and which the nodes of a laboratory cover with their own.
-pub fn stage(built: &Built) -> Result<PathBuf> {
-    let phantom = built.program("phantom")?;
-    let key = digest::of_bytes(phantom.as_os_str().as_encoded_bytes())?;
-    let staged = Path::new(STAGE).join(&key[..12]).join("phantom");
-    Cmd::new("install")
-        .args(["-D", "-C", "-m", "755"])
-        .args([&phantom, &staged])
-        .rooted()
-        .quiet()
-        .context("copying phantom to where every user can run it")?;
-    say::ok(format!("phantom copied to {}, where every user can run it", staged.display()));
-    Ok(staged)
-}
-
 /// Runs one of the programs as root on the user's terminal; whether it succeeded.
-fn run(built: &Built, program: &str, ready: &Ready, rest: &[OsString]) -> Result<bool> {
-    let code = Cmd::new(built.program(program)?)
-        .args(rest)
-        .env("PHANTOM_BIN", stage(built)?)
-        .env("PHANTOM_CRIU", &ready.criu)
-        .env("PHANTOM_SECOND_ROOT", &ready.second_root)
-        .rooted()
-        .limit(RUN)
-        .foreground()?;
+fn run(built: &Built, program: &str, environment: &Environment, rest: &[OsString]) -> Result<bool> {
+    let cmd = Cmd::new(built.program(program)?).args(rest).rooted().limit(RUN);
+    let code = environment.give(cmd).foreground()?;
     for one in interrupt::kill_leftovers() {
         say::note(format!("{program} left {} ({}) running: ended", one.name, one.pid));
     }

@@ -1,6 +1,7 @@
 //! Being root, or having sudo for it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -42,4 +43,10 @@ pub fn path_with_sbin() -> OsString {
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/local/sbin:/usr/sbin:/sbin");
     path
+}
+
+/// Where root finds programs of this name, the one that runs first.
+pub fn which(program: &str) -> impl Iterator<Item = PathBuf> {
+    let folders: Vec<PathBuf> = std::env::split_paths(&path_with_sbin()).collect();
+    folders.into_iter().map(move |folder| folder.join(program)).filter(|path| path.is_file())
 }

@@ -63,10 +63,7 @@ pub fn state(recipe: &Recipe, recipe_digest: &str) -> State {
 
 /// The distribution's own CRIU and its version.
 fn system() -> Option<(PathBuf, String)> {
-    let path = root::path_with_sbin();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join("criu"))
-        .find_map(|path| version_of(&path).map(|version| (path, version)))
+    root::which("criu").find_map(|path| version_of(&path).map(|version| (path, version)))
 }
 
 fn version_of(criu: &Path) -> Option<String> {

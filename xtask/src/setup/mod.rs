@@ -4,6 +4,8 @@
 //! a second, and finds nothing missing.
 
 mod criu;
+mod debian;
+mod desktops;
 mod host;
 mod packages;
 mod recipe;
@@ -14,13 +16,14 @@ mod version;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::command::Cmd;
 use crate::workspace::Workspace;
 use crate::{root, say};
+pub use desktops::Image;
 use recipe::Recipe;
 
 /// The compiler the workspace needs: `rust-version` in the root `Cargo.toml`.
@@ -32,13 +35,24 @@ const LOCK: &str = "/var/cache/phantom/setup.lock";
 /// How long another set-up may take.
 const LOCK_WAIT: Duration = Duration::from_secs(3600);
 
+/// How much is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What building, the demo and the tests on this machine's own kernel need.
+    Base,
+    /// Also QEMU and the images of the test desktops.
+    Desktops,
+}
+
 /// What the other tasks hand to the programs they run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Ready {
     /// The CRIU to use.
     pub criu: PathBuf,
     /// The second node's root.
     pub second_root: PathBuf,
+    /// Images of the test desktops; none when these were left out.
+    pub images: Vec<Image>,
 }
 
 /// What there is and what is missing.
@@ -48,25 +62,34 @@ struct Plan {
     criu: criu::State,
     second_root: PathBuf,
     build_root: bool,
+    desktops: Option<desktops::State>,
     wanted: usize,
     missing: Vec<String>,
 }
 
 impl Plan {
-    fn make(workspace: &Workspace) -> Result<Plan> {
+    fn make(workspace: &Workspace, extent: Extent) -> Result<Plan> {
         let (recipe, recipe_digest) = Recipe::load(&workspace.root.join("xtask/criu"))?;
         let criu = criu::state(&recipe, &recipe_digest);
         let second_root = second_root::path()?;
         let build_root = !second_root::exists(&second_root);
         let build_criu = matches!(criu, criu::State::Missing(_));
-        let wanted = packages::needed(&recipe, build_criu, build_root);
+        let desktops = match extent {
+            Extent::Base => None,
+            Extent::Desktops => Some(desktops::State::find()?),
+        };
+        let mut more = desktops.as_ref().map_or_else(Vec::new, desktops::State::packages);
+        if build_root {
+            more.extend(debian::PACKAGES);
+        }
+        let wanted = packages::needed(&recipe, build_criu, &more);
         let missing = packages::missing(&wanted)?;
         let wanted = wanted.len();
-        Ok(Plan { recipe, recipe_digest, criu, second_root, build_root, wanted, missing })
+        Ok(Plan { recipe, recipe_digest, criu, second_root, build_root, desktops, wanted, missing })
     }
 
     /// What will be changed on this system, one line each.
-    fn changes(&self) -> Vec<String> {
+    fn changes(&self) -> Result<Vec<String>> {
         let mut changes = Vec::new();
         if !self.missing.is_empty() {
             changes.push(format!("installs with apt-get: {}", self.missing.join(" ")));
@@ -77,7 +100,23 @@ impl Plan {
         if self.build_root {
             changes.push(second_root::intention(&self.second_root));
         }
-        changes
+        if let Some(desktops) = &self.desktops {
+            changes.extend(desktops.changes()?);
+        }
+        Ok(changes)
+    }
+
+    /// What is still missing after everything was changed; `None` when nothing is.
+    fn lacks(&self) -> Option<String> {
+        let mut lacks = self.missing.clone();
+        if let criu::State::Missing(why) = &self.criu {
+            lacks.push(format!("CRIU ({why})"));
+        }
+        if self.build_root {
+            lacks.push("the second node's root".to_owned());
+        }
+        lacks.extend(self.desktops.as_ref().and_then(desktops::State::lacks));
+        (!lacks.is_empty()).then(|| lacks.join(", "))
     }
 
     fn say(&self) {
@@ -102,20 +141,27 @@ impl Plan {
         } else {
             say::ok(format!("Debian 13 root for a second node: {root}"));
         }
+        if let Some(desktops) = &self.desktops {
+            desktops.say();
+        }
     }
 
-    /// What is there, when nothing is missing.
-    fn ready(&self) -> Option<Ready> {
-        let criu = match &self.criu {
-            criu::State::System { path, .. } | criu::State::Built(path) => path.clone(),
-            criu::State::Missing(_) => return None,
+    /// What is there, or what is missing.
+    fn ready(self) -> Result<Ready, String> {
+        if let Some(lacks) = self.lacks() {
+            return Err(lacks);
+        }
+        let criu = match self.criu {
+            criu::State::System { path, .. } | criu::State::Built(path) => path,
+            criu::State::Missing(why) => return Err(why),
         };
-        (self.changes().is_empty()).then(|| Ready { criu, second_root: self.second_root.clone() })
+        let images = self.desktops.map_or_else(Vec::new, desktops::State::into_images);
+        Ok(Ready { criu, second_root: self.second_root, images })
     }
 }
 
 /// Makes sure that everything is there, saying what is missing before it is installed.
-pub fn run(workspace: &Workspace) -> Result<Ready> {
+pub fn run(workspace: &Workspace, extent: Extent) -> Result<Ready> {
     let started = Instant::now();
     let distribution = host::distribution()?;
     let how = if root::is_root() { "as root" } else { "with sudo" };
@@ -123,13 +169,14 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     say::ok(format!("Rust {}", host::rust(RUST)?));
     root::require()?;
     host::room(&workspace.target, if workspace.target.exists() { 512 } else { BUILD_ROOM_MIB })?;
-    let plan = Plan::make(workspace)?;
+    let plan = Plan::make(workspace, extent)?;
     plan.say();
-    if let Some(ready) = plan.ready() {
-        return Ok(ready);
+    let changes = plan.changes()?;
+    if changes.is_empty() {
+        return plan.ready().map_err(|lacks| anyhow!("set-up cannot mend this: {lacks}"));
     }
     say::title("This changes the system:");
-    for change in plan.changes() {
+    for change in changes {
         say::item(change);
     }
     if !root::is_root() {
@@ -137,13 +184,12 @@ pub fn run(workspace: &Workspace) -> Result<Ready> {
     }
     let lock = lock()?;
     // Another set-up may have done it all while we waited.
-    let plan = Plan::make(workspace)?;
+    let plan = Plan::make(workspace, extent)?;
     execute(workspace, &plan)?;
     drop(lock);
-    let plan = Plan::make(workspace)?;
-    let Some(ready) = plan.ready() else {
-        bail!("set-up ended, and this is still missing: {}", plan.changes().join("; "));
-    };
+    let ready = Plan::make(workspace, extent)?
+        .ready()
+        .map_err(|lacks| anyhow!("set-up ended, and this is still missing: {lacks}"))?;
     say::title(format!("Set-up done in {}", say::duration(started.elapsed())));
     Ok(ready)
 }
@@ -158,7 +204,7 @@ fn execute(workspace: &Workspace, plan: &Plan) -> Result<()> {
     if plan.build_root {
         second_root::build(workspace, &plan.second_root)?;
     }
-    Ok(())
+    plan.desktops.as_ref().map_or(Ok(()), |desktops| desktops.build(workspace))
 }
 
 /// Waits until no other set-up runs on this machine.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::command::Ended;
+use crate::command::{Cmd, Ended};
 use crate::say;
 use crate::workspace::Workspace;
 
@@ -75,26 +75,89 @@ struct Profile {
     test: bool,
 }
 
+/// Programs of one file that needs no library, for machines whose libraries are others.
+#[derive(Debug)]
+pub struct Statics {
+    /// `phantom`, of the same sources as the ordinary one.
+    pub phantom: PathBuf,
+    /// What a test desktop is controlled by.
+    pub agent: PathBuf,
+}
+
 /// Builds what `selection` names (arguments of `cargo build`); cargo's own progress is shown.
 pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Result<Built> {
     let started = Instant::now();
+    let mut built = compile(workspace, "build", selection, limit)?;
+    let order = |test: &TestProgram| {
+        workspace.packages.iter().position(|package| package.name == test.package)
+    };
+    built.tests.sort_by_key(|test| (order(test), test.target != "lib", test.target.clone()));
+    say::ok(format!("built in {}", say::duration(started.elapsed())));
+    Ok(built)
+}
+
+/// Links the programs that the test desktops get, beside the ordinary ones in `built`.
+pub fn statics(workspace: &Workspace, built: &Built, limit: Duration) -> Result<Statics> {
+    let started = Instant::now();
+    let statics = Statics {
+        phantom: link_static(workspace, "phantom", built.program("phantom")?, limit)?,
+        agent: link_static(workspace, "phantom-tests", built.program("desktop-agent")?, limit)?,
+    };
+    say::ok(format!("static programs for the desktops in {}", say::duration(started.elapsed())));
+    Ok(statics)
+}
+
+/// Links `ordinary`, a program of `package`, as one file that needs no library. Only this last
+/// step differs from an ordinary build, so nothing else is compiled again, now or later.
+fn link_static(
+    workspace: &Workspace,
+    package: &str,
+    ordinary: PathBuf,
+    limit: Duration,
+) -> Result<PathBuf> {
+    let name = ordinary.file_name().context("a program without a name")?.to_owned();
+    let program = name.to_string_lossy();
+    let mut arguments = vec!["-p", package, "--bin", &program, "--"];
+    arguments.extend(["-C", "target-feature=+crt-static"]);
+    // What static libraries need of each other is not known to rustc.
+    let libraries =
+        Cmd::new("pkg-config").args(["--static", "--libs-only-l", "libelf"]).stdout()?;
+    let libraries: Vec<String> =
+        libraries.split_whitespace().map(|library| format!("link-arg={library}")).collect();
+    arguments.extend(libraries.iter().flat_map(|library| ["-C", library]));
+
+    // Cargo puts both into the same place, which belongs to the ordinary one.
+    let kept = ordinary.with_extension("ordinary");
+    std::fs::rename(&ordinary, &kept)
+        .with_context(|| format!("putting {} aside", ordinary.display()))?;
+    let linked = compile(workspace, "rustc", &arguments, limit).and_then(|_| {
+        let folder = workspace.scratch()?.join("static");
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("creating {}", folder.display()))?;
+        let (fresh, to) = (folder.join(format!("{program}.new")), folder.join(&name));
+        // Desktops have little memory, and nobody debugs in them.
+        Cmd::new("strip").arg("-o").args([&fresh, &ordinary]).quiet()?;
+        std::fs::rename(&fresh, &to).with_context(|| format!("creating {}", to.display()))?;
+        Ok(to)
+    });
+    std::fs::rename(&kept, &ordinary)
+        .with_context(|| format!("putting {} back", ordinary.display()))?;
+    linked
+}
+
+fn compile(
+    workspace: &Workspace,
+    command: &str,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Built> {
     let cmd = workspace
-        .cargo(&["build", "--locked", "--message-format=json-render-diagnostics"])
-        .args(selection)
+        .cargo(&[command, "--locked", "--message-format=json-render-diagnostics"])
+        .args(arguments)
         .limit(limit);
     let mut built = Built::default();
-    let ended = cmd.lines(|line| take(workspace, line, &mut built))?;
-    match ended {
-        Ended::Ok => {
-            let order = |test: &TestProgram| {
-                workspace.packages.iter().position(|package| package.name == test.package)
-            };
-            built
-                .tests
-                .sort_by_key(|test| (order(test), test.target != "lib", test.target.clone()));
-            say::ok(format!("built in {}", say::duration(started.elapsed())));
-            Ok(built)
-        }
+    match cmd.lines(|line| take(workspace, line, &mut built))? {
+        Ended::Ok => Ok(built),
         Ended::Failed(_) => bail!("the build failed: `{}`", cmd.shown()),
         Ended::TimedOut => bail!("the build took longer than {}", say::duration(limit)),
     }

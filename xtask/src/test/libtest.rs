@@ -11,6 +11,8 @@ pub struct Outcome {
     pub failed: BTreeSet<String>,
     /// Did not do what they are for, and why.
     pub skipped: BTreeMap<String, String>,
+    /// What its tests want the reader of the summary to know.
+    pub notes: BTreeSet<String>,
     /// Whether the program got to its own summary.
     pub complete: bool,
 }
@@ -19,7 +21,7 @@ pub struct Outcome {
 ///
 /// A test skips by printing `SKIP <name>: <reason>` and returning; libtest shows that below the
 /// heading `---- <test> stdout ----`, which names the test whatever `<name>` says. An `#[ignore]`d
-/// test counts as skipped too.
+/// test counts as skipped too. A line `NOTE <text>` goes to the summary, once.
 pub fn parse(output: &str) -> Outcome {
     let mut outcome = Outcome::default();
     let mut skips: Vec<(Option<&str>, &str, &str)> = Vec::new();
@@ -29,6 +31,8 @@ pub fn parse(output: &str) -> Outcome {
             section = Some(name);
         } else if let Some((name, reason)) = skip(line) {
             skips.push((section, name, reason));
+        } else if let Some(note) = line.strip_prefix("NOTE ") {
+            outcome.notes.insert(note.trim().to_owned());
         } else if let Some((name, result)) = result(line) {
             match result.split_once(", ").unwrap_or((result, "")) {
                 ("ok", _) => _ = outcome.passed.insert(name.to_owned()),
@@ -143,9 +147,11 @@ successes:
 
 ---- a::two stdout ----
 looking for /dev/kvm
+NOTE desktops: TCG
 SKIP two: no /dev/kvm: emulated
 ---- a::one stdout ----
 hello
+NOTE desktops: TCG
 
 successes:
     a::one
@@ -178,6 +184,7 @@ test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out
             skipped,
             [("a::two", "no /dev/kvm: emulated"), ("c", "needs a moon"), ("d", "ignored")]
         );
+        assert_eq!(names(&outcome.notes), ["desktops: TCG"]);
     }
 
     #[test]

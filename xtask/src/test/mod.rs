@@ -9,16 +9,16 @@ mod libtest;
 mod skips;
 mod summary;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::args::{TestOptions, Tier};
 use crate::command::{Cmd, Ended};
-use crate::setup::{self, Ready};
+use crate::environment::Environment;
+use crate::setup::{self, Extent, Ready};
 use crate::workspace::Workspace;
-use crate::{interrupt, product, say, tidy};
+use crate::{interrupt, say, tidy};
 use build::{Built, TestProgram};
 use libtest::Outcome;
 use skips::Skips;
@@ -48,17 +48,16 @@ pub fn run(workspace: &Workspace, options: &TestOptions) -> Result<bool> {
         }
         return Ok(true);
     }
-    let ready = setup::run(workspace)?;
+    let ready = setup::run(workspace, extent(options))?;
     if options.filter.is_none() {
         say::title("Checks of the tree");
         let begun = Instant::now();
         let good = tidy::run(workspace, true)?;
         summary.add(Line::check("tidy", begun.elapsed(), good));
     }
-    say::title("Build");
-    let built = build::build(workspace, &EVERYTHING, left(deadline))?;
+    let prepared = prepare(workspace, ready, options, deadline)?;
     say::title("Tests");
-    round(workspace, &ready, &built, options, deadline, &mut summary)?;
+    round(workspace, &prepared, deadline, &mut summary)?;
     if options.filter.is_none() && options.tier != Some(Tier::Desktops) {
         summary.add(doc_tests(workspace, deadline)?);
     }
@@ -73,19 +72,62 @@ pub fn repeat(
     rounds: u32,
     filter: Option<String>,
 ) -> Result<(u32, Vec<String>)> {
-    let ready = setup::run(workspace)?;
-    say::title("Build");
-    let built = build::build(workspace, &EVERYTHING, TOTAL)?;
     let options = TestOptions { filter, ..TestOptions::default() };
+    let ready = setup::run(workspace, extent(&options))?;
+    let prepared = prepare(workspace, ready, &options, Instant::now() + TOTAL)?;
     for round_number in 1..=rounds {
         say::title(format!("Round {round_number} of {rounds}"));
         let mut summary = Summary::default();
-        round(workspace, &ready, &built, &options, Instant::now() + TOTAL, &mut summary)?;
+        round(workspace, &prepared, Instant::now() + TOTAL, &mut summary)?;
         if !summary.good() {
             return Ok((round_number - 1, summary.failures().map(str::to_owned).collect()));
         }
     }
     Ok((rounds, Vec::new()))
+}
+
+/// What is certain to be needed. Whether a filter leaves tests of desktops is known only when they
+/// are built.
+fn extent(options: &TestOptions) -> Extent {
+    match (options.tier, &options.filter) {
+        (Some(Tier::Fast), _) | (None, Some(_)) => Extent::Base,
+        (Some(Tier::Desktops), _) | (None, None) => Extent::Desktops,
+    }
+}
+
+/// The tests that were chosen, and what they are run with.
+struct Prepared {
+    chosen: Vec<(TestProgram, Chosen)>,
+    environment: Environment,
+}
+
+/// Builds, chooses, and makes what only the chosen tests need.
+fn prepare(
+    workspace: &Workspace,
+    mut ready: Ready,
+    options: &TestOptions,
+    deadline: Instant,
+) -> Result<Prepared> {
+    say::title("Build");
+    let built = build::build(workspace, &EVERYTHING, left(deadline))?;
+    let chosen = choose(&built, options)?;
+    if chosen.is_empty() {
+        let what = match (options.tier, &options.filter) {
+            (_, Some(filter)) => format!("no test's name holds {filter:?}"),
+            (Some(Tier::Desktops), None) => "the desktop tier has no tests yet".to_owned(),
+            _ => "no tests".to_owned(),
+        };
+        say::note(what);
+    }
+    if !chosen.iter().any(|(program, _)| program.is_desktop()) {
+        return Ok(Prepared { chosen, environment: Environment::make(&built, ready)? });
+    }
+    if ready.images.is_empty() {
+        ready = setup::run(workspace, Extent::Desktops)?;
+    }
+    let statics = build::statics(workspace, &built, left(deadline))?;
+    let environment = Environment::make(&built, ready)?.with_desktops(&statics);
+    Ok(Prepared { chosen, environment })
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -107,7 +149,7 @@ impl Chosen {
 }
 
 /// The programs and tests that fit the options; programs without any are left out.
-fn choose<'a>(built: &'a Built, options: &TestOptions) -> Result<Vec<(&'a TestProgram, Chosen)>> {
+fn choose(built: &Built, options: &TestOptions) -> Result<Vec<(TestProgram, Chosen)>> {
     let mut chosen = Vec::new();
     for program in &built.tests {
         let tier = if program.is_desktop() { Tier::Desktops } else { Tier::Fast };
@@ -129,7 +171,7 @@ fn choose<'a>(built: &'a Built, options: &TestOptions) -> Result<Vec<(&'a TestPr
             ),
         };
         if !tests.names().is_empty() {
-            chosen.push((program, tests));
+            chosen.push((program.clone(), tests));
         }
     }
     Ok(chosen)
@@ -138,34 +180,21 @@ fn choose<'a>(built: &'a Built, options: &TestOptions) -> Result<Vec<(&'a TestPr
 /// Runs every chosen test once.
 fn round(
     workspace: &Workspace,
-    ready: &Ready,
-    built: &Built,
-    options: &TestOptions,
+    prepared: &Prepared,
     deadline: Instant,
     summary: &mut Summary,
 ) -> Result<()> {
     let skips = Skips::load(&workspace.root.join("tests/skips.toml"))?;
-    let phantom = product::stage(built)?;
-    let chosen = choose(built, options)?;
-    if chosen.is_empty() {
-        let what = match (options.tier, &options.filter) {
-            (_, Some(filter)) => format!("no test's name holds {filter:?}"),
-            (Some(Tier::Desktops), None) => "the desktop tier has no tests yet".to_owned(),
-            _ => "no tests".to_owned(),
-        };
-        say::note(what);
-    }
-    for (program, tests) in chosen {
-        let line = run_program(workspace, ready, &phantom, program, &tests, deadline, &skips)?;
-        summary.add(line);
+    let environment = &prepared.environment;
+    for (program, tests) in &prepared.chosen {
+        summary.add(run_program(workspace, environment, program, tests, deadline, &skips)?);
     }
     Ok(())
 }
 
 fn run_program(
     workspace: &Workspace,
-    ready: &Ready,
-    phantom: &PathBuf,
+    environment: &Environment,
     program: &TestProgram,
     tests: &Chosen,
     deadline: Instant,
@@ -173,16 +202,14 @@ fn run_program(
 ) -> Result<Line> {
     let name = program.name();
     let log = workspace.log(&name.replace(['/', ' '], "-"))?;
-    let mut cmd = Cmd::new(&program.path)
+    let cmd = Cmd::new(&program.path)
         .args(["--show-output", "--color=never"])
         .env("CARGO_MANIFEST_DIR", &program.dir)
         .env("CARGO_PKG_NAME", &program.package)
-        .env("PHANTOM_BIN", phantom)
-        .env("PHANTOM_CRIU", &ready.criu)
-        .env("PHANTOM_SECOND_ROOT", &ready.second_root)
         .dir(&program.dir)
         .rooted()
         .limit(PROGRAM.min(left(deadline)));
+    let mut cmd = environment.give(cmd);
     // sudo would take it away.
     if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
         cmd = cmd.env("RUST_BACKTRACE", backtrace);

@@ -1,5 +1,6 @@
 //! The closing summary.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::libtest::Outcome;
@@ -21,6 +22,8 @@ pub struct Line {
     pub failed: Vec<String>,
     /// Skipped tests with their reasons.
     pub skipped: Vec<(String, String)>,
+    /// What its tests want the reader to know.
+    pub notes: BTreeSet<String>,
 }
 
 /// Everything that ran.
@@ -40,6 +43,7 @@ impl Line {
             passed: usize::from(good),
             failed,
             skipped: Vec::new(),
+            notes: BTreeSet::new(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Line {
             passed: outcome.passed.len(),
             failed,
             skipped,
+            notes: outcome.notes,
         }
     }
 
@@ -122,6 +127,11 @@ impl Summary {
         packages
     }
 
+    /// What the tests want the reader to know, each once however many say it.
+    fn notes(&self) -> BTreeSet<&str> {
+        self.lines.iter().flat_map(|line| &line.notes).map(String::as_str).collect()
+    }
+
     /// The last line: `N passed, N failed, N skipped`.
     pub fn closing(&self) -> String {
         let passed: usize = self.lines.iter().map(|line| line.passed).sum();
@@ -138,6 +148,9 @@ impl Summary {
             println!("{name:<24} {passed:>7} {failed:>7} {skipped:>8} {took:>13}");
         }
         println!("{:<24} {:>38}", "all, building included", say::duration(total));
+        for note in self.notes() {
+            println!("{note}");
+        }
         let skipped: Vec<_> = self.lines.iter().flat_map(|line| &line.skipped).collect();
         if !skipped.is_empty() {
             println!("\nskipped (allowed by tests/skips.toml):");
@@ -180,10 +193,12 @@ mod tests {
         for target in ["lib", "link"] {
             let mut outcome = Outcome::default();
             outcome.passed.insert("a".into());
+            outcome.notes.insert("desktops: KVM".into());
             let second = Duration::from_secs(1);
             summary.add(Line::program("p", target, second, outcome, &Skips::default()));
         }
         let expected = vec![("p".to_owned(), 2, 0, 0, Duration::from_secs(2))];
         assert_eq!(summary.packages(), expected);
+        assert!(summary.notes().into_iter().eq(["desktops: KVM"]), "said by two, shown once");
     }
 }
