@@ -1,7 +1,7 @@
 //! What this node tells the others about itself, and the doctor's findings behind it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -12,8 +12,12 @@ use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
 use crate::config::Config;
 use crate::doctor;
 
-/// How long the daemon waits for an examination on a busy machine.
+/// How long a daemon that starts waits for an examination.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// How long it waits when it asks again for what did not answer then: on a machine that has just
+/// been switched on, everything starts at once.
+pub const AGAIN: [Duration; 3] =
+    [Duration::from_secs(60), Duration::from_secs(120), Duration::from_secs(240)];
 
 /// Examines this machine.
 pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
@@ -48,9 +52,14 @@ fn try_criu(program: &Path) -> Result<String, String> {
 
 /// Gives the node's facts, measuring what changes each time.
 pub struct FactBook {
-    fixed: NodeFacts,
-    criu: Option<PathBuf>,
+    learned: RwLock<Learned>,
     cpu: Mutex<CpuSample>,
+}
+
+/// What only another examination changes.
+struct Learned {
+    facts: NodeFacts,
+    criu: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,12 +73,11 @@ struct CpuSample {
 const MIN_SAMPLE_SECONDS: f64 = 0.5;
 
 impl FactBook {
-    /// Learns what does not change.
+    /// Learns from a first examination.
     pub fn new(node: NodeId, name: &str, report: &doctor::Report) -> anyhow::Result<Self> {
         let system = nix::sys::utsname::uname()?;
         let cores = std::thread::available_parallelism()?.get() as u32;
-        let criu = report.criu.as_ref();
-        let fixed = NodeFacts {
+        let facts = NodeFacts {
             node,
             name: name.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,46 +88,63 @@ impl FactBook {
             idle_centicores: cores * 100,
             memory_total: memory("MemTotal:")?,
             memory_free: memory("MemAvailable:")?,
-            capabilities: report.capabilities(),
-            criu_version: criu.map(|criu| criu.version),
-            criu_restores_job_control: criu.is_some_and(|criu| criu.restores_job_control),
+            capabilities: Vec::new(),
+            criu_version: None,
+            criu_restores_job_control: false,
         };
         let sample = CpuSample {
             at: Instant::now(),
             idle_ticks: idle_ticks()?,
             idle_centicores: cores * 100,
         };
-        let criu = criu.map(|criu| criu.path.clone());
-        Ok(Self { fixed, criu, cpu: Mutex::new(sample) })
+        let learned = RwLock::new(Learned { facts, criu: None });
+        let book = Self { learned, cpu: Mutex::new(sample) };
+        book.learn(report);
+        Ok(book)
+    }
+
+    /// Learns from another examination.
+    pub fn learn(&self, report: &doctor::Report) {
+        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
+        let criu = report.criu.as_ref();
+        learned.criu = criu.map(|criu| criu.path.clone());
+        learned.facts.capabilities = report.capabilities();
+        learned.facts.criu_version = criu.map(|criu| criu.version);
+        learned.facts.criu_restores_job_control =
+            criu.is_some_and(|criu| criu.restores_job_control);
+    }
+
+    fn learned(&self) -> RwLockReadGuard<'_, Learned> {
+        self.learned.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The facts as of now.
     pub fn now(&self) -> NodeFacts {
-        let mut facts = self.fixed.clone();
-        facts.idle_centicores = self.idle_centicores();
+        let mut facts = self.learned().facts.clone();
+        facts.idle_centicores = self.idle_centicores(facts.cores);
         facts.memory_free = memory("MemAvailable:").unwrap_or_default();
         facts
     }
 
     /// Whether this node can do `what`.
     pub fn can(&self, what: Capability) -> bool {
-        self.fixed.can(what)
+        self.learned().facts.can(what)
     }
 
     /// The CRIU to use.
     pub fn criu(&self) -> Option<PathBuf> {
-        self.criu.clone()
+        self.learned().criu.clone()
     }
 
-    fn idle_centicores(&self) -> u32 {
-        let mut last = self.cpu.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn idle_centicores(&self, cores: u32) -> u32 {
+        let mut last = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
         let seconds = last.at.elapsed().as_secs_f64();
         if seconds >= MIN_SAMPLE_SECONDS
             && let Ok(ticks) = idle_ticks()
         {
             // /proc/stat counts in USER_HZ, which is 100 on Linux: a tick is a centisecond.
             let idle = ticks.saturating_sub(last.idle_ticks) as f64 / seconds;
-            let most = f64::from(self.fixed.cores * 100);
+            let most = f64::from(cores * 100);
             *last = CpuSample {
                 at: Instant::now(),
                 idle_ticks: ticks,

@@ -190,17 +190,15 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         config,
     });
     daemon.members.attach(daemon.network.clone());
+    if !report.unknown.is_empty() {
+        tokio::spawn(daemon.clone().examine_again());
+    }
     daemon.clone().serve(ready).await
 }
 
 impl Daemon {
     async fn serve(self: Arc<Self>, ready: Option<OwnedFd>) -> anyhow::Result<()> {
-        if self.config.qos
-            && self.facts.can(phantom_model::Capability::Monitor)
-            && let Err(error) = self.watcher.switch(true)
-        {
-            tracing::warn!(error = format!("{error:#}"), "the monitor stays off");
-        }
+        self.watch_if_able();
         let switch = bind_for_root(&self.config.switch_socket())?;
         let api = crate::api::server::bind(&self.config.api_socket())?;
         tokio::spawn(self.clone().serve_switch(switch));
@@ -222,6 +220,34 @@ impl Daemon {
         let _ = std::fs::remove_file(self.config.api_socket());
         let _ = std::fs::remove_file(self.config.pid_file());
         served
+    }
+
+    fn watch_if_able(&self) {
+        if self.config.qos
+            && self.facts.can(phantom_model::Capability::Monitor)
+            && let Err(error) = self.watcher.switch(true)
+        {
+            tracing::warn!(error = format!("{error:#}"), "the monitor stays off");
+        }
+    }
+
+    /// Asks again for what did not answer when the daemon started.
+    async fn examine_again(self: Arc<Self>) {
+        for patience in facts::AGAIN {
+            let config = self.config.clone();
+            let examined = tokio::task::spawn_blocking(move || facts::examine(&config, patience));
+            let Ok(report) = examined.await else { return };
+            let watched = self.facts.can(phantom_model::Capability::Monitor);
+            self.facts.learn(&report);
+            // Where it could be on already, somebody may have switched it off.
+            if !watched {
+                self.watch_if_able();
+            }
+            tracing::info!("examined again: {}", report.closing_line());
+            if report.unknown.is_empty() {
+                return;
+            }
+        }
     }
 
     fn stop_on_signals(self: Arc<Self>) -> anyhow::Result<()> {

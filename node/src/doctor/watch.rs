@@ -57,7 +57,7 @@ fn kernel_types() -> Finding {
         Ok(_) if !types.starts_with(&0xeb9f_u16.to_ne_bytes()) => {
             Finding::missing(format!("{BTF} has another format than expected"), STOCK_KERNEL)
         }
-        Ok(_) if !types.windows(WANTED.len()).any(|name| name == WANTED) => {
+        Ok(_) if memchr::memmem::find(&types, WANTED).is_none() => {
             Finding::missing("the scheduler's tracepoints are not described", STOCK_KERNEL)
         }
         Ok(len) => Finding::ok(format!("{BTF}, {}", phantom_model::Bytes(len as u64))),

@@ -30,7 +30,7 @@ const HOST_AWAY_MS: u16 = 100;
 /// Serves the host for ever.
 pub fn main() -> anyhow::Result<()> {
     if std::process::id() == 1 {
-        os::mount_as_init()?;
+        os::boot()?;
     }
     let children = os::ended_children().context("listening for ended processes")?;
     let port = open_port()?;

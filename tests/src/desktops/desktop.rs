@@ -156,9 +156,9 @@ pub(super) fn boot(
 /// Has a machine come to rest before it is saved: what clones would all do again is done, and what
 /// they do not need is given back.
 pub(super) fn settle(machine: &Machine, shape: &Shape) -> anyhow::Result<()> {
-    let mut script = String::from(
-        "modprobe -a fuse nf_tables tun sch_netem kvm-amd kvm-intel 2>/dev/null || :\n",
-    );
+    let modules = "fuse nf_tables nft_chain_nat nft_masq nft_ct nft_nat tun veth sch_netem overlay \
+                   unix_diag udp_diag tcp_diag netlink_diag af_packet_diag kvm-amd kvm-intel";
+    let mut script = format!("for module in {modules}; do modprobe -q $module || :; done\n");
     if shape.init == Init::Systemd {
         script += "systemctl is-system-running --wait >/dev/null || :\n";
     }
@@ -197,6 +197,14 @@ impl Desktop {
     /// What its kernel has printed.
     pub fn serial(&self) -> String {
         self.machine.as_ref().map(Machine::serial).unwrap_or_default()
+    }
+
+    /// The ends of its daemon's and shims' logs, for a failed scenario.
+    pub fn logs(&self) -> String {
+        let script = "tail -n 60 /var/lib/phantom/daemon.log
+                      tail -n 30 /run/phantom/apps/*/shim.log 2>/dev/null || :";
+        let logs = self.run(script).unwrap_or_else(|error| format!("{error:#}"));
+        format!("--- {} ---\n{logs}\n", self.name)
     }
 
     /// Runs a shell script as root; gives what it printed, and fails when it does.
@@ -332,9 +340,14 @@ impl Desktop {
         self.machine.as_ref().with_context(|| format!("{} has no power", self.name))
     }
 
+    /// Adds to an error what became of the desktop, or else what its kernel printed last.
     fn blame(&self, error: anyhow::Error) -> anyhow::Error {
-        let last = super::machine::tail(&self.serial(), 12);
-        error.context(format!("on {}; its console:\n{last}\n", self.name))
+        let patience = if error.is::<Gone>() { SOON } else { Duration::ZERO };
+        let ended = self.machine.as_ref().and_then(|machine| machine.end(patience));
+        let why = ended.unwrap_or_else(|| {
+            format!("the end of its console:\n{}\n", super::machine::tail(&self.serial(), 8))
+        });
+        error.context(format!("on {}: {why}", self.name))
     }
 
     /// What no clone may share with another.
@@ -449,6 +462,11 @@ fn run(
     finish(&mut channel, deadline).with_context(|| format!("running `{shown}`"))
 }
 
+/// A desktop that ended in the middle of a command.
+#[derive(Debug, thiserror::Error)]
+#[error("the desktop ended meanwhile")]
+struct Gone;
+
 /// Hears a command to its end.
 fn finish(channel: &mut Channel, deadline: Duration) -> anyhow::Result<Output> {
     let end = Instant::now() + deadline;
@@ -460,7 +478,7 @@ fn finish(channel: &mut Channel, deadline: Duration) -> anyhow::Result<Output> {
                 "it did not end within {deadline:?}; so far it printed {:?}",
                 String::from_utf8_lossy(&[stdout, stderr].concat())
             ),
-            Next::Gone => bail!("the desktop ended meanwhile"),
+            Next::Gone => return Err(Gone.into()),
         };
         match frame.kind {
             Kind::Output => stdout.extend(frame.payload),

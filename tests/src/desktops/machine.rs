@@ -1,5 +1,6 @@
 //! One run of QEMU: from its start to its end.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,7 +24,7 @@ const STARTS: Duration = Duration::from_secs(30);
 
 /// A running machine; it ends when this is dropped.
 pub struct Machine {
-    child: Child,
+    child: RefCell<Child>,
     parts: Parts,
     control: Control,
     link: AgentLink,
@@ -63,7 +64,7 @@ impl Machine {
         let (control, link) = opened.map_err(|error| starting.blame(error))?;
         let child = starting.child.take().context("QEMU has gone")?;
         drop(starting);
-        Ok(Self { child, parts, control, link })
+        Ok(Self { child: RefCell::new(child), parts, control, link })
     }
 
     /// Its agent.
@@ -78,7 +79,7 @@ impl Machine {
 
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.borrow().id()
     }
 
     /// What its kernel printed.
@@ -86,10 +87,19 @@ impl Machine {
         read(&self.parts.serial_log())
     }
 
-    /// Why it has ended, when it has.
-    pub fn end(&mut self) -> Option<String> {
-        let status = self.child.try_wait().ok()??;
-        Some(why_ended(status, &self.parts))
+    /// Why it has ended, when it has or is about to.
+    pub fn end(&self, patience: Duration) -> Option<String> {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.borrow_mut().try_wait().ok()? {
+                return Some(why_ended(status, &self.parts));
+            }
+            if Instant::now() > end {
+                return None;
+            }
+            // A process that is not waited for tells nobody.
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Writes its whole state to a file, and stops it. It must run meanwhile: a clone of a stopped
@@ -118,8 +128,8 @@ impl Machine {
     /// Its power is gone.
     pub fn kill(&mut self) {
         // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.child.get_mut().kill();
+        let _ = self.child.get_mut().wait();
     }
 }
 

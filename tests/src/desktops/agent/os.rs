@@ -15,9 +15,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid, pipe2};
 
-/// Mounts what no systemd has mounted. What is there already (the initrd moves /proc, /sys and
-/// /dev along) is left alone.
-pub fn mount_as_init() -> anyhow::Result<()> {
+/// Does what systemd would have done at boot. /proc, /sys and /dev come from the initrd.
+pub fn boot() -> anyhow::Result<()> {
+    if let Ok(name) = std::fs::read_to_string("/etc/hostname") {
+        nix::unistd::sethostname(name.trim()).context("setting the host name")?;
+    }
     for (kind, place, options) in [
         ("devpts", "/dev/pts", Some("gid=5,mode=620,ptmxmode=666")),
         ("tmpfs", "/dev/shm", Some("mode=1777")),

@@ -1,0 +1,25 @@
+//! Programs that move between whole machines.
+
+use phantom_tests::demo;
+use phantom_tests::desktops::{Desktop, Lan, Release};
+use phantom_tests::node::Node;
+
+/// ada's desktop and another one, of another release and with another user, that know each other.
+fn pair(lan: &Lan) -> anyhow::Result<(Desktop, Desktop)> {
+    let attic = lan.desktop("attic").person("ada", 1000).start()?;
+    let cellar = lan.desktop("cellar").release(Release::Debian12).person("bob", 1500).start()?;
+    attic.up(&[])?;
+    attic.let_in(&cellar)?;
+    Ok((attic, cellar))
+}
+
+#[test]
+fn the_demo_runs_on_two_desktops_of_different_releases() -> anyhow::Result<()> {
+    let lan = Lan::new()?;
+    let (attic, cellar) = pair(&lan)?;
+    demo::run(&attic, "cellar").inspect_err(|_| {
+        for desktop in [&attic, &cellar] {
+            eprintln!("{}", desktop.logs());
+        }
+    })
+}
