@@ -18,7 +18,7 @@ use crate::os::criu::{Criu, Session, Surroundings, Version};
 use crate::os::{process, rpc};
 
 /// Time for each of the few steps; all together take a tenth of a second on an idle machine.
-const STEP_LIMIT: Duration = Duration::from_secs(10);
+const STEP_LIMIT: Duration = Duration::from_secs(30);
 /// How long the process would live if nobody ended it.
 const LIFE_S: &str = "60";
 

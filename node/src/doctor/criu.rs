@@ -15,7 +15,7 @@ use super::{Ability, Finding, Hooks, Places, Probe, in_path, is_program};
 const BUILT: &str = "/usr/local/lib/phantom/criu/criu";
 const REMEDY: &str = "cargo xtask setup (builds CRIU once for this machine)";
 const OLDEST: Version = Version(4, 2, 0);
-const VERSION_LIMIT: Duration = Duration::from_secs(2);
+const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
 /// The CRIU of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -24,7 +24,7 @@ pub fn probes(places: &Places) -> Vec<Probe> {
 }
 
 fn fuse() -> Finding {
-    match fuse_greeting(Duration::from_secs(1)) {
+    match fuse_greeting(Duration::from_secs(20)) {
         Ok(greeting) => {
             let (major, minor) = (greeting.major, greeting.minor);
             let passthrough = if greeting.passthrough { ", passthrough" } else { "" };

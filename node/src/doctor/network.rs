@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::os::{command, network};
 use super::{Ability, Finding, Probe, in_path, install};
 
-const NFT_LIMIT: Duration = Duration::from_secs(2);
+const NFT_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the node loads for its capsules, in small: address translation and a drop rule.
 const RULESET: &str = "table ip phantom_doctor {
