@@ -36,7 +36,8 @@ pub use target::{TargetAction, TargetRole};
 /// How long each step may take, and how often an unanswered request is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Until the target is prepared.
+    /// Until the target is prepared. The app runs meanwhile, and what it has mapped may be fetched
+    /// over a slow line; a target that is gone is noticed by its connection.
     pub prepare: Duration,
     /// Until the source has saved the app and the image has left it.
     pub save: Duration,
@@ -54,7 +55,7 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
-            prepare: Duration::from_secs(20),
+            prepare: Duration::from_secs(240),
             save: Duration::from_secs(120),
             restore: Duration::from_secs(60),
             resume: Duration::from_secs(15),
