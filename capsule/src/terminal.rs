@@ -81,6 +81,8 @@ pub struct TerminalState {
     pub flow: Flow,
     /// What was typed and not read.
     pub input: Vec<Input>,
+    /// What was to be typed after it, but did not fit into the terminal.
+    pub typed: Vec<u8>,
     /// What was put out (echo included) and not read at the master: goes to the user before
     /// anything of the new terminal does.
     pub output: Vec<u8>,
@@ -109,6 +111,7 @@ pub fn drain(master: BorrowedFd<'_>) -> Result<TerminalState, Error> {
         size: pty::size(slave)?,
         flow,
         input,
+        typed: Vec::new(),
         output,
     })
 }
@@ -135,7 +138,8 @@ pub fn refill(master: BorrowedFd<'_>, state: &TerminalState) -> Result<Vec<u8>, 
     pty::set_termios(slave, &termios).map_err(failed("give the terminal its settings"))?;
     stop_output(slave, &termios, state.flow).map_err(failed("stop the terminal's output"))?;
     let quotes = Quotes::of(&termios);
-    Ok(rest.iter().flat_map(|piece| quotes.typed(piece)).collect())
+    let rest = rest.iter().flat_map(|piece| quotes.typed(piece));
+    Ok(rest.chain(state.typed.iter().copied()).collect())
 }
 
 /// Reads what is there; the descriptor is left in the mode it had.

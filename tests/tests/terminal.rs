@@ -209,7 +209,14 @@ fn a_large_paste_that_nobody_reads_moves_too() -> anyhow::Result<()> {
         let mut terminal = pair.home().terminal(&args)?;
         terminal.expect("ready", SOON)?;
         let pasted: String = (0..12_000).map(|n| format!("{n:07}\r")).collect();
-        terminal.type_text(&pasted)?;
+        // Bit by bit at first: a terminal takes more of that than of the same bytes at once, so
+        // what this one holds does not fit into the next.
+        let (bit_by_bit, at_once) = pasted.split_at(20_000);
+        for bit in bit_by_bit.as_bytes().chunks(100) {
+            terminal.type_text(std::str::from_utf8(bit)?)?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        terminal.type_text(at_once)?;
         for host in ["cellar", "attic", "cellar"] {
             pair.migrate("late", host)?;
         }

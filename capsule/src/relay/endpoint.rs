@@ -26,8 +26,18 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 /// The longest.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// What the app takes along when its terminal is left alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Where the relay stands.
+    pub relay: RelayState,
+    /// Of what [`Endpoint::release`] was to write first: what the terminal has not taken yet. It is
+    /// nowhere else, and the endpoint has it no more.
+    pub typed: Vec<u8>,
+}
+
 enum Command {
-    Hold(oneshot::Sender<RelayState>),
+    Hold(oneshot::Sender<Held>),
     Release { output: Vec<u8>, typed: Vec<u8> },
     End(i32, oneshot::Sender<()>),
 }
@@ -56,11 +66,12 @@ impl Endpoint {
         Ok(Self { commands })
     }
 
-    /// Leaves the terminal alone from now on and tells where the relay stands.
-    pub async fn hold(&self) -> Option<RelayState> {
-        let (reply, state) = oneshot::channel();
+    /// Leaves the terminal alone from now on. Bytes of the home that the terminal has not taken
+    /// stay the home's.
+    pub async fn hold(&self) -> Option<Held> {
+        let (reply, held) = oneshot::channel();
         self.commands.send(Command::Hold(reply)).await.ok()?;
-        state.await.ok()
+        held.await.ok()
     }
 
     /// Serves the terminal (again): `output` was read from it by somebody else, and `typed` is to
@@ -168,7 +179,8 @@ impl Driver {
         match command {
             Command::Hold(reply) => {
                 self.held = true;
-                let _ = reply.send(self.relay.state());
+                let typed = self.input.drain(..std::mem::take(&mut self.own_input)).collect();
+                let _ = reply.send(Held { relay: self.relay.state(), typed });
             }
             Command::Release { output, typed } => {
                 self.relay.push(&output);
@@ -258,3 +270,6 @@ pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,7 +91,7 @@ struct State {
 /// How far a move has got here.
 enum Pending {
     /// Source: frozen and saved.
-    Saved(source::Frozen),
+    Saved(Box<source::Frozen>),
     /// Target: ready.
     Prepared(MoveId),
     /// Target: rebuilt and held.

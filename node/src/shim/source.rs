@@ -88,7 +88,7 @@ impl Shim {
         let frozen_unix_us = now_unix_us();
         let (luggage, frozen) = self.freeze(&mut state, id, network).await?;
         let freeze = started.elapsed();
-        state.pending = Some(Pending::Saved(frozen));
+        state.pending = Some(Pending::Saved(Box::new(frozen)));
         let started = Instant::now();
         self.dump(&mut state, id).await?;
         let luggage = carry::pack(&luggage)?;
@@ -105,13 +105,14 @@ impl Shim {
         id: MoveId,
         network: Option<Network>,
     ) -> anyhow::Result<(Luggage, Frozen)> {
-        let relay: Option<RelayState> = match (&self.hub, &state.endpoint) {
+        let (relay, typed) = match (&self.hub, &state.endpoint) {
             (Some(hub), _) => {
                 hub.hold().await;
-                None
+                (None, Vec::new())
             }
             (None, Some(endpoint)) => {
-                Some(endpoint.hold().await.context("the app's terminal is gone")?)
+                let held = endpoint.hold().await.context("the app's terminal is gone")?;
+                (Some(held.relay), held.typed)
             }
             (None, None) => bail!("the app's terminal is not here"),
         };
@@ -119,13 +120,13 @@ impl Shim {
         let frozen = here.cgroup.freeze(FREEZE_DEADLINE);
         let drained = frozen.and_then(|()| terminal::drain(here.master.as_fd()));
         let mut terminal = match drained {
-            Ok(terminal) => terminal,
+            Ok(terminal) => TerminalState { typed, ..terminal },
             Err(error) => {
                 let _ = here.cgroup.thaw(FREEZE_DEADLINE);
                 if let Some(network) = &network {
                     here.attach_network(self.charge.app, Some(network), &self.charge.network_lock);
                 }
-                self.serve_terminal(state, Vec::new(), Vec::new()).await?;
+                self.serve_terminal(state, Vec::new(), typed).await?;
                 return Err(error.into());
             }
         };
