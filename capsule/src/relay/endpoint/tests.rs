@@ -11,12 +11,22 @@ use crate::terminal::{TerminalState, drain, refill};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-fn raw_pair() -> pty::PtyPair {
+fn pair(canonical: bool) -> pty::PtyPair {
     let pair = pty::open_pair(0, 0, TermSize { rows: 24, cols: 80 }).unwrap();
     let mut termios = pty::get_termios(pair.slave.as_fd()).unwrap();
-    (termios.c_iflag, termios.c_lflag) = (0, 0);
+    (termios.c_iflag, termios.c_lflag) = (0, if canonical { libc::ICANON } else { 0 });
     pty::set_termios(pair.slave.as_fd(), &termios).unwrap();
     pair
+}
+
+/// In a terminal that nobody uses yet.
+fn typed_ahead(canonical: bool, typed: &[u8]) -> TerminalState {
+    let empty = drain(pair(canonical).master.as_fd()).unwrap();
+    TerminalState { typed: typed.to_vec(), ..empty }
+}
+
+fn lines(count: usize) -> Vec<u8> {
+    (0..count).flat_map(|n| format!("{n:07}\n").into_bytes()).collect()
 }
 
 /// The user's side; gives a way to it.
@@ -61,7 +71,7 @@ struct Host {
 
 impl Host {
     async fn arrive(state: &TerminalState, relay: RelayState, connect: Connect) -> Self {
-        let pair = raw_pair();
+        let pair = pair(false);
         let typed = refill(pair.master.as_fd(), state).unwrap();
         let endpoint = Endpoint::start(pair.master.try_clone().unwrap(), relay, connect).unwrap();
         endpoint.release(state.output.clone(), typed).await;
@@ -102,20 +112,14 @@ impl Host {
 
 /// What waits in front of a terminal is more than the next one holds, and the home has more. The
 /// program reads a little here and there and the rest at the end.
-#[tokio::test]
-async fn what_no_terminal_on_the_way_has_taken_arrives_once() {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIP endpoint: needs root");
-        return;
-    }
-    let bytes: Vec<u8> = (0u32..30_000).flat_map(u32::to_be_bytes).collect();
-    let (before, at_home) = bytes.split_at(50_000);
+async fn through_seven_terminals(canonical: bool) {
+    let bytes = lines(15_000);
+    let (before, at_home) = bytes.split_at(50_001);
     let connect = home(at_home);
-    let mut state = drain(raw_pair().master.as_fd()).unwrap();
-    state.typed = before.to_vec();
+    let state = typed_ahead(canonical, before);
     let mut host = Host::arrive(&state, RelayState::default(), connect()).await;
     let mut got = Vec::new();
-    for reads in [0, 0, 3_000, 40_000, 10_000, 0] {
+    for reads in [0, 0, 3_001, 40_000, 10_000, 0] {
         host.is_full().await;
         got.extend(host.read(reads).await);
         let (state, relay) = host.leave().await;
@@ -131,6 +135,16 @@ async fn what_no_terminal_on_the_way_has_taken_arrives_once() {
     assert_eq!(relay.taken, at_home.len() as u64);
 }
 
+#[tokio::test]
+async fn what_no_terminal_on_the_way_has_taken_arrives_once() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP endpoint: needs root");
+        return;
+    }
+    through_seven_terminals(false).await;
+    through_seven_terminals(true).await;
+}
+
 /// A move that is given up.
 #[tokio::test]
 async fn what_was_handed_over_is_written_once_when_it_comes_back() {
@@ -138,10 +152,9 @@ async fn what_was_handed_over_is_written_once_when_it_comes_back() {
         println!("SKIP endpoint: needs root");
         return;
     }
-    let bytes: Vec<u8> = (0u32..15_000).flat_map(u32::to_be_bytes).collect();
+    let bytes = lines(7_500);
     let (before, at_home) = bytes.split_at(40_000);
-    let mut state = drain(raw_pair().master.as_fd()).unwrap();
-    state.typed = before.to_vec();
+    let state = typed_ahead(false, before);
     let host = Host::arrive(&state, RelayState::default(), home(at_home)()).await;
     host.is_full().await;
     let held = host.endpoint.hold().await.unwrap();
