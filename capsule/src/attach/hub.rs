@@ -50,7 +50,7 @@ pub struct Arrival {
     pub output: Vec<u8>,
     /// Typed before and not yet in the terminal.
     pub typed: Vec<u8>,
-    /// Where its relay stood, after a move home.
+    /// Where its relay stood, after a move home; `None` if it never left.
     pub relay: Option<RelayState>,
 }
 
@@ -304,8 +304,12 @@ impl Driver {
             tracing::error!(%error, "the app's terminal cannot be used");
         }
         let before = std::mem::replace(&mut self.app, App::None);
-        if let (App::Away { relay, .. }, Some(state)) = (before, arrival.relay) {
-            match relay.absorb(&state) {
+        if let App::Away { relay, .. } = before {
+            let brought = match arrival.relay {
+                Some(state) => relay.absorb(&state),
+                None => Ok((Vec::new(), relay.into_untaken())),
+            };
+            match brought {
                 Ok((printed, typed)) => {
                     self.print(printed);
                     self.type_first(typed);

@@ -140,6 +140,12 @@ impl Relay {
         Ok((output.to_vec(), self.unacked.into_iter().skip(input).collect()))
     }
 
+    /// The user side when the app goes on where it was before this relay: gives the input that no
+    /// copy has taken.
+    pub fn into_untaken(self) -> Vec<u8> {
+        self.unacked.into()
+    }
+
     /// How many bytes may be pushed now.
     pub fn room(&self) -> usize {
         WINDOW_BYTES.saturating_sub(self.unacked.len())

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use phantom_capsule::attach::hub::Arrival;
 use phantom_capsule::net::Network;
-use phantom_capsule::relay::RelayState;
 use phantom_capsule::terminal::{self, TerminalState};
 use phantom_checkpoint::Cancel;
 use phantom_checkpoint::dump::dump;
@@ -228,9 +227,8 @@ impl Shim {
     ) -> anyhow::Result<()> {
         match (&self.hub, &state.endpoint, &state.here) {
             (Some(hub), _, Some(here)) => {
-                // The hub may have turned to a copy elsewhere that never came to life.
-                let relay = Some(RelayState::default());
-                hub.here(here.master.try_clone()?, Arrival { output, typed, relay }).await;
+                // The hub may have turned to a copy elsewhere; that one is nothing any more.
+                hub.here(here.master.try_clone()?, Arrival { output, typed, relay: None }).await;
             }
             (None, Some(endpoint), _) => endpoint.release(output, typed).await,
             _ => {}

@@ -155,6 +155,28 @@ proptest! {
     }
 
     #[test]
+    fn a_copy_that_is_given_up_keeps_only_what_it_took(
+        steps in prop::collection::vec(step(), 1..100),
+    ) {
+        let mut world = World::default();
+        let mut typed = Vec::new();
+        for step in steps {
+            match step {
+                Step::Type(bytes) => { world.user.push(&bytes); typed.extend(bytes); }
+                Step::Print(bytes) => world.app.push(&bytes),
+                Step::Pump(frames) => world.pump(frames),
+                Step::Write(count) => world.write(count),
+                Step::Cut => world.cut(),
+                Step::Connect => world.connect(),
+                Step::Move => world.move_away(),
+            }
+        }
+        let untaken = world.user.into_untaken();
+        prop_assert!(typed.ends_with(&untaken));
+        prop_assert!(world.at_app.len() + untaken.len() >= typed.len());
+    }
+
+    #[test]
     fn a_hostile_side_never_makes_it_panic(
         frames in prop::collection::vec((0u8..6, any::<u64>(), 0usize..100), 0..40),
     ) {
