@@ -127,7 +127,9 @@ pub fn refill(master: BorrowedFd<'_>, state: &TerminalState) -> Result<Vec<u8>, 
     let mut termios = pty::get_termios(slave).map_err(&wrong)?;
     state.settings.apply(&mut termios);
     pty::set_size(slave, state.size)?;
-    let (fits, rest) = split(&state.input);
+    // The stop character needs a place to get through.
+    let room = INPUT_LIMIT - usize::from(state.flow == Flow::StoppedByUser);
+    let (fits, rest) = split(&state.input, room);
     let quotes = Quotes::choose(&termios);
     pty::set_termios(slave, &quotes.settings(&termios)).map_err(&wrong)?;
     for piece in &fits {
@@ -191,6 +193,13 @@ fn resume_output(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<F
     let start = termios.c_cc[libc::VSTART];
     if termios.c_iflag & libc::IXON != 0 && start != 0 {
         pty::type_byte(slave, start)?;
+        if !pty::is_writable(slave)? {
+            // Nothing can be typed where the input is full; this resumes what the user stopped too.
+            let mut freely = *termios;
+            freely.c_iflag &= !libc::IXON;
+            pty::set_termios(slave, &freely)?;
+            pty::set_termios(slave, termios)?;
+        }
         if pty::is_writable(slave)? {
             return Ok(Flow::StoppedByUser);
         }
@@ -268,9 +277,8 @@ fn places(piece: &Input) -> usize {
     }
 }
 
-/// What fits into an empty terminal, and the rest.
-fn split(input: &[Input]) -> (Vec<Input>, Vec<Input>) {
-    let mut room = INPUT_LIMIT;
+/// What fits into so many places, and the rest.
+fn split(input: &[Input], mut room: usize) -> (Vec<Input>, Vec<Input>) {
     let (mut fits, mut rest) = (Vec::new(), Vec::new());
     for piece in input {
         if !rest.is_empty() || places(piece) > room {

@@ -208,6 +208,36 @@ fn stopped_output_stays_stopped() {
 }
 
 #[test]
+fn output_stays_stopped_in_a_full_terminal() {
+    if !is_root() {
+        return;
+    }
+    for canonical in [false, true] {
+        let old = pair();
+        set_mode(&old.slave, canonical, canonical);
+        let typed = [vec![b'l'; 49], vec![b'\n']].concat().repeat(200);
+        type_all(&old.master, &[vec![0x13], typed.clone()].concat());
+        settle(&old.slave);
+        let state = drain(old.master.as_fd()).unwrap();
+        assert_eq!(state.flow, Flow::StoppedByUser, "canonical {canonical}");
+        let new = pair();
+        let rest = refill(new.master.as_fd(), &state).unwrap();
+        assert!(!pty::is_writable(new.slave.as_fd()).unwrap(), "canonical {canonical}");
+        type_all(&new.master, &[rest, vec![0x11]].concat());
+        let mut got = Vec::new();
+        while got.len() < typed.len() {
+            let pieces = read_pieces(&new.slave);
+            assert!(!pieces.is_empty(), "canonical {canonical}: {} bytes", got.len());
+            got.extend(pieces.concat());
+        }
+        assert!(got == typed, "canonical {canonical}");
+        settle(&new.slave);
+        output(&new.master);
+        assert!(pty::is_writable(new.slave.as_fd()).unwrap(), "the user cannot resume it");
+    }
+}
+
+#[test]
 fn size_and_settings_are_carried() {
     if !is_root() {
         return;
@@ -258,8 +288,9 @@ fn more_than_a_terminal_holds_comes_back() {
         return;
     }
     let raw = |count: usize| vec![b'x'; count];
-    let (fits, rest) = split(&[Input::Raw(raw(5000))]);
+    let (fits, rest) = split(&[Input::Raw(raw(5000))], INPUT_LIMIT);
     assert_eq!((fits, rest), (vec![Input::Raw(raw(4095))], vec![Input::Raw(raw(905))]));
-    let (fits, rest) = split(&[Input::Line(raw(4000)), Input::Ended(raw(95)), Input::Line(raw(1))]);
+    let (fits, rest) =
+        split(&[Input::Line(raw(4000)), Input::Ended(raw(95)), Input::Line(raw(1))], INPUT_LIMIT);
     assert_eq!((fits.len(), rest.len()), (1, 2));
 }
