@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
-use nix::unistd::{Gid, Uid, User, getgrouplist};
 use phantom_model::app::OsText;
 use phantom_model::{AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Verdict};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -14,6 +13,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::{Caller, Daemon, Refusal};
+use crate::account;
 use crate::api::types::*;
 use crate::config::AppDir;
 use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
@@ -164,7 +164,10 @@ impl Daemon {
         caller: Caller,
         request: RunRequest,
     ) -> Result<RunReply, Refusal> {
-        let user = credentials(caller)?;
+        let user = tokio::task::spawn_blocking(move || credentials(caller))
+            .await
+            .map_err(Refusal::failed)?
+            .map_err(|error| Refusal::failed(format!("{error:#}")))?;
         let name = self.pick_name(&user, &request)?;
         let app = AppId(rand::random());
         let record = AppRecord {
@@ -442,26 +445,15 @@ impl Daemon {
 }
 
 /// The caller's account on this node.
-fn credentials(caller: Caller) -> Result<Credentials, Refusal> {
-    let user = User::from_uid(Uid::from_raw(caller.uid))
-        .map_err(|error| Refusal::failed(format!("cannot look up user {}: {error}", caller.uid)))?
-        .ok_or_else(|| {
-            Refusal::failed(format!("user id {} has no account on this machine", caller.uid))
-        })?;
-    let name = std::ffi::CString::new(user.name.clone()).map_err(Refusal::failed)?;
-    let groups = getgrouplist(&name, Gid::from_raw(caller.gid)).map_err(|error| {
-        Refusal::failed(format!("cannot look up the groups of {}: {error}", user.name))
-    })?;
+fn credentials(caller: Caller) -> anyhow::Result<Credentials> {
+    let user = account::of(caller.uid)?;
+    let groups = account::groups(&user.name)?;
     Ok(Credentials {
         user: user.name,
         uid: caller.uid,
         gid: caller.gid,
-        groups: groups
-            .iter()
-            .map(|group| group.as_raw())
-            .filter(|gid| *gid != caller.gid)
-            .collect(),
-        home_dir: user.dir.into(),
+        groups: groups.into_iter().filter(|gid| *gid != caller.gid).collect(),
+        home_dir: user.home_dir.into(),
     })
 }
 

@@ -9,6 +9,7 @@ use phantom_checkpoint::Criu;
 use phantom_checkpoint::canary::canary;
 use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
 
+use crate::account;
 use crate::config::Config;
 use crate::doctor;
 
@@ -21,11 +22,11 @@ pub const AGAIN: [Duration; 3] =
 
 /// Examines this machine.
 pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
-    let home = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let home = account::of(nix::unistd::getuid().as_raw()).map(|account| account.home_dir);
     let places = doctor::Places {
         run_dir: config.run_dir.clone(),
         cache_dir: config.cache_dir.clone(),
-        home_dir: home.map_or_else(|| "/root".into(), |user| user.dir),
+        home_dir: home.unwrap_or_else(|_| "/root".into()),
         criu: std::env::var_os("PHANTOM_CRIU").map(PathBuf::from),
     };
     let hooks = doctor::Hooks {

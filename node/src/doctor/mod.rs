@@ -13,6 +13,7 @@ mod mounts;
 mod moves;
 mod network;
 mod os;
+pub use os::command;
 mod render;
 mod run;
 mod sandbox;
