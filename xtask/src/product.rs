@@ -34,7 +34,7 @@ pub fn desktop(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
     let ready = setup::run(workspace, Extent::Desktops)?;
     say::title("Build");
     let built = build::build(workspace, &PROGRAMS, BUILD)?;
-    let statics = build::statics(workspace, &built, BUILD)?;
+    let statics = build::statics(workspace, BUILD)?;
     let environment = Environment::make(&built, ready)?.with_desktops(&statics);
     run(&built, "desktop", &environment, rest)
 }

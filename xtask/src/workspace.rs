@@ -13,6 +13,8 @@ pub struct Workspace {
     pub root: PathBuf,
     /// Where cargo writes.
     pub target: PathBuf,
+    /// Where cargo keeps what it only needs on the way.
+    pub build: PathBuf,
     /// The workspace's own packages.
     pub packages: Vec<Package>,
 }
@@ -46,6 +48,8 @@ struct Metadata {
     packages: Vec<Package>,
     workspace_root: PathBuf,
     target_directory: PathBuf,
+    /// Cargo before 1.91 does not say; set-up then asks for a newer one.
+    build_directory: Option<PathBuf>,
 }
 
 impl Package {
@@ -68,6 +72,7 @@ impl Workspace {
         let metadata: Metadata = serde_json::from_str(&json).context("reading cargo metadata")?;
         Ok(Workspace {
             root: metadata.workspace_root,
+            build: metadata.build_directory.unwrap_or_else(|| metadata.target_directory.clone()),
             target: metadata.target_directory,
             packages: metadata.packages,
         })

@@ -10,6 +10,9 @@ use crate::command::{Cmd, Ended};
 use crate::say;
 use crate::workspace::Workspace;
 
+/// How cargo says what it made.
+const MESSAGES: &str = "--message-format=json-render-diagnostics";
+
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestProgram {
@@ -87,7 +90,8 @@ pub struct Statics {
 /// Builds what `selection` names (arguments of `cargo build`); cargo's own progress is shown.
 pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Result<Built> {
     let started = Instant::now();
-    let mut built = compile(workspace, "build", selection, limit)?;
+    let cmd = workspace.cargo(&["build", "--locked", MESSAGES]).args(selection);
+    let mut built = run(workspace, cmd, limit)?;
     let order = |test: &TestProgram| {
         workspace.packages.iter().position(|package| package.name == test.package)
     };
@@ -96,65 +100,44 @@ pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Resu
     Ok(built)
 }
 
-/// Links the programs that the test desktops get, beside the ordinary ones in `built`.
-pub fn statics(workspace: &Workspace, built: &Built, limit: Duration) -> Result<Statics> {
+/// Links the programs that the test desktops get.
+pub fn statics(workspace: &Workspace, limit: Duration) -> Result<Statics> {
     let started = Instant::now();
     let statics = Statics {
-        phantom: link_static(workspace, "phantom", built.program("phantom")?, limit)?,
-        agent: link_static(workspace, "phantom-tests", built.program("desktop-agent")?, limit)?,
+        phantom: link_static(workspace, "phantom", "phantom", limit)?,
+        agent: link_static(workspace, "phantom-tests", "desktop-agent", limit)?,
     };
+    Cmd::new(&statics.phantom).arg("--version").quiet().context("trying the static phantom")?;
     say::ok(format!("static programs for the desktops in {}", say::duration(started.elapsed())));
     Ok(statics)
 }
 
-/// Links `ordinary`, a program of `package`, as one file that needs no library. Only this last
-/// step differs from an ordinary build, so nothing else is compiled again, now or later.
+/// Links a program as one file that needs no library, apart from where the ordinary ones are. Only
+/// this last step differs from an ordinary build, and what comes before it is shared with that.
 fn link_static(
     workspace: &Workspace,
     package: &str,
-    ordinary: PathBuf,
+    program: &str,
     limit: Duration,
 ) -> Result<PathBuf> {
-    let name = ordinary.file_name().context("a program without a name")?.to_owned();
-    let program = name.to_string_lossy();
-    let mut arguments = vec!["-p", package, "--bin", &program, "--"];
-    arguments.extend(["-C", "target-feature=+crt-static"]);
-    // What static libraries need of each other is not known to rustc.
+    let apart = workspace.scratch()?.join("static");
+    // What libelf needs itself is not known to rustc, whose own list ends with shared libraries.
     let libraries =
         Cmd::new("pkg-config").args(["--static", "--libs-only-l", "libelf"]).stdout()?;
-    let libraries: Vec<String> =
-        libraries.split_whitespace().map(|library| format!("link-arg={library}")).collect();
-    arguments.extend(libraries.iter().flat_map(|library| ["-C", library]));
-
-    // Cargo puts both into the same place, which belongs to the ordinary one.
-    let kept = ordinary.with_extension("ordinary");
-    std::fs::rename(&ordinary, &kept)
-        .with_context(|| format!("putting {} aside", ordinary.display()))?;
-    let linked = compile(workspace, "rustc", &arguments, limit).and_then(|_| {
-        let folder = workspace.scratch()?.join("static");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("creating {}", folder.display()))?;
-        let (fresh, to) = (folder.join(format!("{program}.new")), folder.join(&name));
+    let libraries = std::iter::once("-Wl,-Bstatic").chain(libraries.split_whitespace());
+    let cmd = workspace
+        .cargo(&["rustc", "--locked", MESSAGES, "-p", package, "--bin", program])
+        .arg("--target-dir")
+        .arg(apart)
+        .env("CARGO_BUILD_BUILD_DIR", &workspace.build)
         // Desktops have little memory, and nobody debugs in them.
-        Cmd::new("strip").arg("-o").args([&fresh, &ordinary]).quiet()?;
-        std::fs::rename(&fresh, &to).with_context(|| format!("creating {}", to.display()))?;
-        Ok(to)
-    });
-    std::fs::rename(&kept, &ordinary)
-        .with_context(|| format!("putting {} back", ordinary.display()))?;
-    linked
+        .args(["--", "-Ctarget-feature=+crt-static", "-Cstrip=symbols"])
+        .args(libraries.map(|argument| format!("-Clink-arg={argument}")));
+    run(workspace, cmd, limit)?.program(program)
 }
 
-fn compile(
-    workspace: &Workspace,
-    command: &str,
-    arguments: &[&str],
-    limit: Duration,
-) -> Result<Built> {
-    let cmd = workspace
-        .cargo(&[command, "--locked", "--message-format=json-render-diagnostics"])
-        .args(arguments)
-        .limit(limit);
+fn run(workspace: &Workspace, cmd: Cmd, limit: Duration) -> Result<Built> {
+    let cmd = cmd.limit(limit);
     let mut built = Built::default();
     match cmd.lines(|line| take(workspace, line, &mut built))? {
         Ended::Ok => Ok(built),
@@ -208,6 +191,7 @@ mod tests {
         let workspace = Workspace {
             root: "/w".into(),
             target: "/w/target".into(),
+            build: "/w/target".into(),
             packages: vec![Package {
                 name: "phantom".into(),
                 manifest_path: "/w/node/Cargo.toml".into(),

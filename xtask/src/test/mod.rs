@@ -125,7 +125,7 @@ fn prepare(
     if ready.images.is_empty() {
         ready = setup::run(workspace, Extent::Desktops)?;
     }
-    let statics = build::statics(workspace, &built, left(deadline))?;
+    let statics = build::statics(workspace, left(deadline))?;
     let environment = Environment::make(&built, ready)?.with_desktops(&statics);
     Ok(Prepared { chosen, environment })
 }
