@@ -11,8 +11,10 @@ use crate::say;
 use crate::workspace::Workspace;
 pub use image::Image;
 
-/// What makes an image, besides what makes a root.
-const PACKAGES: [&str; 2] = ["e2fsprogs", "xz-utils"];
+/// What makes the disks that desktops start with: of an image, and of what they are given.
+const DISKS: [&str; 2] = ["e2fsprogs", "qemu-utils"];
+/// What an image takes besides, and besides what a root does: the kernel's modules are packed.
+const IMAGE: [&str; 1] = ["xz-utils"];
 
 /// What there is.
 pub struct State {
@@ -39,12 +41,12 @@ impl State {
 
     /// Packages that must be there.
     pub fn packages(&self) -> Vec<&'static str> {
-        let mut packages = Vec::new();
+        let mut packages = DISKS.to_vec();
         if self.qemu.is_none() {
             packages.push(qemu::PACKAGE);
         }
         if !self.missing.is_empty() {
-            packages.extend(debian::PACKAGES.iter().chain(&PACKAGES));
+            packages.extend(debian::PACKAGES.iter().chain(&IMAGE));
         }
         packages
     }
