@@ -37,6 +37,7 @@ const ABANDONED: VarInt = VarInt::from_u32(1);
 /// A node's UDP socket and its connections.
 pub struct QuicLink {
     endpoint: Endpoint,
+    listen: SocketAddr,
     advertise: Vec<SocketAddr>,
     timing: Timing,
     accepted: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
@@ -84,6 +85,7 @@ impl QuicLink {
         tokio::spawn(accept_all(endpoint.clone(), config.timing, sender, stop.clone()));
         Ok(Self {
             endpoint,
+            listen: config.listen,
             advertise: config.advertise.clone(),
             timing: config.timing,
             accepted: Mutex::new(accepted),
@@ -182,12 +184,14 @@ impl Link for QuicLink {
                 addrs.push(addr);
             }
         }
-        // A node that listens on loopback only is reached there; others hide loopback.
-        let elsewhere =
-            |addr: &PeerAddr| !matches!(addr, PeerAddr::Ip(ip) if ip.ip().is_loopback());
-        if addrs.iter().any(elsewhere) {
-            addrs.retain(elsewhere);
+        // Loopback is all that is left of a machine that has lost its network, and a different
+        // machine for everybody who hears of it. Only a node that listens nowhere else means it.
+        if !self.listen.ip().is_loopback() {
+            addrs.retain(|addr| !is_loopback(addr));
         }
+        // The links of apps have addresses of that range. A private network may as well, so they
+        // stay; but as lists are cut short, they must not crowd out the others.
+        addrs.sort_by_key(is_shared);
         addrs
     }
 
@@ -199,7 +203,13 @@ impl Link for QuicLink {
     ) -> Result<Arc<dyn Connection>, LinkError> {
         let key = PublicKey::from_bytes(&peer.0)
             .map_err(|_| LinkError::Other(format!("{peer} is not a key")))?;
-        let addrs: Vec<_> = addrs.iter().filter_map(to_transport).collect();
+        // This node itself would answer there, first and with the wrong key, and the handshake
+        // would fail at all addresses.
+        let back_here = |addr: &PeerAddr| {
+            matches!(addr, PeerAddr::Ip(ip) if ip.port() == self.port()) && is_loopback(addr)
+        };
+        let elsewhere = addrs.iter().filter(|addr| !back_here(addr));
+        let addrs: Vec<_> = elsewhere.filter_map(to_transport).collect();
         if addrs.is_empty() {
             return Err(LinkError::NoAddress);
         }
@@ -246,6 +256,21 @@ fn to_transport(addr: &PeerAddr) -> Option<TransportAddr> {
     match addr {
         PeerAddr::Ip(addr) => Some(TransportAddr::Ip(*addr)),
         PeerAddr::Relay(url) => url.parse().ok().map(TransportAddr::Relay),
+    }
+}
+
+fn is_loopback(addr: &PeerAddr) -> bool {
+    matches!(addr, PeerAddr::Ip(addr) if canonical(*addr).ip().is_loopback())
+}
+
+/// Whether it is of the address space for use behind a translator, 100.64.0.0/10 (RFC 6598).
+fn is_shared(addr: &PeerAddr) -> bool {
+    match addr {
+        PeerAddr::Ip(SocketAddr::V4(addr)) => {
+            let [first, second, ..] = addr.ip().octets();
+            first == 100 && second & 0xc0 == 64
+        }
+        _ => false,
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use nix::sched::{CloneFlags, setns};
 use phantom_net::config::Timing;
-use phantom_net::{BulkError, BulkOptions, Config, Error, Extent, Network, PeerState, ServiceId};
+use phantom_net::{
+    BulkError, BulkOptions, Config, Error, Extent, Network, PeerAddr, PeerState, ServiceId,
+};
 use tokio::sync::mpsc;
 
 use crate::common::{SOON, echo, start_with, until};
@@ -192,6 +194,93 @@ fn a_pulled_cable_is_noticed_and_mended_without_ceremony() {
         assert!(matches!(error, BulkError::Stalled { .. }), "{error}");
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
         pull(&cut, &did, "up");
+        near.to.send(()).unwrap();
+        network.shutdown(SOON).await;
+    });
+    while let Some(state) = cuts.blocking_recv() {
+        cable.set(state);
+        done.send(()).unwrap();
+    }
+    work.join().unwrap();
+    founder.join().unwrap();
+}
+
+/// Where `network` believes its one peer to be reachable at a loopback address.
+fn loopbacks(network: &Network) -> Vec<PeerAddr> {
+    let is_loopback = |addr: &PeerAddr| matches!(addr, PeerAddr::Ip(ip) if ip.ip().is_loopback());
+    network.peers().into_iter().flat_map(|peer| peer.addrs).filter(is_loopback).collect()
+}
+
+#[test]
+fn a_node_without_a_network_announces_no_address_that_is_everybodys() {
+    let Some(cable) = Cable::lay("alone") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (near, far) = talk();
+    let path = dir.path().to_owned();
+    let founder = cable.inside(1, move || founder(path, far));
+    let path = dir.path().to_owned();
+    let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
+    let (done, did) = std::sync::mpsc::channel();
+    let work = cable.inside(0, move || async move {
+        let mut near = near;
+        let (network, peer) = joined(&path, &mut near).await;
+        pull(&cut, &did, "down");
+        let lost = || matches!(network.peer_state(peer), PeerState::Unreachable { .. });
+        until(&network, "the loss is noticed", lost).await;
+        // Both have nothing but loopback now, and take it for all they have a moment longer than
+        // the outage lasts.
+        pull(&cut, &did, "up");
+        let answer: u8 = network.call(peer, &ServiceId::CONTROL, &5u8, SOON).await.unwrap();
+        assert_eq!(answer, 5);
+        assert_eq!(loopbacks(&network), []);
+        near.to.send(()).unwrap();
+        network.shutdown(SOON).await;
+    });
+    while let Some(state) = cuts.blocking_recv() {
+        cable.set(state);
+        done.send(()).unwrap();
+    }
+    work.join().unwrap();
+    founder.join().unwrap();
+
+    // Without a network from the start there is nothing to invite to.
+    let path = dir.path().join("c");
+    let alone = cable.inside(0, move || async move {
+        assert!(ip("link set cable down"));
+        let network = start_with(everyday(&path)).await;
+        network.found("c").await.unwrap();
+        assert_eq!(network.addrs().await, []);
+        assert!(matches!(network.invite(SOON).await, Err(Error::NoOwnAddress)));
+        network.shutdown(SOON).await;
+    });
+    alone.join().unwrap();
+}
+
+#[test]
+fn a_dial_is_not_led_back_to_where_it_began() {
+    let Some(cable) = Cable::lay("self") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (mut near, far) = talk();
+    let path = dir.path().to_owned();
+    let founder = cable.inside(1, move || founder(path, far));
+    let path = dir.path().join("a");
+    let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
+    let (done, did) = std::sync::mpsc::channel();
+    let work = cable.inside(0, move || async move {
+        let network = start_with(everyday(&path)).await;
+        let mut token: phantom_net::Token = near.from.recv().await.unwrap();
+        // A node listens there as well: this one.
+        for loopback in ["127.0.0.1:7471", "[::1]:7471", "127.8.8.8:7471"] {
+            token.addrs.insert(0, PeerAddr::Ip(loopback.parse().unwrap()));
+        }
+        pull(&cut, &did, "down");
+        // Whoever answers first is not the one.
+        let (joined, ()) = tokio::join!(network.join(&token, "a"), async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            pull(&cut, &did, "up");
+        });
+        joined.unwrap();
+        network.connect(token.inviter, SOON).await.unwrap();
         near.to.send(()).unwrap();
         network.shutdown(SOON).await;
     });
