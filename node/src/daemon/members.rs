@@ -1,6 +1,6 @@
 //! Who is in the sub-grid, what they last said of themselves, and taking part in it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -92,32 +92,46 @@ impl Daemon {
         Ok(InviteReply { token: token.to_string() })
     }
 
-    /// Asks all members what they are; those that do not answer in time are left as they were.
-    async fn refresh(&self) {
+    /// Asks all members what they are and gives those that answered. A connection that stands may
+    /// be one whose other side has just gone: only an answer shows that a node can be used.
+    async fn refresh(&self) -> HashSet<NodeId> {
         let peers = self.network.peers();
-        join_all(peers.iter().map(|peer| async {
-            if let Ok(Answer::Facts(facts)) = self.ask(peer.node, &Ask::Facts, FACTS_DEADLINE).await
-                && facts.node == peer.node
-            {
-                self.members.learn(*facts);
-            }
-        }))
-        .await;
+        let asked = peers.iter().map(|peer| self.facts_of(peer.node));
+        let mut answered = HashSet::from([self.node]);
+        for facts in join_all(asked).await.into_iter().flatten() {
+            answered.insert(facts.node);
+            self.members.learn(facts);
+        }
         self.members.learn(self.facts.now());
+        answered
+    }
+
+    /// What a member says of itself, if it does in time.
+    async fn facts_of(&self, node: NodeId) -> Option<NodeFacts> {
+        let mut answer = self.ask(node, &Ask::Facts, FACTS_DEADLINE).await;
+        let lost = |error: &anyhow::Error| {
+            matches!(error.downcast_ref(), Some(phantom_net::Error::Cut { .. }))
+        };
+        if answer.as_ref().is_err_and(lost) {
+            // The question went to a daemon that is no more; its successor may be connected.
+            answer = self.ask(node, &Ask::Facts, FACTS_DEADLINE).await;
+        }
+        match answer {
+            Ok(Answer::Facts(facts)) if facts.node == node => Some(*facts),
+            _ => None,
+        }
     }
 
     /// All members as candidates for an app, freshly asked.
     pub async fn candidates(&self) -> Vec<Candidate> {
-        self.refresh().await;
+        let answered = self.refresh().await;
         self.network
             .members()
             .into_iter()
             .map(|member| {
                 let node = member.node();
-                let answers =
-                    node == self.node || self.network.peer_state(node) == PeerState::Connected;
                 Candidate {
-                    facts: self.members.last(node).filter(|_| answers),
+                    facts: self.members.last(node).filter(|_| answered.contains(&node)),
                     node,
                     name: member.name().to_owned(),
                 }
@@ -127,7 +141,7 @@ impl Daemon {
 
     /// The rows of `phantom nodes`.
     pub async fn nodes(&self) -> Vec<NodeRow> {
-        self.refresh().await;
+        let answered = self.refresh().await;
         let peers: HashMap<_, _> =
             self.network.peers().into_iter().map(|peer| (peer.node, peer)).collect();
         let mut rows: Vec<NodeRow> = self
@@ -139,8 +153,12 @@ impl Daemon {
                 let facts = self.members.last(node);
                 let peer = peers.get(&node);
                 let this = node == self.node;
+                // The answer may have been the last thing heard of it.
+                let connected = peer.is_some_and(|peer| peer.state == PeerState::Connected);
+                let reachable = this || (connected && answered.contains(&node));
                 let path = match peer.map(|peer| (&peer.state, &peer.path)) {
                     None if this => "this node".to_owned(),
+                    Some((PeerState::Connected, _)) if !reachable => "does not answer".to_owned(),
                     Some((PeerState::Connected, Some(path))) => format!("direct {path}"),
                     Some((PeerState::Unreachable { reason }, _)) => reason.clone(),
                     _ => "not connected".to_owned(),
@@ -156,7 +174,7 @@ impl Daemon {
                     node,
                     name: member.name().to_owned(),
                     this,
-                    reachable: this || peer.is_some_and(|p| p.state == PeerState::Connected),
+                    reachable,
                     cores: facts.as_ref().map(|facts| facts.cores),
                     idle_centicores: facts.as_ref().map(|facts| facts.idle_centicores),
                     memory_free: facts.as_ref().map(|facts| facts.memory_free.0),
