@@ -10,7 +10,7 @@ use phantom_model::NodeId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,6 +48,7 @@ pub(crate) struct Inner {
     pub id: NodeId,
     /// Drawn anew at each start, so that peers notice a restart.
     pub instance: u64,
+    pub started: Instant,
     pub config: Config,
     pub link: Arc<dyn Link>,
     pub book: Book,
@@ -68,10 +69,16 @@ impl Inner {
         self.bulk_port.get().copied()
     }
 
+    /// This instance's own clock.
+    pub fn clock_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
     /// Takes an established connection into use.
-    pub fn admit(self: &Arc<Self>, established: Established) -> Arc<Live> {
+    pub fn admit(self: &Arc<Self>, mut established: Established) -> Arc<Live> {
         let live = established.live.clone();
         self.table.admit(live.clone());
+        drop(established.arriving.take());
         self.tasks.spawn(session::run(self.clone(), established));
         live
     }
@@ -116,6 +123,7 @@ impl Network {
         let inner = Arc::new(Inner {
             id,
             instance: rand::random(),
+            started: Instant::now(),
             config,
             link,
             book,
@@ -314,8 +322,8 @@ impl Network {
             what,
             source,
         })?;
-        let deadline = tokio::time::Instant::now() + within;
-        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        let deadline = Instant::now() + within;
+        let left = || deadline.saturating_duration_since(Instant::now());
         loop {
             let live = self.live(node, left()).await?;
             let opened = async {
@@ -352,9 +360,9 @@ impl Network {
         request: &Q,
         within: Duration,
     ) -> Result<A, Error> {
-        let deadline = tokio::time::Instant::now() + within;
+        let deadline = Instant::now() + within;
         let stream = self.open(node, service, &(), within).await?;
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let (mut send, mut recv) = stream.split();
         let work = exchange(&mut send, &mut recv, request);
         bounded(node, "a call", left, work).await
@@ -412,7 +420,7 @@ async fn answer(inner: Arc<Inner>) {
                 let _place = place;
                 match connection.protocol() {
                     Protocol::Join => join::answer(&inner, &*connection).await,
-                    Protocol::Member => match session::establish(&inner, connection).await {
+                    Protocol::Member => match session::establish(&inner, connection, None).await {
                         Ok(established) => drop(inner.admit(established)),
                         Err(error) => {
                             tracing::info!(peer = %peer.short(), %error, "a node was not admitted");

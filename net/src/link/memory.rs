@@ -52,7 +52,16 @@ impl Switchboard {
                 shared.end(Ending::Silent);
             }
         }
-        board.connections.retain(|shared| !shared.ended.is_cancelled());
+        board.connections.retain(|shared| !shared.ended.iter().all(|end| end.is_cancelled()));
+    }
+
+    /// `loser` takes its connections with `other` for dead; `other` knows nothing of it yet.
+    pub fn lose(&self, loser: NodeId, other: NodeId) {
+        for shared in &self.board().connections {
+            if shared.ends == (loser, other) || shared.ends == (other, loser) {
+                shared.ended(loser).cancel();
+            }
+        }
     }
 
     /// Joins them again.
@@ -113,7 +122,7 @@ impl Link for MemoryLink {
         board.nodes.remove(&self.id);
         for shared in &board.connections {
             if shared.ends.0 == self.id || shared.ends.1 == self.id {
-                shared.end(Ending::By(self.id, CloseCode::Done, "shut down".to_owned()));
+                shared.close(self.id, CloseCode::Done, "shut down");
             }
         }
     }
@@ -128,14 +137,26 @@ enum Ending {
 struct Shared {
     ends: (NodeId, NodeId),
     ending: Mutex<Option<Ending>>,
-    ended: CancellationToken,
+    /// What each of the ends takes for the truth.
+    ended: [CancellationToken; 2],
 }
 
 impl Shared {
     fn end(&self, ending: Ending) {
         let mut slot = self.ending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         slot.get_or_insert(ending);
-        self.ended.cancel();
+        self.ended.iter().for_each(CancellationToken::cancel);
+    }
+
+    fn ended(&self, side: NodeId) -> &CancellationToken {
+        &self.ended[usize::from(side != self.ends.0)]
+    }
+
+    /// One side closes it, unless it has lost it: then nobody hears.
+    fn close(&self, side: NodeId, code: CloseCode, reason: &str) {
+        if !self.ended(side).is_cancelled() {
+            self.end(Ending::By(side, code, reason.to_owned()));
+        }
     }
 
     fn seen_by(&self, side: NodeId) -> LinkError {
@@ -172,7 +193,7 @@ fn pair(
     let shared = Arc::new(Shared {
         ends: (dialler, target),
         ending: Mutex::new(None),
-        ended: CancellationToken::new(),
+        ended: Default::default(),
     });
     let credits = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
     let (to_target, at_target) = mpsc::unbounded_channel();
@@ -202,9 +223,15 @@ fn pair(
     (near, far)
 }
 
+impl MemoryConnection {
+    fn ended(&self) -> &CancellationToken {
+        self.shared.ended(self.id)
+    }
+}
+
 impl Drop for MemoryConnection {
     fn drop(&mut self) {
-        self.shared.end(Ending::By(self.id, CloseCode::Done, "dropped".to_owned()));
+        self.shared.close(self.id, CloseCode::Done, "dropped");
     }
 }
 
@@ -226,21 +253,24 @@ impl Connection for MemoryConnection {
         let ended = || self.shared.seen_by(self.id);
         let permit = tokio::select! {
             permit = self.credit.clone().acquire_owned() => permit.map_err(|_| ended())?,
-            () = self.shared.ended.cancelled() => return Err(ended()),
+            () = self.ended().cancelled() => return Err(ended()),
         };
         let (ours, theirs) = tokio::io::duplex(STREAM_BUFFER);
         let permit = Arc::new(permit);
         let (there, back) = (CancellationToken::new(), CancellationToken::new());
-        let theirs = stream(theirs, &self.shared, back.clone(), there.clone());
-        self.to_peer.send(theirs).map_err(|_| ended())?;
-        Ok(stream(ours, &self.shared, there, back).tied_to(permit))
+        let (near, far) = (self.ended().clone(), self.shared.ended(self.peer).clone());
+        let theirs = stream(theirs, (far.clone(), near.clone()), back.clone(), there.clone());
+        if self.to_peer.send(theirs).is_err() && !far.is_cancelled() {
+            return Err(ended());
+        }
+        Ok(stream(ours, (near, far), there, back).tied_to(permit))
     }
 
     async fn accept(&self) -> Result<Stream, LinkError> {
         let mut from_peer = self.from_peer.lock().await;
         tokio::select! {
-            stream = from_peer.recv() => stream.ok_or_else(|| self.shared.seen_by(self.id)),
-            () = self.shared.ended.cancelled() => Err(self.shared.seen_by(self.id)),
+            Some(stream) = from_peer.recv() => Ok(stream),
+            () = self.ended().cancelled() => Err(self.shared.seen_by(self.id)),
         }
     }
 
@@ -249,16 +279,16 @@ impl Connection for MemoryConnection {
     }
 
     fn close(&self, code: CloseCode, reason: &str) {
-        self.shared.end(Ending::By(self.id, code, reason.to_owned()));
+        self.shared.close(self.id, code, reason);
     }
 
     async fn closed(&self) -> LinkError {
-        self.shared.ended.cancelled().await;
+        self.ended().cancelled().await;
         self.shared.seen_by(self.id)
     }
 
     fn is_closed(&self) -> bool {
-        self.shared.ended.is_cancelled()
+        self.ended().is_cancelled()
     }
 
     fn stats(&self) -> LinkStats {
@@ -266,19 +296,21 @@ impl Connection for MemoryConnection {
     }
 }
 
-/// One side of a stream; `out` and `back` are cancelled when that direction is given up.
+/// One side of a stream on a connection that has `ended` for the near or the far side; `out` and
+/// `back` are cancelled when that direction is given up.
 fn stream(
     duplex: DuplexStream,
-    shared: &Arc<Shared>,
+    ended: (CancellationToken, CancellationToken),
     out: CancellationToken,
     back: CancellationToken,
 ) -> Stream {
     let (read, write) = tokio::io::split(duplex);
-    let ended = || Box::pin(shared.ended.clone().cancelled_owned());
+    let (near, lost) = ended;
+    let ended = || Box::pin(near.clone().cancelled_owned());
     let given_up = Box::pin(out.clone().cancelled_owned());
     Stream::new(
-        MemorySend { write, ended: ended(), given_up, direction: out },
-        MemoryRecv { read, ended: ended(), direction: back },
+        MemorySend { write, ended: ended(), lost: lost.clone(), given_up, direction: out },
+        MemoryRecv { read, ended: ended(), lost, direction: back },
     )
 }
 
@@ -287,6 +319,8 @@ type Ended = Pin<Box<WaitForCancellationFutureOwned>>;
 struct MemorySend {
     write: WriteHalf<DuplexStream>,
     ended: Ended,
+    /// The far side knows no such connection: what is sent vanishes.
+    lost: CancellationToken,
     given_up: Ended,
     direction: CancellationToken,
 }
@@ -294,6 +328,7 @@ struct MemorySend {
 struct MemoryRecv {
     read: ReadHalf<DuplexStream>,
     ended: Ended,
+    lost: CancellationToken,
     direction: CancellationToken,
 }
 
@@ -319,7 +354,13 @@ impl AsyncWrite for MemorySend {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.ended.as_mut().poll(cx).is_ready() || self.given_up.as_mut().poll(cx).is_ready() {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(gone()));
+        }
+        if self.lost.is_cancelled() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if self.given_up.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(gone()));
         }
         Pin::new(&mut self.write).poll_write(cx, bytes)
@@ -342,6 +383,9 @@ impl AsyncRead for MemoryRecv {
     ) -> Poll<io::Result<()>> {
         if self.ended.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(gone()));
+        }
+        if self.lost.is_cancelled() {
+            return Poll::Pending;
         }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.read).poll_read(cx, buf);

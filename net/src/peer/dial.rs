@@ -102,11 +102,13 @@ fn begin(inner: &Arc<Inner>, peer: NodeId, patience: Duration) {
             if let Some(next) = state.next(&inner.config.timing) {
                 sleep_until(next.min(Instant::now() + patience)).await;
             }
-            if inner.table.current(peer).is_some() {
+            // Before the look at what there is: see `Origin`.
+            let begun = inner.clock_us();
+            if inner.table.is_met(peer) {
                 return;
             }
             inner.table.dialling(peer, Ok(true));
-            let outcome = match dial(&inner, peer).await {
+            let outcome = match dial(&inner, peer, begun).await {
                 Ok(_) => {
                     *state = PauseState::default();
                     Ok(false)
@@ -136,11 +138,11 @@ fn reason(error: &Error) -> String {
     }
 }
 
-async fn dial(inner: &Arc<Inner>, peer: NodeId) -> Result<Arc<Live>, Error> {
+async fn dial(inner: &Arc<Inner>, peer: NodeId, begun: u64) -> Result<Arc<Live>, Error> {
     let member = inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
     let cut = |source| Error::Cut { peer, what: "dialling", source };
     let connection = inner.link.dial(peer, &member.addrs, Protocol::Member).await.map_err(cut)?;
-    let established = session::establish(inner, connection).await?;
+    let established = session::establish(inner, connection, Some(begun)).await?;
     Ok(inner.admit(established))
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use phantom_model::SubgridId;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::table::{Live, Remote};
+use super::table::{Arriving, Live, Origin, Remote};
 use crate::book::Membership;
 use crate::error::Error;
 use crate::link::{CloseCode, Connection, LinkError, PeerAddr, RecvStream, SendStream, Stream};
@@ -37,6 +37,8 @@ const SPARE: Duration = Duration::from_secs(2);
 pub(crate) struct Hello {
     pub certificate: Certificate,
     pub instance: u64,
+    /// Microseconds on the sender's clock when it began to dial, or answers.
+    pub made_at_us: u64,
     pub bulk_port: Option<u16>,
     pub addrs: Vec<PeerAddr>,
 }
@@ -49,17 +51,22 @@ struct Members(Vec<Member>);
 pub(crate) struct Established {
     pub live: Arc<Live>,
     stream: Stream,
+    /// To be kept until it is in the table.
+    pub arriving: Option<Arriving>,
 }
 
-/// Exchanges certificates. On failure the connection is closed and the other side told why.
+/// Exchanges certificates on a connection that this side began to make at `begun`, or that the
+/// other side made. On failure the connection is closed and the other side told why.
 pub(crate) async fn establish(
     inner: &Arc<Inner>,
     connection: Arc<dyn Connection>,
+    begun: Option<u64>,
 ) -> Result<Established, Error> {
+    let arrived = Instant::now();
     let peer = connection.peer();
     let after = inner.config.timing.handshake;
     let what = "the exchange of certificates";
-    let done = timeout(after, exchange(inner, &connection)).await;
+    let done = timeout(after, exchange(inner, &connection, begun, arrived)).await;
     let error = match done {
         Ok(Ok(established)) => {
             connection.allow(MAX_STREAMS);
@@ -121,13 +128,16 @@ async fn membership(inner: &Inner, at_once: bool) -> Option<Membership> {
 async fn exchange(
     inner: &Arc<Inner>,
     connection: &Arc<dyn Connection>,
+    begun: Option<u64>,
+    arrived: Instant,
 ) -> Result<(Established, Hello), Error> {
     let peer = connection.peer();
     let what = "the exchange of certificates";
-    let membership = membership(inner, connection.dialled()).await.ok_or(Error::NotMember)?;
-    let hello = Hello {
+    let membership = membership(inner, begun.is_some()).await.ok_or(Error::NotMember)?;
+    let mut hello = Hello {
         certificate: membership.certificate.clone(),
         instance: inner.instance,
+        made_at_us: begun.unwrap_or_default(),
         bulk_port: inner.bulk_port(),
         addrs: inner.link.addrs().await,
     };
@@ -137,27 +147,31 @@ async fn exchange(
         source => Error::Protocol { peer, what, source },
     };
     let subgrid = membership.subgrid();
-    let (stream, theirs) = if connection.dialled() {
+    let (stream, theirs, arriving) = if begun.is_some() {
         let mut stream = connection.open().await.map_err(cut)?;
         write_frame(&mut stream, &hello, MAX_HELLO).await.map_err(frame)?;
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
         check(inner, connection, &theirs, subgrid)?;
-        (stream, theirs)
+        (stream, theirs, None)
     } else {
         let mut stream = connection.accept().await.map_err(cut)?;
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
         // A stranger learns nothing before this.
         check(inner, connection, &theirs, subgrid)?;
+        // From here on no dial begins, and only then is the time taken: see `Origin`.
+        let arriving = inner.table.arriving(peer);
+        hello.made_at_us = inner.clock_us();
         write_frame(&mut stream, &hello, MAX_HELLO).await.map_err(frame)?;
-        (stream, theirs)
+        (stream, theirs, Some(arriving))
     };
     let remote = Remote {
         certificate: theirs.certificate.clone(),
         instance: theirs.instance,
         bulk_port: theirs.bulk_port,
     };
-    let live = Live::new(connection.clone(), remote);
-    Ok((Established { live, stream }, theirs))
+    let origin = Origin { here: hello.made_at_us, there: theirs.made_at_us, arrived };
+    let live = Live::new(connection.clone(), remote, origin);
+    Ok((Established { live, stream, arriving }, theirs))
 }
 
 fn check(
@@ -172,7 +186,7 @@ fn check(
 
 /// Serves an admitted connection until it ends.
 pub(crate) async fn run(inner: Arc<Inner>, established: Established) {
-    let Established { live, stream } = established;
+    let Established { live, stream, .. } = established;
     let (send, recv) = stream.split();
     let why = tokio::select! {
         why = live.connection.closed() => why,

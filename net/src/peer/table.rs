@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use phantom_model::NodeId;
 use tokio::sync::watch;
@@ -12,10 +11,6 @@ use tokio::time::Instant;
 use super::PeerState;
 use crate::link::{CloseCode, Connection, LinkError, Stream};
 use crate::member::Certificate;
-
-/// Two connections made within this time of each other by different sides crossed on the way; a
-/// later one means that its maker lost the earlier.
-const CROSSING: Duration = Duration::from_secs(10);
 
 /// What is known of the peer at the other end.
 #[derive(Debug, Clone)]
@@ -28,11 +23,23 @@ pub(crate) struct Remote {
     pub bulk_port: Option<u16>,
 }
 
+/// When a connection was made. A side *begins* it when it starts to dial and *answers* it when it
+/// has found the other's certificate good; between that and its end it does not dial.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// Microseconds on this side's clock when this side began or answered it.
+    pub here: u64,
+    /// Microseconds on the other side's clock when that side began or answered it.
+    pub there: u64,
+    /// When the link had it ready.
+    pub arrived: Instant,
+}
+
 /// An admitted connection.
 pub(crate) struct Live {
     pub connection: Arc<dyn Connection>,
     pub remote: Remote,
-    pub since: Instant,
+    pub origin: Origin,
     /// Whether TCP connections to the peer for bulk data are known to go unanswered.
     pub tcp_blocked: AtomicBool,
     /// Held by every open stream.
@@ -40,11 +47,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub fn new(connection: Arc<dyn Connection>, remote: Remote) -> Arc<Self> {
+    pub fn new(connection: Arc<dyn Connection>, remote: Remote, origin: Origin) -> Arc<Self> {
         Arc::new(Self {
             connection,
             remote,
-            since: Instant::now(),
+            origin,
             tcp_blocked: AtomicBool::new(false),
             streams: Arc::new(()),
         })
@@ -74,11 +81,13 @@ impl Live {
     }
 }
 
-/// What to do with the connection that was there when another one arrives.
+/// What to do with two connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is a left-over: close it.
-    Close,
+    /// The old one is a left-over: close it.
+    CloseOld,
+    /// The new one is a left-over that was slow to be admitted: close it.
+    CloseNew,
     /// Keep both; the old one goes on being used for new streams.
     PreferOld,
     /// Keep both; the new one is used for new streams.
@@ -90,27 +99,41 @@ pub(crate) enum Verdict {
 pub(crate) struct Facts {
     pub instance: u64,
     pub dialled_here: bool,
-    /// How long it has stood.
-    pub age: Duration,
+    pub origin: Origin,
 }
 
-/// Decides between two connections with the same peer. Both sides see the same facts (but for
-/// who is `here`) and so come to the same choice.
+/// Decides between two connections with the same peer. A side begins one only when it has none:
+/// one it had begun or answered before is dead, whether or not the other side knows it yet. Two of
+/// which neither is dead crossed on the way; both sides then prefer the same.
 pub(crate) fn choose(old: Facts, new: Facts, here: NodeId, peer: NodeId) -> Verdict {
+    let close_old = |is_dead| if is_dead { Verdict::CloseOld } else { Verdict::CloseNew };
     if old.instance != new.instance {
-        return Verdict::Close; // the peer has restarted
+        // The peer has restarted.
+        return close_old(old.origin.arrived <= new.origin.arrived);
     }
-    if old.dialled_here == new.dialled_here || old.age > CROSSING {
-        return Verdict::Close; // whoever dialled again had lost it
+    let (own, theirs) = match (old.dialled_here, new.dialled_here) {
+        (true, true) => return close_old(old.origin.here <= new.origin.here),
+        (false, false) => return close_old(old.origin.there <= new.origin.there),
+        (true, false) => (old.origin, new.origin),
+        (false, true) => (new.origin, old.origin),
+    };
+    if own.there < theirs.there {
+        close_old(old.dialled_here)
+    } else if theirs.here < own.here {
+        close_old(new.dialled_here)
+    } else if old.dialled_here == (here < peer) {
+        Verdict::PreferOld
+    } else {
+        Verdict::PreferNew
     }
-    // Crossed: the one the lower id dialled counts.
-    if old.dialled_here == (here < peer) { Verdict::PreferOld } else { Verdict::PreferNew }
 }
 
 #[derive(Default)]
 struct Slot {
     /// The first is used for new streams.
     live: Vec<Arc<Live>>,
+    /// Connections that are answered and not yet among the live ones.
+    arriving: usize,
     dialling: bool,
     last_error: Option<String>,
     bulk_in: u64,
@@ -148,7 +171,19 @@ impl Table {
         slots.get(&peer)?.live.iter().find(|live| !live.connection.is_closed()).cloned()
     }
 
-    /// Adds a connection, closing those it makes obsolete.
+    /// Whether there is a connection to use, or one about to be.
+    pub fn is_met(&self, peer: NodeId) -> bool {
+        let arriving = self.slots().get(&peer).is_some_and(|slot| slot.arriving > 0);
+        arriving || self.current(peer).is_some()
+    }
+
+    /// Notes that a connection from `peer` is about to be answered.
+    pub fn arriving(self: &Arc<Self>, peer: NodeId) -> Arriving {
+        self.slots().entry(peer).or_default().arriving += 1;
+        Arriving { table: self.clone(), peer }
+    }
+
+    /// Adds a connection, closing what is obsolete by it, or itself.
     pub fn admit(&self, new: Arc<Live>) {
         let peer = new.peer();
         let mut obsolete = Vec::new();
@@ -158,22 +193,30 @@ impl Table {
             let facts = |live: &Live| Facts {
                 instance: live.remote.instance,
                 dialled_here: live.connection.dialled(),
-                age: live.since.elapsed(),
+                origin: live.origin,
             };
-            let mut at = 0;
-            let old = std::mem::take(&mut slot.live);
-            for live in old {
-                match choose(facts(&live), facts(&new), self.here, peer) {
-                    Verdict::Close => obsolete.push(live),
-                    Verdict::PreferOld => {
-                        slot.live.push(live);
+            let verdicts: Vec<_> = slot
+                .live
+                .iter()
+                .map(|old| choose(facts(old), facts(&new), self.here, peer))
+                .collect();
+            if verdicts.contains(&Verdict::CloseNew) {
+                obsolete.push(new);
+            } else {
+                let mut at = 0;
+                for (live, verdict) in std::mem::take(&mut slot.live).into_iter().zip(verdicts) {
+                    if verdict == Verdict::CloseOld {
+                        obsolete.push(live);
+                        continue;
+                    }
+                    slot.live.push(live);
+                    if verdict == Verdict::PreferOld {
                         at = slot.live.len();
                     }
-                    Verdict::PreferNew => slot.live.push(live),
                 }
+                slot.live.insert(at, new);
+                slot.last_error = None;
             }
-            slot.live.insert(at.min(slot.live.len()), new);
-            slot.last_error = None;
         }
         for live in obsolete {
             live.connection.close(CloseCode::Duplicate, "a newer connection has taken over");
@@ -248,7 +291,7 @@ impl Table {
         };
         if slot.live.iter().any(|live| !live.connection.is_closed()) {
             PeerState::Connected
-        } else if slot.dialling {
+        } else if slot.dialling || slot.arriving > 0 {
             PeerState::Connecting
         } else {
             match &slot.last_error {
@@ -259,33 +302,84 @@ impl Table {
     }
 }
 
+/// Held while a connection is answered and not yet among the live ones.
+pub(crate) struct Arriving {
+    table: Arc<Table>,
+    peer: NodeId,
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(slot) = self.table.slots().get_mut(&self.peer) {
+            slot.arriving -= 1;
+        }
+        self.table.bump();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const LOW: NodeId = NodeId([1; 32]);
     const HIGH: NodeId = NodeId([2; 32]);
 
-    fn facts(instance: u64, dialled_here: bool, age_s: u64) -> Facts {
-        Facts { instance, dialled_here, age: Duration::from_secs(age_s) }
+    /// A connection as both its sides see it, the dialler's first.
+    fn made(dialler: u64, answerer: u64, arrived_s: u64) -> [Facts; 2] {
+        let arrived = Instant::now() + Duration::from_secs(arrived_s);
+        let facts = |dialled_here, here, there| {
+            let origin = Origin { here, there, arrived };
+            Facts { instance: 7, dialled_here, origin }
+        };
+        [facts(true, dialler, answerer), facts(false, answerer, dialler)]
     }
 
-    #[test]
-    fn both_sides_choose_the_same_of_two_that_crossed() {
-        for order in [false, true] {
-            // `a` was dialled by LOW, `b` by HIGH; each side may see either first.
-            let verdict_low = choose(facts(7, order, 0), facts(7, !order, 0), LOW, HIGH);
-            let verdict_high = choose(facts(9, !order, 0), facts(9, order, 0), HIGH, LOW);
-            assert_eq!(verdict_low, verdict_high);
-            let keeps_lows = if order { Verdict::PreferOld } else { Verdict::PreferNew };
-            assert_eq!(verdict_low, keeps_lows);
+    fn swapped(verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::CloseOld => Verdict::CloseNew,
+            Verdict::CloseNew => Verdict::CloseOld,
+            Verdict::PreferOld => Verdict::PreferNew,
+            Verdict::PreferNew => Verdict::PreferOld,
         }
     }
 
     #[test]
-    fn a_restarted_or_lost_peer_gets_the_new_connection() {
-        assert_eq!(choose(facts(1, true, 0), facts(2, false, 0), LOW, HIGH), Verdict::Close);
-        assert_eq!(choose(facts(1, false, 0), facts(1, false, 0), LOW, HIGH), Verdict::Close);
-        assert_eq!(choose(facts(1, true, 60), facts(1, false, 0), LOW, HIGH), Verdict::Close);
+    fn both_sides_choose_the_same_of_two_that_crossed() {
+        // The clocks of the two have nothing to do with each other.
+        let ([a_low, a_high], [b_high, b_low]) = (made(100, 9000, 1), made(8990, 110, 1));
+        assert_eq!(choose(a_low, b_low, LOW, HIGH), Verdict::PreferOld);
+        assert_eq!(choose(a_high, b_high, HIGH, LOW), Verdict::PreferOld);
+        for (a, b, here, peer) in [(a_low, b_low, LOW, HIGH), (a_high, b_high, HIGH, LOW)] {
+            assert_eq!(choose(b, a, here, peer), swapped(choose(a, b, here, peer)));
+        }
+    }
+
+    #[test]
+    fn what_the_peer_has_lost_before_it_dialled_is_closed_however_young() {
+        // LOW dialled; HIGH answered at 9000 and began another at 9001.
+        let ([a_low, a_high], [b_high, b_low]) = (made(100, 9000, 1), made(9001, 110, 2));
+        assert_eq!(choose(a_low, b_low, LOW, HIGH), Verdict::CloseOld);
+        assert_eq!(choose(b_low, a_low, LOW, HIGH), Verdict::CloseNew);
+        assert_eq!(choose(a_high, b_high, HIGH, LOW), Verdict::CloseOld);
+        assert_eq!(choose(b_high, a_high, HIGH, LOW), Verdict::CloseNew);
+    }
+
+    #[test]
+    fn of_two_dials_of_one_side_the_later_counts_whichever_is_admitted_first() {
+        let ([a_near, a_far], [b_near, b_far]) = (made(100, 9000, 1), made(200, 9100, 2));
+        for (a, b) in [(a_near, b_near), (a_far, b_far)] {
+            assert_eq!(choose(a, b, LOW, HIGH), Verdict::CloseOld);
+            assert_eq!(choose(b, a, LOW, HIGH), Verdict::CloseNew);
+        }
+    }
+
+    #[test]
+    fn a_restarted_peer_gets_the_connection_that_came_last() {
+        let ([_, old], [_, new]) = (made(9000, 100, 1), made(5, 200, 2));
+        let new = Facts { instance: 8, ..new };
+        assert_eq!(choose(old, new, LOW, HIGH), Verdict::CloseOld);
+        // Of the daemon that is no more, but admitted only now.
+        assert_eq!(choose(new, old, LOW, HIGH), Verdict::CloseNew);
     }
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::PeerState;
 use crate::config::Timing;
 use crate::link::memory::Switchboard;
-use crate::{Config, Error, MemoryStore, Network, NodeKey, ServiceId};
+use crate::{Config, Error, MemoryStore, Network, NodeKey, ServiceId, Stream};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -35,6 +36,11 @@ fn echo(network: &Network) {
     tokio::spawn(async move {
         while let Some(mut incoming) = network.accept().await {
             tokio::spawn(async move {
+                if incoming.service != ServiceId::CONTROL {
+                    let (mut send, mut recv) = incoming.stream.split();
+                    let _ = tokio::io::copy(&mut recv, &mut send).await;
+                    return Ok(());
+                }
                 let request: u32 = incoming.request(SOON).await?;
                 incoming.reply(&request, SOON).await
             });
@@ -71,6 +77,67 @@ async fn crossing_dials_end_with_one_connection() {
         let count = |n: &Network, peer| n.inner().table.count(peer);
         eventually("one is left", || count(&a, b.id()) == 1 && count(&b, a.id()) == 1).await;
         assert_eq!(call(&a, &b, 7).await.unwrap(), 7);
+    }
+}
+
+/// Opens a stream to a service that answers each byte with the same byte.
+async fn pipe(from: &Network, to: &Network) -> Stream {
+    let service = ServiceId::new("pipe").unwrap();
+    from.open(to.id(), &service, &(), SOON).await.unwrap()
+}
+
+async fn ping(stream: &mut Stream, byte: u8) -> std::io::Result<u8> {
+    stream.write_all(&[byte]).await?;
+    stream.read_u8().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_opened_while_dials_cross_lives_on() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    echo(&a);
+    echo(&b);
+    for round in 0..20 {
+        board.cut(a.id(), b.id());
+        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
+        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
+        board.mend(a.id(), b.id());
+        // Each takes the first connection it gets, whichever that is.
+        let (mut there, mut back) = tokio::join!(pipe(&a, &b), pipe(&b, &a));
+        // Long enough for everything that is superfluous to be closed.
+        for _ in 0..8 {
+            sleep(Duration::from_secs(2)).await;
+            assert_eq!(ping(&mut there, round).await.unwrap(), round);
+            assert_eq!(ping(&mut back, round).await.unwrap(), round);
+            assert_eq!(a.peer_state(b.id()), PeerState::Connected);
+            assert_eq!(b.peer_state(a.id()), PeerState::Connected);
+        }
+        drop((there, back));
+        let count = |n: &Network, peer| n.inner().table.count(peer);
+        eventually("one is left", || count(&a, b.id()) == 1 && count(&b, a.id()) == 1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_the_peer_has_lost_is_used_no_more_once_it_has_dialled() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    echo(&a);
+    echo(&b);
+    for (near, far) in [(&a, &b), (&b, &a)] {
+        board.cut(a.id(), b.id());
+        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
+        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
+        board.mend(a.id(), b.id());
+        near.connect(far.id(), SOON).await.unwrap();
+        // The outage is over when `far` has just given the connection up and `near` has not yet.
+        sleep(Duration::from_secs(1)).await;
+        board.lose(far.id(), near.id());
+        eventually("lost", || gone(far, near.id())).await;
+        assert_eq!(near.peer_state(far.id()), PeerState::Connected);
+        assert_eq!(call(far, near, 1).await.unwrap(), 1);
+        assert_eq!(call(near, far, 2).await.unwrap(), 2);
+        assert_eq!(near.inner().table.count(far.id()), 1);
     }
 }
 

@@ -122,7 +122,7 @@ async fn dial_with(
     let link = QuicLink::bind(&config(dir, clock), &key).await.unwrap();
     let connection = link.dial(to.id(), &to.addrs().await, Protocol::Member).await.unwrap();
     let mut stream = connection.open().await.unwrap();
-    let hello = (certificate, 0u64, None::<u16>, Vec::<PeerAddr>::new());
+    let hello = (certificate, 0u64, 0u64, None::<u16>, Vec::<PeerAddr>::new());
     write_frame(&mut stream, &hello, 9999).await.unwrap();
     (link, connection, stream)
 }
