@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use phantom_net::config::DEFAULT_PORT;
 use phantom_net::{
     BulkOptions, BulkTicket, Config, Extent, ExtentSink, MemoryStore, Network, NodeKey, ServiceId,
     Token,
@@ -103,7 +104,7 @@ fn spawn_in(ns: &str, args: &[&str]) -> Result<(Child, BufReader<ChildStdout>)> 
 
 async fn node(ip: &str) -> Result<Network> {
     let dir = tempfile::tempdir()?.keep();
-    let config = Config { listen: SocketAddr::new(ip.parse()?, 7471), ..Config::new(&dir) };
+    let config = Config { listen: SocketAddr::new(ip.parse()?, DEFAULT_PORT), ..Config::new(&dir) };
     let key = NodeKey::ephemeral();
     let network = Network::start(config, key, Arc::new(MemoryStore::default())).await;
     let network = network?;

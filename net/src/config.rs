@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The UDP port (and, for bulk, the TCP port) a node listens on unless told otherwise.
-pub const DEFAULT_PORT: u16 = 7471;
+pub const DEFAULT_PORT: u16 = 41_610;
 
 /// Settings of [`crate::Network`].
 #[derive(Clone)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use phantom_model::{AppId, Bytes};
+use phantom_net::config::DEFAULT_PORT;
 use serde::{Deserialize, Deserializer};
 
 use crate::daemon::hold::HoldAt;
@@ -44,7 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             name: String::new(),
-            listen: SocketAddr::from(([0, 0, 0, 0], 41_610)),
+            listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             relay_url: None,
             run_dir: "/run/phantom".into(),
             state_dir: "/var/lib/phantom".into(),

@@ -25,8 +25,8 @@ fn token() -> Token {
         subgrid: SubgridKey::ephemeral().id(),
         inviter: NodeKey::ephemeral().id(),
         addrs: vec![
-            PeerAddr::Ip("192.0.2.1:7471".parse::<SocketAddr>().unwrap()),
-            PeerAddr::Ip("[2001:db8::1]:7471".parse::<SocketAddr>().unwrap()),
+            PeerAddr::Ip("192.0.2.1:41610".parse::<SocketAddr>().unwrap()),
+            PeerAddr::Ip("[2001:db8::1]:41610".parse::<SocketAddr>().unwrap()),
         ],
         secret: [7; 16],
         expires: NOW + 60,

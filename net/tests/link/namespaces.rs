@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::sched::{CloneFlags, setns};
-use phantom_net::config::Timing;
+use phantom_net::config::{DEFAULT_PORT, Timing};
 use phantom_net::{
     BulkError, BulkOptions, Config, Error, Extent, Network, PeerAddr, PeerState, ServiceId,
 };
@@ -76,7 +76,7 @@ impl Drop for Cable {
 
 /// As a real node is configured: on all addresses, with the times of every day.
 fn everyday(dir: &Path) -> Config {
-    let listen = SocketAddr::from(([0, 0, 0, 0], 7471));
+    let listen = SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT));
     let timing = Timing { bulk_stall: Duration::from_secs(2), ..Timing::default() };
     Config { listen, timing, ..Config::new(dir) }
 }
@@ -270,7 +270,7 @@ fn a_dial_is_not_led_back_to_where_it_began() {
         let network = start_with(everyday(&path)).await;
         let mut token: phantom_net::Token = near.from.recv().await.unwrap();
         // A node listens there as well: this one.
-        for loopback in ["127.0.0.1:7471", "[::1]:7471", "127.8.8.8:7471"] {
+        for loopback in ["127.0.0.1:41610", "[::1]:41610", "127.8.8.8:41610"] {
             token.addrs.insert(0, PeerAddr::Ip(loopback.parse().unwrap()));
         }
         pull(&cut, &did, "down");
