@@ -21,9 +21,12 @@
 //!   `usage_usec` in `cpu.stat`), kept at every tick and switch with or without a cpu controller. So
 //!   a lone spinning thread counts, and so do children that lived for a millisecond.
 //! - **Memory**: `memory=2GiB/1s` is exceeded when the resident memory of all processes has been
-//!   above 2 GiB at every look for 1 s. The sum is of file, anonymous and shared pages of every
-//!   address space, as `Rss` in `smaps`; a page that two processes share counts in both. Before
-//!   Linux 6.2 a thread may keep up to 64 pages of each kind to itself.
+//!   above 2 GiB at every look for 1 s. The sum is of the anonymous and shared-memory pages of
+//!   every address space: `RssAnon` and `RssShmem` in `/proc/PID/status`. Pages of files are left
+//!   out: processes that run the same program share them, and the kernel can drop them. Still
+//!   counted once for each process that has it mapped: memory not yet copied since a fork, and
+//!   shared memory (`/dev/shm`, `memfd`, shared anonymous mappings). Before Linux 6.2 a thread may
+//!   keep up to 64 pages of each kind to itself.
 //! - An excursion ends a tenth below its level. Crossings of one excursion come once.
 //!
 //! # Why so

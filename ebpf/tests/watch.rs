@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::fs::File;
 use std::hint::black_box;
 use std::io::BufRead;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::os::{Mapped, fork_holders};
 use common::{Cgroup, begin, crossings, end, limits, monitor, wait_until};
 use phantom_ebpf::{Crossing, programs_loaded};
 use phantom_model::{AppId, Resource};
@@ -32,11 +34,24 @@ fn child() {
         let (word, number) = line.split_once(' ').unwrap_or((&line, "0"));
         match word {
             "hold" => held.push(black_box(vec![1; number.parse::<usize>().unwrap() * MIB])),
+            "share" => {
+                let path = format!("/dev/shm/phantom-ebpf-test-{}", std::process::id());
+                let bytes = vec![1; number.parse::<usize>().unwrap() * MIB];
+                std::fs::write(&path, bytes).unwrap();
+                let mapped = Mapped::new(&File::open(&path).unwrap());
+                std::fs::remove_file(&path).unwrap();
+                mapped.touch();
+            }
             "release" => held.clear(),
             "threads" => {
                 for _ in 0..number.parse::<usize>().unwrap() {
                     std::thread::spawn(std::thread::park);
                 }
+            }
+            "fork" => {
+                // This program itself is a large file that every process can map.
+                let file = File::open(std::env::current_exe().unwrap()).unwrap();
+                fork_holders(number.parse().unwrap(), &Mapped::new(&file), MIB / 2);
             }
             "spin" => spin(Duration::from_millis(number.parse().unwrap())),
             _ => panic!("unknown word {word}"),
@@ -195,6 +210,21 @@ fn a_short_burst_of_memory_is_no_excursion() {
     assert_eq!(crossings(&mut monitor, Duration::from_millis(1800)), []);
 }
 
+/// Bytes in the fields `names` of `/proc/PID/status`.
+fn status_bytes(pid: u32, names: &[&str]) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &&str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(*name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    };
+    names.iter().map(field).sum()
+}
+
+fn private_bytes(group: &Cgroup) -> u64 {
+    let pids = group.processes();
+    pids.iter().map(|pid| status_bytes(*pid, &["RssAnon:", "RssShmem:"])).sum()
+}
+
 #[test]
 fn resident_memory_agrees_with_proc() {
     let Some(mut monitor) = monitor("resident_memory_agrees_with_proc") else {
@@ -203,22 +233,46 @@ fn resident_memory_agrees_with_proc() {
     let group = Cgroup::new();
     let mut role = group.role("steps");
     role.tell("hold 50");
+    role.tell("share 30");
     monitor.watch_path(APP, group.path(), &limits("")).unwrap();
     group.freeze(true);
-    let procs = std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap();
-    let rollup: u64 = procs
-        .lines()
-        .map(|pid| {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-            let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
-            line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() << 10
-        })
-        .sum();
+    let told = private_bytes(&group);
     let reading = monitor.reading(APP).unwrap();
-    let apart = reading.resident.0.abs_diff(rollup);
+    assert!(told >= 80 * MIB as u64, "{told}");
     // Before Linux 6.2 every thread keeps up to 64 pages of each kind to itself.
-    assert!(apart <= rollup / 20, "smaps says {rollup}, {reading:?}");
+    let apart = reading.resident.0.abs_diff(told);
+    assert!(apart <= told / 20, "status says {told}, {reading:?}");
     group.freeze(false);
+}
+
+#[test]
+fn a_file_that_many_processes_map_does_not_count() {
+    let Some(mut monitor) = monitor("a_file_that_many_processes_map_does_not_count") else {
+        return;
+    };
+    let group = Cgroup::new();
+    let mut role = group.role("steps");
+    role.tell("fork 200");
+    monitor.watch_path(APP, group.path(), &limits("")).unwrap();
+    group.freeze(true);
+    let told = private_bytes(&group);
+    let pids = group.processes();
+    let files: u64 = pids.iter().map(|pid| status_bytes(*pid, &["RssFile:"])).sum();
+    let reading = monitor.reading(APP).unwrap();
+    group.freeze(false);
+    assert_eq!(reading.processes, 201);
+    assert!(files > 2 * told, "the file is mapped by all: {files} bytes, and {told} of their own");
+    let apart = reading.resident.0.abs_diff(told);
+    assert!(apart <= told / 50, "status says {told}, {reading:?}");
+
+    // A limit that the files would exceed, and then one process does.
+    let level = (told + 64 * MIB as u64) / MIB as u64;
+    monitor.set_limits(APP, &limits(&format!("memory={level}MiB/200ms"))).unwrap();
+    assert_eq!(crossings(&mut monitor, Duration::from_millis(500)), []);
+    role.tell("hold 100");
+    let found = begin(&mut monitor);
+    assert_eq!((found.resource, found.over), (Resource::Memory, true));
+    assert!((level..level + 64).contains(&(found.measured / MIB as u64)), "{found:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::unit::{Bytes, Percent, UnitError, Window};
 pub enum Resource {
     /// CPU time of all threads, living and ended.
     Cpu,
-    /// Resident memory of all processes.
+    /// Resident anonymous and shared memory of all processes.
     Memory,
 }
 

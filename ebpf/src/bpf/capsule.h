@@ -113,17 +113,20 @@ static __noinline __s64 counter_sum(__u64 address)
 	return sum;
 }
 
+/*
+ * What the process holds in memory for itself: anonymous and shared-memory pages. Pages of files
+ * do not count: a thousand processes that run one program share them, and the kernel can drop
+ * them at any time.
+ */
 static __always_inline __s64 resident_pages(const struct mm_struct *mm)
 {
 	if (bpf_core_type_exists(struct mm_rss_stat)) {
 		const struct mm_struct___before_6_2 *old = (const void *)mm;
 
-		return BPF_CORE_READ(old, rss_stat.count[MM_FILEPAGES].counter) +
-		       BPF_CORE_READ(old, rss_stat.count[MM_ANONPAGES].counter) +
+		return BPF_CORE_READ(old, rss_stat.count[MM_ANONPAGES].counter) +
 		       BPF_CORE_READ(old, rss_stat.count[MM_SHMEMPAGES].counter);
 	}
-	return counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_FILEPAGES])) +
-	       counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_ANONPAGES])) +
+	return counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_ANONPAGES])) +
 	       counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_SHMEMPAGES]));
 }
 
@@ -216,8 +219,8 @@ static long walk_step(__u32 index, void *context)
 }
 
 /*
- * Sums up the resident memory of the cgroup's processes. False if the lists did not hold still. A cgroup of
- * more than MAX_STEPS tasks gives the sum of the first ones.
+ * Sums up the resident memory of the cgroup's processes. False if the lists did not hold still. A
+ * cgroup of more than MAX_STEPS tasks gives the sum of the first ones.
  */
 static __noinline bool cgroup_resident(struct walk *w, __u64 address)
 {

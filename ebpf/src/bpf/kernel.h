@@ -145,4 +145,4 @@ struct task_struct {
 #pragma clang attribute pop
 
 /* Indices into rss_stat. */
-enum { MM_FILEPAGES = 0, MM_ANONPAGES = 1, MM_SWAPENTS = 2, MM_SHMEMPAGES = 3 };
+enum { MM_ANONPAGES = 1, MM_SHMEMPAGES = 3 };

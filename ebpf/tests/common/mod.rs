@@ -1,5 +1,7 @@
 //! Cgroups that vanish with the test, processes in them, and a wait for crossings.
 
+pub mod os;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -93,6 +95,12 @@ impl Cgroup {
         let text = fs::read_to_string(self.0.join("cpu.stat")).expect("cpu.stat");
         let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
         Duration::from_micros(line.and_then(|number| number.parse().ok()).expect("usage_usec"))
+    }
+
+    /// Its processes.
+    pub fn processes(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.0.join("cgroup.procs")).expect("cgroup.procs");
+        text.lines().map(|pid| pid.parse().expect("a process id")).collect()
     }
 
     pub fn freeze(&self, frozen: bool) {
