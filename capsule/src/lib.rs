@@ -17,6 +17,7 @@
 //! | [`cgroup`] | freeze, thaw, kill, wait |
 //! | [`net`] | link, addresses and address translation at home |
 //! | [`terminal`] | what waits in a terminal, carried to another |
+//! | [`wire`] | messages over streams |
 //! | [`relay`] | the terminal of an app that is away, exactly once over streams that break |
 //! | [`attach`] | the user's terminals, and the hub between them and the app |
 //!
@@ -41,6 +42,7 @@ pub mod plan;
 pub mod relay;
 mod seccomp;
 pub mod terminal;
+pub mod wire;
 
 pub use capsule::Capsule;
 pub use error::Error;

@@ -8,9 +8,11 @@
 //! | [`limit`] | `cpu=150%/10s,memory=2GiB` and what exceeds it |
 //! | [`app`] | what a user started, where it runs, who may grant its next epoch |
 //! | [`node`] | what a node tells others about itself |
+//! | [`frame`] | how messages lie on a byte stream |
 //! | [`handoff`] | the steps of a move and the messages that drive them |
 
 pub mod app;
+pub mod frame;
 pub mod handoff;
 pub mod id;
 pub mod limit;

@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use phantom_model::frame;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -113,7 +114,7 @@ async fn respond(
     let joiner = connection.peer();
     let mut ask: JoinAsk = read_frame(stream, MAX_ASK).await?;
     if stream.read(&mut [0]).await? != 0 {
-        return Err(FrameError::Malformed { wanted: "single question" });
+        return Err(frame::FrameError::Malformed { wanted: "single question" }.into());
     }
     ask.addrs.truncate(MAX_ADDRS);
     if let Some(path) = connection.stats().path {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use phantom_model::NodeId;
+use phantom_model::{NodeId, frame};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -31,7 +31,6 @@ use crate::peer::table::{Live, Table};
 use crate::peer::{PeerState, PeerStatus};
 use crate::service::{Incoming, ServiceId, bounded, exchange};
 use crate::store::Store;
-use crate::wire;
 
 /// Connections from outside that may be without a proven membership at once.
 const STRANGERS: usize = 64;
@@ -317,10 +316,10 @@ impl Network {
         within: Duration,
     ) -> Result<Stream, Error> {
         let what = "opening a stream";
-        let header = wire::encode(header, MAX_HEADER).map_err(|source| Error::Protocol {
+        let header = frame::body(header, MAX_HEADER).map_err(|error| Error::Protocol {
             peer: node,
             what,
-            source,
+            source: error.into(),
         })?;
         let deadline = Instant::now() + within;
         let left = || deadline.saturating_duration_since(Instant::now());

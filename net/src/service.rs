@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use phantom_model::NodeId;
+use phantom_model::{NodeId, frame};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -98,10 +98,10 @@ impl Incoming {
     /// # Errors
     /// It is not a `T`.
     pub fn header<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        wire::decode(&self.raw_header).map_err(|source| Error::Protocol {
+        frame::decode(&self.raw_header).map_err(|error| Error::Protocol {
             peer: self.peer,
             what: "a stream header",
-            source,
+            source: error.into(),
         })
     }
 
@@ -136,9 +136,7 @@ pub(crate) async fn exchange<Q: Serialize, A: DeserializeOwned>(
     request: &Q,
 ) -> Result<A, FrameError> {
     let wrote = match write_last(send, request).await {
-        Err(error @ (FrameError::TooLarge { .. } | FrameError::Malformed { .. })) => {
-            return Err(error);
-        }
+        Err(error @ FrameError::Frame(_)) => return Err(error),
         wrote => wrote,
     };
     // A service may answer without reading all of the request: then writing fails, the answer is

@@ -13,7 +13,7 @@ use super::input::Input;
 use super::keys::{Keys, Typed};
 use super::{ToShim, ToTerminal};
 use crate::os::pty;
-use crate::relay::wire;
+use crate::wire::{self, MAX_TERMINAL_BYTES};
 
 /// Why a terminal came back to its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
     let mut typed = Input::open(is_terminal);
     let (frame_sender, mut frames) = mpsc::channel::<ToTerminal>(8);
     let reading = tokio::spawn(async move {
-        while let Ok(Some(frame)) = wire::read(&mut reader).await {
+        while let Ok(Some(frame)) = wire::read(&mut reader, MAX_TERMINAL_BYTES).await {
             if frame_sender.send(frame).await.is_err() {
                 break;
             }
@@ -84,7 +84,7 @@ async fn exchange(stream: UnixStream, is_terminal: bool) -> io::Result<Parted> {
 
 /// A shim that takes nothing any more has gone, and its last frames say why: they are still read.
 async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), message: &ToShim) {
-    if let Err(error) = wire::write(writer, message).await {
+    if let Err(error) = wire::write(writer, message, MAX_TERMINAL_BYTES).await {
         tracing::debug!(%error, "the shim takes no more");
     }
 }

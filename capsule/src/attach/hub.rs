@@ -18,7 +18,8 @@ use super::{ToShim, ToTerminal};
 use crate::os::{pty, reactor};
 use crate::relay::endpoint::{read, set_nonblocking, write_from};
 use crate::relay::link::{BEAT, Link};
-use crate::relay::{Event, Relay, RelayState, wire};
+use crate::relay::{Event, Relay, RelayState};
+use crate::wire::{self, MAX_TERMINAL_BYTES};
 
 /// Typed bytes kept while the app cannot take them; then the terminals are not read.
 const MAX_INPUT_BYTES: usize = 64 << 10;
@@ -532,7 +533,7 @@ async fn serve_client(
     let (mut reader, mut writer) = stream.into_split();
     let from_terminal = typed.clone();
     let mut reading = tokio::spawn(async move {
-        while let Ok(Some(message)) = wire::read::<ToShim>(&mut reader).await {
+        while let Ok(Some(message)) = wire::read::<ToShim>(&mut reader, MAX_TERMINAL_BYTES).await {
             // An empty one means "gone" inside the hub.
             if message == ToShim::Data(Vec::new()) {
                 continue;
@@ -545,7 +546,7 @@ async fn serve_client(
     loop {
         tokio::select! {
             frame = frames.recv() => match frame {
-                Some(frame) if wire::write(&mut writer, &frame).await.is_ok() => {
+                Some(frame) if wire::write(&mut writer, &frame, MAX_TERMINAL_BYTES).await.is_ok() => {
                     drained.notify_one();
                 }
                 _ => break,

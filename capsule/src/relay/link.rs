@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use phantom_model::frame;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::machine::{Frame, Relay};
-use super::wire;
+use crate::wire::{self, MAX_TERMINAL_BYTES};
 
 /// Silence after which a sign of life is sent.
 pub const BEAT: Duration = Duration::from_secs(5);
@@ -34,7 +35,7 @@ impl Link {
         let (frame_sender, frames) = mpsc::channel(READ_AHEAD);
         let (out, mut outgoing) = mpsc::unbounded_channel::<Vec<u8>>();
         let reading = tokio::spawn(async move {
-            while let Ok(Some(frame)) = wire::read(&mut reader).await {
+            while let Ok(Some(frame)) = wire::read(&mut reader, MAX_TERMINAL_BYTES).await {
                 if frame_sender.send(frame).await.is_err() {
                     break;
                 }
@@ -62,7 +63,7 @@ impl Link {
     pub fn flush(&self, relay: &mut Relay) -> bool {
         let mut buffer = Vec::new();
         while let Some(frame) = relay.poll_frame() {
-            if wire::encode(&frame, &mut buffer).is_err() {
+            if frame::encode(&frame, MAX_TERMINAL_BYTES, &mut buffer).is_err() {
                 return false;
             }
         }

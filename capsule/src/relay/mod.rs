@@ -15,6 +15,5 @@
 pub mod endpoint;
 pub mod link;
 mod machine;
-pub mod wire;
 
 pub use machine::{Broken, Event, Frame, Relay, RelayState, WINDOW_BYTES};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use phantom_model::SubgridId;
+use phantom_model::{SubgridId, frame};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -265,14 +265,14 @@ async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
     let limit = inner.config.timing.handshake;
     let head = timeout(limit, wire::read_bytes(&mut stream.recv, MAX_HEADER + 64)).await;
     let head = match head {
-        Ok(Ok(bytes)) => wire::decode::<StreamHead>(&bytes),
+        Ok(Ok(bytes)) => frame::decode::<StreamHead>(&bytes).map_err(FrameError::from),
         Ok(Err(error)) => Err(error),
         // The stream is dropped, and so reset.
         Err(_) => return tracing::debug!(peer = %live.peer().short(), "a stream without a head"),
     };
     let head = match head {
         Ok(head) => head,
-        Err(error @ (FrameError::TooLarge { .. } | FrameError::Malformed { .. })) => {
+        Err(error @ FrameError::Frame(_)) => {
             tracing::warn!(peer = %live.peer().short(), %error, "a member broke the protocol");
             return live.connection.close(CloseCode::Protocol, &error.to_string());
         }
