@@ -14,6 +14,7 @@
 mod convert;
 mod listing;
 mod mount;
+mod owners;
 mod reply;
 mod tree;
 
@@ -21,25 +22,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use mount::{Mount, detach};
+pub use owners::Owners;
 pub(crate) use tree::Tree;
-
-use crate::ids::IdMap;
-
-/// How the app's ids appear on this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owners {
-    /// Users.
-    pub uids: IdMap,
-    /// Groups.
-    pub gids: IdMap,
-}
-
-impl Owners {
-    /// Ids are the same on both sides.
-    pub fn identity() -> Self {
-        Self { uids: IdMap::identity(), gids: IdMap::identity() }
-    }
-}
 
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]

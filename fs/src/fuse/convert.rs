@@ -4,11 +4,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileHandle, FileType, FopenFlags, INodeNo, TimeOrNow};
+use fuser::{FileHandle, FileType, FopenFlags, INodeNo, RenameFlags, TimeOrNow};
 use rustix::io::Errno;
 
 use crate::client::Ino;
-use crate::proto::{FileKind, HandleId, Name, NameError, OpenMode, SetTime, Timestamp};
+use crate::proto::{
+    FileKind, HandleId, Name, NameError, NodeKind, OpenMode, RenameMode, SeekFor, SetTime,
+    Timestamp, XattrMode,
+};
 
 // The kernel's numbers for the system calls' flags.
 const O_ACCMODE: i32 = 0o3;
@@ -17,10 +20,12 @@ const O_RDWR: i32 = 0o2;
 const O_EXCL: i32 = 0o200;
 const O_TRUNC: i32 = 0o1000;
 pub(super) const O_APPEND: i32 = 0o2000;
-pub(super) const SEEK_DATA: i32 = 3;
-pub(super) const SEEK_HOLE: i32 = 4;
-pub(super) const XATTR_CREATE: i32 = 1;
-pub(super) const XATTR_REPLACE: i32 = 2;
+const S_IFMT: u32 = 0o170_000;
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+const XATTR_CREATE: i32 = 1;
+const XATTR_REPLACE: i32 = 2;
+
 pub(super) fn errno(error: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(error.raw_os_error())
 }
@@ -57,6 +62,42 @@ pub(super) fn fopen_flags(flags: i32, unchanged: bool) -> FopenFlags {
     // Appended data goes where the end is at home, which this kernel's page cache cannot know.
     fopen.set(FopenFlags::FOPEN_DIRECT_IO, flags & O_APPEND != 0 && open_mode(flags).write);
     fopen
+}
+
+/// What mknod(2) may make here: no devices.
+pub(super) fn node_kind(mode: u32) -> Result<NodeKind, Errno> {
+    match mode & S_IFMT {
+        0o010_000 => Ok(NodeKind::Fifo),
+        0o140_000 => Ok(NodeKind::Socket),
+        0o100_000 | 0 => Ok(NodeKind::File),
+        _ => Err(Errno::PERM),
+    }
+}
+
+pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode, Errno> {
+    match flags {
+        _ if flags.is_empty() => Ok(RenameMode::Replace),
+        RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode, Errno> {
+    match flags {
+        0 => Ok(XattrMode::Any),
+        XATTR_CREATE => Ok(XattrMode::Create),
+        XATTR_REPLACE => Ok(XattrMode::Replace),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+pub(super) fn seek_for(whence: i32) -> Result<SeekFor, Errno> {
+    match whence {
+        SEEK_DATA => Ok(SeekFor::Data),
+        SEEK_HOLE => Ok(SeekFor::Hole),
+        _ => Err(Errno::INVAL),
+    }
 }
 
 pub(super) fn system_time(time: Timestamp) -> SystemTime {

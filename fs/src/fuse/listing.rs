@@ -2,23 +2,39 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use fuser::{FileAttr, FileType, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use rustix::io::Errno;
 
+use super::convert::file_type;
+use super::owners::Owners;
 use crate::client::{Client, DirEntry};
 use crate::proto::{HandleId, MAX_LISTING};
 
 /// Where listings go on after `.` and `..`, which home does not send. No file system's own
 /// offsets are in the way: those of ext4 are hashes, of which one in 2^62 would be.
-pub(super) const AFTER_DOT: u64 = 1 << 62 | 1;
-pub(super) const AFTER_DOTS: u64 = 1 << 62 | 2;
+const AFTER_DOT: u64 = 1 << 62 | 1;
+const AFTER_DOTS: u64 = 1 << 62 | 2;
+
+/// Which of `.` and `..` are still to be listed from `offset` on, each with where the listing goes
+/// on after it; and the offset in home's listing after them.
+fn dots(offset: u64) -> (&'static [(&'static str, u64)], u64) {
+    const DOTS: [(&str, u64); 2] = [(".", AFTER_DOT), ("..", AFTER_DOTS)];
+    match offset {
+        0 => (&DOTS, 0),
+        AFTER_DOT => (&DOTS[1..], 0),
+        AFTER_DOTS => (&[], 0),
+        home => (&[], home),
+    }
+}
 
 /// Pages without anything to show that are asked for in a row.
 const MAX_VAIN_PAGES: u32 = 1000;
 
 /// What became of an entry that was offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Take {
+enum Take {
     /// It goes to the kernel.
     Taken,
     /// It is not worth showing.
@@ -29,7 +45,7 @@ pub(super) enum Take {
 
 impl Take {
     /// From what the reply says: whether it is full.
-    pub(super) fn of(full: bool) -> Self {
+    fn of(full: bool) -> Self {
         if full { Take::Full } else { Take::Taken }
     }
 }
@@ -53,9 +69,58 @@ impl Pages {
         Arc::clone(pages.entry(handle).or_default())
     }
 
+    /// Fills `reply` with names from `offset` on.
+    pub(super) fn names(
+        &self,
+        client: &Client,
+        (number, handle): (INodeNo, HandleId),
+        offset: u64,
+        reply: &mut ReplyDirectory,
+    ) -> Result<(), Errno> {
+        let (dots, offset) = dots(offset);
+        for (name, after) in dots {
+            if reply.add(number, *after, FileType::Directory, name) {
+                return Ok(());
+            }
+        }
+        self.list(client, handle, offset, false, |entry| {
+            let item = &entry.item;
+            let (kind, name) = (file_type(item.kind), item.name.as_os_str());
+            Take::of(reply.add(INodeNo(item.ino), item.next_offset, kind, name))
+        })
+    }
+
+    /// Fills `reply` with names and attributes from `offset` on.
+    pub(super) fn entries(
+        &self,
+        client: &Client,
+        owners: &Owners,
+        (number, handle): (INodeNo, HandleId),
+        offset: u64,
+        reply: &mut ReplyDirectoryPlus,
+    ) -> Result<(), Errno> {
+        let (dots, offset) = dots(offset);
+        for (name, after) in dots {
+            // The kernel takes neither attributes nor a reference from these two.
+            let attr = FileAttr { ino: number, ..owners.shown(&client.root_attr()) };
+            if reply.add(number, *after, name, &Duration::ZERO, &attr, Generation(0)) {
+                return Ok(());
+            }
+        }
+        self.list(client, handle, offset, true, |entry| {
+            // What is gone by now is not listed.
+            let Some(found) = &entry.found else {
+                return Take::Passed;
+            };
+            let (attr, item) = (owners.shown(&found.attr), &entry.item);
+            let (next, name) = (item.next_offset, item.name.as_os_str());
+            Take::of(reply.add(attr.ino, next, name, &found.ttl, &attr, Generation(0)))
+        })
+    }
+
     /// Hands entries from `offset` on to `take` until it is full or a page of them is done.
     /// A found one's reference goes to whoever takes it.
-    pub(super) fn list(
+    fn list(
         &self,
         client: &Client,
         handle: HandleId,
@@ -112,5 +177,20 @@ fn drop_all(client: &Client, page: &mut Page) {
         if let Some(found) = entry.found {
             client.forget(found.ino, 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_begins_with_the_dots_and_goes_on_where_it_was() {
+        let names =
+            |offset| -> Vec<&str> { dots(offset).0.iter().map(|(name, _)| *name).collect() };
+        assert_eq!((names(0), dots(0).1), (vec![".", ".."], 0));
+        assert_eq!((names(AFTER_DOT), dots(AFTER_DOT).1), (vec![".."], 0));
+        assert_eq!((names(AFTER_DOTS), dots(AFTER_DOTS).1), (vec![], 0));
+        assert_eq!((names(77), dots(77).1), (vec![], 77));
     }
 }

@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use fuser::{InitFlags, KernelConfig, ReplyData, ReplyEmpty, ReplyXattr};
+use fuser::{InitFlags, KernelConfig, ReplyData, ReplyEmpty, ReplyStatfs, ReplyWrite, ReplyXattr};
 use rustix::io::Errno;
 
 use super::convert::{errno, name_of};
-use crate::proto::{MAX_IO, Name};
+use crate::proto::{MAX_IO, Name, Space};
 
 /// Requests the kernel may have under way in the background: read-ahead, mostly.
 const BACKGROUND: u16 = 64;
@@ -52,6 +52,31 @@ pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
 pub(super) fn reply_data(reply: ReplyData, result: Result<Vec<u8>, Errno>) {
     match result {
         Ok(data) => reply.data(&data),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Answers with how much was written, which the library's callers bound to 32 bits.
+pub(super) fn reply_written(reply: ReplyWrite, result: Result<u64, Errno>) {
+    match result {
+        Ok(written) => reply.written(written as u32),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// Answers statfs(2).
+pub(super) fn reply_space(reply: ReplyStatfs, result: Result<Space, Errno>) {
+    match result {
+        Ok(space) => reply.statfs(
+            space.blocks,
+            space.blocks_free,
+            space.blocks_available,
+            space.files,
+            space.files_free,
+            space.block_size,
+            space.name_max,
+            space.fragment_size,
+        ),
         Err(error) => reply.error(errno(error)),
     }
 }

@@ -5,25 +5,26 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::io::Errno;
 
 use super::Owners;
 use super::convert::{
-    O_APPEND, SEEK_DATA, SEEK_HOLE, XATTR_CREATE, XATTR_REPLACE, errno, file_type, fopen_flags,
-    handle, ino, name_of, open_mode, set_time, system_time,
+    O_APPEND, errno, fopen_flags, handle, ino, name_of, node_kind, open_mode, rename_mode,
+    seek_for, xattr_mode,
 };
-use super::listing::{AFTER_DOT, AFTER_DOTS, Pages, Take};
-use super::reply::{negotiate, reply_data, reply_empty, reply_xattr, user_xattr};
+use super::listing::Pages;
+use super::reply::{
+    negotiate, reply_data, reply_empty, reply_space, reply_written, reply_xattr, user_xattr,
+};
 use crate::client::{Client, Found, Lookup};
-use crate::proto::{Attr, AttrChange, MAX_IO, NodeKind, RenameMode, SeekFor, XattrMode};
 
 /// A client's tree as the kernel sees it.
 #[derive(Debug)]
@@ -38,61 +39,18 @@ impl Tree {
         Self { client, owners, pages: Pages::default() }
     }
 
-    fn file_attr(&self, attr: &Attr) -> FileAttr {
-        let (major, minor) = attr.rdev;
-        FileAttr {
-            ino: INodeNo(attr.ino),
-            size: attr.size,
-            blocks: attr.blocks,
-            atime: system_time(attr.atime),
-            mtime: system_time(attr.mtime),
-            ctime: system_time(attr.ctime),
-            crtime: UNIX_EPOCH,
-            kind: file_type(attr.kind),
-            perm: attr.perm,
-            nlink: attr.nlink,
-            uid: self.owners.uids.outside(attr.uid),
-            gid: self.owners.gids.outside(attr.gid),
-            rdev: (major & 0xfff) << 8 | (minor & 0xff) | (minor & 0xfff00) << 12,
-            blksize: attr.block_size.clamp(512, MAX_IO),
-            flags: 0,
-        }
-    }
-
     fn reply_entry(&self, reply: ReplyEntry, found: Result<Found, Errno>) {
         match found {
-            Ok(found) => reply.entry(&found.ttl, &self.file_attr(&found.attr), Generation(0)),
+            Ok(found) => reply.entry(&found.ttl, &self.owners.shown(&found.attr), Generation(0)),
             Err(error) => reply.error(errno(error)),
         }
     }
 
     fn reply_attr(&self, reply: ReplyAttr, found: Result<Found, Errno>) {
         match found {
-            Ok(found) => reply.attr(&found.ttl, &self.file_attr(&found.attr)),
+            Ok(found) => reply.attr(&found.ttl, &self.owners.shown(&found.attr)),
             Err(error) => reply.error(errno(error)),
         }
-    }
-
-    fn change(
-        &self,
-        mode: Option<u32>,
-        owner: (Option<u32>, Option<u32>),
-        size: Option<u64>,
-        times: (Option<TimeOrNow>, Option<TimeOrNow>),
-    ) -> Result<AttrChange, Errno> {
-        // An id the app cannot have means nothing at home.
-        let uid =
-            owner.0.map(|uid| self.owners.uids.inside(uid).ok_or(Errno::INVAL)).transpose()?;
-        let gid =
-            owner.1.map(|gid| self.owners.gids.inside(gid).ok_or(Errno::INVAL)).transpose()?;
-        Ok(AttrChange {
-            size,
-            perm: mode.map(|mode| (mode & 0o7777) as u16),
-            uid,
-            gid,
-            atime: times.0.map(set_time),
-            mtime: times.1.map(set_time),
-        })
     }
 }
 
@@ -109,7 +67,7 @@ impl Filesystem for Tree {
             Ok(Lookup::Absent { ttl }) if ttl.is_zero() => reply.error(fuser::Errno::ENOENT),
             Ok(Lookup::Absent { ttl }) => {
                 // An inode of number 0 says that the name does not exist, and for how long.
-                let mut attr = self.file_attr(&self.client.root_attr());
+                let mut attr = self.owners.shown(&self.client.root_attr());
                 attr.ino = INodeNo(0);
                 reply.entry(&ttl, &attr, Generation(0));
             }
@@ -143,7 +101,7 @@ impl Filesystem for Tree {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let change = self.change(mode, (uid, gid), size, (atime, mtime));
+        let change = self.owners.change(mode, (uid, gid), size, (atime, mtime));
         let found =
             change.and_then(|change| self.client.set_attr(ino(number), fh.map(handle), change));
         self.reply_attr(reply, found);
@@ -163,13 +121,7 @@ impl Filesystem for Tree {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let kind = match mode & 0o170_000 {
-            0o010_000 => Ok(NodeKind::Fifo),
-            0o140_000 => Ok(NodeKind::Socket),
-            0o100_000 | 0 => Ok(NodeKind::File),
-            _ => Err(Errno::PERM),
-        };
-        let made = kind.and_then(|kind| {
+        let made = node_kind(mode).and_then(|kind| {
             self.client.make_node(ino(parent), &name_of(name)?, mode & 0o7777, kind)
         });
         self.reply_entry(reply, made);
@@ -220,13 +172,7 @@ impl Filesystem for Tree {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let mode = match flags {
-            _ if flags.is_empty() => Ok(RenameMode::Replace),
-            RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
-            RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
-            _ => Err(Errno::INVAL),
-        };
-        let result = mode.and_then(|mode| {
+        let result = rename_mode(flags).and_then(|mode| {
             let (from, to) = (name_of(name)?, name_of(new_name)?);
             self.client.rename((ino(parent), &from), (ino(new_parent), &to), mode)
         });
@@ -271,7 +217,7 @@ impl Filesystem for Tree {
         match created {
             Ok((found, handle)) => reply.created(
                 &found.ttl,
-                &self.file_attr(&found.attr),
+                &self.owners.shown(&found.attr),
                 Generation(0),
                 FileHandle(handle.0),
                 fopen_flags(flags, false),
@@ -308,10 +254,7 @@ impl Filesystem for Tree {
     ) {
         // Pages of a shared mapping have their place, whatever the descriptor's flags are.
         let append = flags.0 & O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        match self.client.write(handle(fh), offset, append, data) {
-            Ok(written) => reply.written(written as u32),
-            Err(error) => reply.error(errno(error)),
-        }
+        reply_written(reply, self.client.write(handle(fh), offset, append, data));
     }
 
     fn flush(
@@ -370,22 +313,7 @@ impl Filesystem for Tree {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut offset = offset;
-        for (at, after, name) in [(0, AFTER_DOT, "."), (AFTER_DOT, AFTER_DOTS, "..")] {
-            if offset == at {
-                if reply.add(number, after, FileType::Directory, name) {
-                    return reply.ok();
-                }
-                offset = after;
-            }
-        }
-        let offset = if offset == AFTER_DOTS { 0 } else { offset };
-        let result = self.pages.list(&self.client, handle(fh), offset, false, |entry| {
-            let item = &entry.item;
-            let kind = file_type(item.kind);
-            let name = item.name.as_os_str();
-            Take::of(reply.add(INodeNo(item.ino), item.next_offset, kind, name))
-        });
+        let result = self.pages.names(&self.client, (number, handle(fh)), offset, &mut reply);
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -400,29 +328,8 @@ impl Filesystem for Tree {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let mut offset = offset;
-        for (at, after, name) in [(0, AFTER_DOT, "."), (AFTER_DOT, AFTER_DOTS, "..")] {
-            if offset == at {
-                // The kernel takes neither attributes nor a reference from these two.
-                let mut attr = self.file_attr(&self.client.root_attr());
-                attr.ino = number;
-                if reply.add(number, after, name, &Duration::ZERO, &attr, Generation(0)) {
-                    return reply.ok();
-                }
-                offset = after;
-            }
-        }
-        let offset = if offset == AFTER_DOTS { 0 } else { offset };
-        let result = self.pages.list(&self.client, handle(fh), offset, true, |entry| {
-            // What is gone by now is not listed.
-            let Some(found) = &entry.found else {
-                return Take::Passed;
-            };
-            let attr = self.file_attr(&found.attr);
-            let name = entry.item.name.as_os_str();
-            let next = entry.item.next_offset;
-            Take::of(reply.add(attr.ino, next, name, &found.ttl, &attr, Generation(0)))
-        });
+        let dir = (number, handle(fh));
+        let result = self.pages.entries(&self.client, &self.owners, dir, offset, &mut reply);
         match result {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
@@ -454,19 +361,7 @@ impl Filesystem for Tree {
     }
 
     fn statfs(&self, _req: &Request, number: INodeNo, reply: ReplyStatfs) {
-        match self.client.space(ino(number)) {
-            Ok(space) => reply.statfs(
-                space.blocks,
-                space.blocks_free,
-                space.blocks_available,
-                space.files,
-                space.files_free,
-                space.block_size,
-                space.name_max,
-                space.fragment_size,
-            ),
-            Err(error) => reply.error(errno(error)),
-        }
+        reply_space(reply, self.client.space(ino(number)));
     }
 
     fn setxattr(
@@ -479,13 +374,7 @@ impl Filesystem for Tree {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let mode = match flags {
-            0 => Ok(XattrMode::Any),
-            XATTR_CREATE => Ok(XattrMode::Create),
-            XATTR_REPLACE => Ok(XattrMode::Replace),
-            _ => Err(Errno::INVAL),
-        };
-        let result = mode.and_then(|mode| {
+        let result = xattr_mode(flags).and_then(|mode| {
             let name = user_xattr(name, Errno::NOTSUP)?;
             self.client.set_xattr(ino(number), &name, value, mode)
         });
@@ -554,12 +443,7 @@ impl Filesystem for Tree {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            SEEK_DATA => Ok(SeekFor::Data),
-            SEEK_HOLE => Ok(SeekFor::Hole),
-            _ => Err(Errno::INVAL),
-        };
-        let found = what.and_then(|what| {
+        let found = seek_for(whence).and_then(|what| {
             let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
             let to = self.client.seek(handle(fh), offset, what)?;
             i64::try_from(to).map_err(|_| Errno::OVERFLOW)
@@ -586,9 +470,6 @@ impl Filesystem for Tree {
         // The answer has 32 bits; the caller goes on where it ended.
         let len = len.min(1 << 30);
         let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
-        match self.client.copy_range(from, to, len) {
-            Ok(copied) => reply.written(copied as u32),
-            Err(error) => reply.error(errno(error)),
-        }
+        reply_written(reply, self.client.copy_range(from, to, len));
     }
 }
