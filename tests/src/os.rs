@@ -28,3 +28,12 @@ pub fn resize(terminal: impl AsFd, size: &Winsize) -> std::io::Result<()> {
     nix::errno::Errno::result(result)?;
     Ok(())
 }
+
+/// A terminal's size: rows and columns; `None` for what is no terminal.
+pub fn size(terminal: &impl AsFd) -> Option<(u16, u16)> {
+    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open and `size` is a winsize for the whole call.
+    let result =
+        unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_row > 0).then_some((size.ws_row, size.ws_col))
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use phantom_tests::desktops::{Desktop, Lan};
+use phantom_tests::desktops::{Desktop, Lan, visit};
 use phantom_tests::node::{MOVE, Node, wait_until};
 use phantom_tests::terminal::{Key, Terminal};
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::golden::Golden;
 use super::lan::{Lan, Shared};
-use super::link::{Channel, Next};
+use super::link::{AgentLink, Channel, Next};
 use super::machine::Machine;
 use super::shape::{Init, Parts, Release, Shape};
 use super::wire::{Identity, Kind, Request, Run};
@@ -334,6 +334,11 @@ impl Desktop {
     pub fn plug(&mut self, plugged: bool) -> anyhow::Result<()> {
         let machine = self.machine.as_mut().context("it has no power")?;
         machine.control().run("set_link", json!({"name": "net", "up": plugged})).map(drop)
+    }
+
+    /// Its agent.
+    pub(super) fn link(&self) -> anyhow::Result<AgentLink> {
+        Ok(self.machine()?.link().clone())
     }
 
     fn machine(&self) -> anyhow::Result<&Machine> {

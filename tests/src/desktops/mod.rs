@@ -31,6 +31,7 @@ mod link;
 mod machine;
 mod os;
 mod shape;
+pub mod visit;
 pub mod wire;
 
 use std::time::Duration;
