@@ -29,7 +29,17 @@ fn scenario(
     body: impl FnOnce(&mut Desktop, &mut Desktop) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let (mut attic, mut cellar) = pair(lan, hold_at)?;
-    body(&mut attic, &mut cellar).inspect_err(|_| eprintln!("{}{}", attic.logs(), cellar.logs()))
+    let result = body(&mut attic, &mut cellar);
+    if let Err(error) = &result {
+        eprintln!(
+            "{error:#}
+{}{}",
+            attic.logs(),
+            cellar.logs()
+        );
+        visit::keep_failed(&[&attic, &cellar])?;
+    }
+    result
 }
 
 /// A Python REPL under observation.
