@@ -19,6 +19,9 @@ pub struct Config {
     /// URL of an own relay server for nodes that cannot reach each other directly. Without it no
     /// server is ever contacted.
     pub relay: Option<String>,
+    /// PEM file of the authorities whose certificates the relay may show, instead of the public
+    /// ones.
+    pub relay_ca: Option<PathBuf>,
     /// Directory of the keys.
     pub state_dir: PathBuf,
     /// Whether bulk data may use TCP connections of its own (TLS 1.3 between the node keys).
@@ -36,6 +39,7 @@ impl Config {
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: Vec::new(),
             relay: None,
+            relay_ca: None,
             state_dir: state_dir.into(),
             bulk_tcp: true,
             timing: Timing::default(),

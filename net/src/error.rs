@@ -64,12 +64,30 @@ pub enum Error {
         reason: String,
     },
     /// The configured relay is not a URL.
-    #[error("the relay `{url}` is not a URL: {reason}")]
+    #[error("`relay_url` in the configuration, `{url}`, is not the URL of a relay: {reason}")]
     Relay {
         /// What was configured.
         url: String,
         /// Why not.
         reason: String,
+    },
+    /// The certificates for the relay cannot be had.
+    #[error("cannot use the file that `relay_ca` in the configuration names, {}: {reason}", .file.display())]
+    RelayCa {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The inviter may only be reachable by way of a relay this node does not use.
+    #[error(
+        "{source}. The invitation also leads through a relay: if the machines cannot reach each other directly, set `relay_url = \"{url}\"` in this machine's configuration, restart its daemon and try again"
+    )]
+    NeedsRelay {
+        /// Its URL.
+        url: String,
+        /// What happened without.
+        source: Box<Error>,
     },
     /// Membership cannot be read or recorded.
     #[error("cannot {what} in the node's store: {source}")]

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::book::Membership;
 use crate::error::Error;
-use crate::link::{CloseCode, Connection, LinkError, Protocol, Stream};
+use crate::link::{CloseCode, Connection, LinkError, PeerAddr, Protocol, Stream};
 use crate::member::{
     Certificate, JoinAsk, JoinRefusal, MAX_ADDRS, Member, Token, proof, valid_name,
 };
@@ -45,10 +45,16 @@ pub(crate) async fn ask(
     if !valid_name(name) {
         return Err(crate::member::CertificateError::Name(name.to_owned()).into());
     }
-    let unreachable = |source: LinkError| Error::Unreachable {
-        peer: inviter,
-        after: inner.config.timing.handshake,
-        reason: source.to_string(),
+    let unreachable = |source: LinkError| {
+        let error = Error::Unreachable {
+            peer: inviter,
+            after: inner.config.timing.handshake,
+            reason: source.to_string(),
+        };
+        match other_relay(inner, token) {
+            Some(url) => Error::NeedsRelay { url, source: Box::new(error) },
+            None => error,
+        }
     };
     let connection =
         inner.link.dial(inviter, &token.addrs, Protocol::Join).await.map_err(unreachable)?;
@@ -81,6 +87,15 @@ pub(crate) async fn ask(
             inner.book.enter(certificate, members, addrs).await
         }
     }
+}
+
+/// The relay the invitation leads through, if it is not this node's own.
+fn other_relay(inner: &Inner, token: &Token) -> Option<String> {
+    let own = inner.link.relay().map(|relay| relay.url);
+    token.addrs.iter().find_map(|addr| match addr {
+        PeerAddr::Relay(url) if own.as_ref() != Some(url) && addr.is_sane() => Some(url.clone()),
+        _ => None,
+    })
 }
 
 /// Answers one join exchange on a stranger's connection.

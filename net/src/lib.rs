@@ -17,7 +17,8 @@
 //! ```
 //!
 //! What holds:
-//! - No outside server is contacted. A relay is used only when the configuration names one.
+//! - No outside server is contacted. A relay is used only when the node's own configuration names
+//!   it, whatever others say.
 //! - A stranger gets the join exchange and nothing else; on every other connection certificates
 //!   come first, and until then the other side cannot even open a second stream. Expiry is
 //!   checked on live connections too.
@@ -62,7 +63,7 @@ pub use bulk::{
 pub use config::Config;
 pub use error::Error;
 pub use key::NodeKey;
-pub use link::{PeerAddr, RecvStream, SendStream, Stream};
+pub use link::{PeerAddr, RecvStream, RelayStatus, SendStream, Stream};
 pub use member::{Member, Token};
 pub use network::Network;
 pub use peer::{PeerState, PeerStatus};

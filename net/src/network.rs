@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::join;
 use crate::key::{NodeKey, SubgridKey};
 use crate::link::quic::QuicLink;
-use crate::link::{CloseCode, Link, PeerAddr, Protocol, Stream};
+use crate::link::{CloseCode, Link, PeerAddr, Protocol, RelayStatus, Stream};
 use crate::member::{Member, Token, valid_name};
 use crate::peer::dial::{self, Dials};
 use crate::peer::session::{self, Established, MAX_HEADER};
@@ -171,6 +171,11 @@ impl Network {
     /// Where others can reach this node, as far as it knows.
     pub async fn addrs(&self) -> Vec<PeerAddr> {
         self.inner.link.addrs().await
+    }
+
+    /// How this node stands with its relay, if its configuration names one.
+    pub fn relay(&self) -> Option<RelayStatus> {
+        self.inner.link.relay()
     }
 
     /// This node's place in a sub-grid, if it has one.

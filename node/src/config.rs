@@ -23,6 +23,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Own relay for nodes that cannot reach each other directly; none by default.
     pub relay_url: Option<String>,
+    /// PEM file of the authority that signed the relay's certificate, when it is one's own.
+    pub relay_ca: Option<PathBuf>,
     /// Sockets and the state of running apps; must lie in memory.
     pub run_dir: PathBuf,
     /// What outlives a reboot: key, certificate, records.
@@ -47,6 +49,7 @@ impl Default for Config {
             name: String::new(),
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
             relay_url: None,
+            relay_ca: None,
             run_dir: "/run/phantom".into(),
             state_dir: "/var/lib/phantom".into(),
             cache_dir: "/var/cache/phantom/files".into(),

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 pub mod memory;
 pub mod quic;
+mod relay;
 mod stream;
 
 pub use stream::{RecvHalf, RecvStream, SendHalf, SendStream, Stream};
@@ -135,6 +136,17 @@ pub struct LinkStats {
     pub bytes_out: u64,
 }
 
+/// How a node stands with its relay server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayStatus {
+    /// Which.
+    pub url: String,
+    /// Whether the node is connected with it.
+    pub connected: bool,
+    /// What went wrong last, if something did and it is not connected.
+    pub trouble: Option<String>,
+}
+
 /// One end of the world: dials and accepts connections whose other side has proven its key.
 #[async_trait]
 pub trait Link: Send + Sync + 'static {
@@ -143,6 +155,11 @@ pub trait Link: Send + Sync + 'static {
 
     /// Where others can reach it, as far as it knows.
     async fn addrs(&self) -> Vec<PeerAddr>;
+
+    /// How it stands with its relay, if it is to have one.
+    fn relay(&self) -> Option<RelayStatus> {
+        None
+    }
 
     /// Connects to the holder of key `peer`, trying all addresses.
     ///

@@ -1,7 +1,7 @@
 //! Connections over QUIC by iroh: identity is the key, addresses are hints.
 //!
 //! No outside server is contacted: no relay unless one is configured, no address lookup, no port
-//! mapping, no DNS. Stream windows stay at their defaults (larger ones abort a connection under
+//! mapping, no DNS but for the relay's name. Stream windows stay at their defaults (larger ones abort a connection under
 //! load with "too many gaps in stream buffer").
 
 use std::io;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use iroh::endpoint::{ConnectionError, IdleTimeout, QuicTransportConfig, VarInt, presets};
-use iroh::{Endpoint, EndpointAddr, RelayMode, RelayUrl, TransportAddr};
+use iroh::{Endpoint, EndpointAddr, RelayUrl, TransportAddr};
 use iroh_base::PublicKey;
 use phantom_model::NodeId;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CloseCode, Connection, Link, LinkError, LinkStats, PeerAddr, Protocol, RecvHalf, SendHalf,
-    Stream, clean,
+    CloseCode, Connection, Link, LinkError, LinkStats, PeerAddr, Protocol, RecvHalf, RelayStatus,
+    SendHalf, Stream, clean, relay,
 };
 use crate::config::{Config, Timing};
 use crate::error::Error;
@@ -38,6 +38,7 @@ const ABANDONED: VarInt = VarInt::from_u32(1);
 pub struct QuicLink {
     endpoint: Endpoint,
     listen: SocketAddr,
+    relay: Option<RelayUrl>,
     advertise: Vec<SocketAddr>,
     timing: Timing,
     accepted: Mutex<mpsc::Receiver<Arc<dyn Connection>>>,
@@ -50,22 +51,14 @@ impl QuicLink {
     /// # Errors
     /// The port cannot be had, or the relay is not a URL.
     pub async fn bind(config: &Config, key: &NodeKey) -> Result<Self, Error> {
-        let relay = match &config.relay {
-            None => RelayMode::Disabled,
-            Some(url) => {
-                let parsed = url.parse::<RelayUrl>().map_err(|error| Error::Relay {
-                    url: url.clone(),
-                    reason: error.to_string(),
-                })?;
-                RelayMode::custom([parsed])
-            }
-        };
+        let relay = relay::configured(config)?;
         let failed =
             |reason: String| Error::Bind { addr: format!("UDP {}", config.listen), reason };
-        let mut builder = Endpoint::builder(presets::Minimal)
+        let builder =
+            relay::configure(Endpoint::builder(presets::Minimal), relay.as_ref(), config)?;
+        let mut builder = builder
             .secret_key(key.0.clone())
             .alpns(vec![Protocol::Member.alpn().to_vec(), Protocol::Join.alpn().to_vec()])
-            .relay_mode(relay)
             .clear_address_lookup()
             .transport_config(transport(&config.timing))
             .clear_ip_transports()
@@ -83,9 +76,13 @@ impl QuicLink {
         let stop = CancellationToken::new();
         let (sender, accepted) = mpsc::channel(16);
         tokio::spawn(accept_all(endpoint.clone(), config.timing, sender, stop.clone()));
+        if let Some(relay) = &relay {
+            tokio::spawn(relay::watch(endpoint.clone(), relay.clone(), stop.clone()));
+        }
         Ok(Self {
             endpoint,
             listen: config.listen,
+            relay,
             advertise: config.advertise.clone(),
             timing: config.timing,
             accepted: Mutex::new(accepted),
@@ -101,6 +98,18 @@ impl QuicLink {
             .map(SocketAddr::port)
             .find(|port| *port != 0)
             .unwrap_or(0)
+    }
+
+    fn may_dial(&self, addr: &PeerAddr) -> bool {
+        match addr {
+            // This node itself would answer there, first and with the wrong key, and the handshake
+            // would fail at all addresses.
+            PeerAddr::Ip(ip) => ip.port() != self.port() || !is_loopback(addr),
+            // Nobody else has a say in which servers this node contacts.
+            PeerAddr::Relay(url) => {
+                self.relay.as_ref().is_some_and(|own| url.parse().is_ok_and(|url| *own == url))
+            }
+        }
     }
 }
 
@@ -118,7 +127,7 @@ fn transport(timing: &Timing) -> QuicTransportConfig {
 }
 
 /// The error and what is behind it, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -178,8 +187,10 @@ impl Link for QuicLink {
         let own = self.endpoint.addr();
         let found = own.addrs.iter().filter_map(from_transport);
         let given = self.advertise.iter().copied().map(PeerAddr::Ip);
+        // Also while it is not connected: others may need it before it is.
+        let relay = self.relay.iter().map(|url| PeerAddr::Relay(url.to_string()));
         let mut addrs: Vec<PeerAddr> = Vec::new();
-        for addr in given.chain(found).filter(PeerAddr::is_sane) {
+        for addr in given.chain(relay).chain(found).filter(PeerAddr::is_sane) {
             if !addrs.contains(&addr) {
                 addrs.push(addr);
             }
@@ -203,13 +214,8 @@ impl Link for QuicLink {
     ) -> Result<Arc<dyn Connection>, LinkError> {
         let key = PublicKey::from_bytes(&peer.0)
             .map_err(|_| LinkError::Other(format!("{peer} is not a key")))?;
-        // This node itself would answer there, first and with the wrong key, and the handshake
-        // would fail at all addresses.
-        let back_here = |addr: &PeerAddr| {
-            matches!(addr, PeerAddr::Ip(ip) if ip.port() == self.port()) && is_loopback(addr)
-        };
-        let elsewhere = addrs.iter().filter(|addr| !back_here(addr));
-        let addrs: Vec<_> = elsewhere.filter_map(to_transport).collect();
+        let addrs: Vec<_> =
+            addrs.iter().filter(|addr| self.may_dial(addr)).filter_map(to_transport).collect();
         if addrs.is_empty() {
             return Err(LinkError::NoAddress);
         }
@@ -224,6 +230,10 @@ impl Link for QuicLink {
         QuicConnection::new(connection, true)
             .map(|connection| Arc::new(connection) as Arc<dyn Connection>)
             .ok_or_else(|| LinkError::Other("the other side speaks another protocol".to_owned()))
+    }
+
+    fn relay(&self) -> Option<RelayStatus> {
+        self.relay.as_ref().map(|relay| relay::status(&self.endpoint, relay))
     }
 
     async fn accept(&self) -> Option<Arc<dyn Connection>> {

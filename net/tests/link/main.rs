@@ -5,3 +5,5 @@ mod common;
 mod connections;
 mod membership;
 mod namespaces;
+mod netns;
+mod relay;

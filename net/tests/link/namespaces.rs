@@ -1,121 +1,40 @@
 //! Nodes in network namespaces of their own: cut links, and whom a node talks to.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nix::sched::{CloneFlags, setns};
-use phantom_net::config::{DEFAULT_PORT, Timing};
-use phantom_net::{
-    BulkError, BulkOptions, Config, Error, Extent, Network, PeerAddr, PeerState, ServiceId,
-};
+use phantom_net::{BulkError, BulkOptions, Error, Extent, Network, PeerAddr, PeerState, ServiceId};
 use tokio::sync::mpsc;
 
 use crate::common::{SOON, echo, start_with, until};
-
-fn ip(args: &str) -> bool {
-    Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success())
-}
+use crate::netns::{Namespace, Talk, everyday, founder, talk};
 
 /// Two namespaces with a cable between them.
 struct Cable {
-    names: [String; 2],
+    ends: [Namespace; 2],
 }
 
 impl Cable {
     /// `None`, and says so, where namespaces cannot be made.
     fn lay(test: &str) -> Option<Self> {
-        let name = |end| format!("phnet-{}-{test}-{end}", std::process::id());
-        let cable = Self { names: [name("a"), name("b")] };
-        let [a, b] = &cable.names;
-        let made = ip(&format!("netns add {a}"))
-            && ip(&format!("netns add {b}"))
-            && ip(&format!("link add cable netns {a} type veth peer name cable netns {b}"))
-            && [(a, 1), (b, 2)].iter().all(|(ns, number)| {
-                ip(&format!("-n {ns} addr add 10.213.10.{number}/24 dev cable"))
-                    && ip(&format!("-n {ns} link set lo up"))
-                    && ip(&format!("-n {ns} link set cable up"))
-            });
-        if !made {
-            println!("SKIP {test}: cannot make network namespaces (root and `ip` are needed)");
-            return None;
-        }
-        Some(cable)
+        let ends = [Namespace::make(test, "a")?, Namespace::make(test, "b")?];
+        ends[0].wire(&ends[1], "cable", ["10.213.10.1/24", "10.213.10.2/24"]);
+        Some(Self { ends })
     }
 
     fn set(&self, state: &str) {
-        assert!(ip(&format!("-n {} link set cable {state}", self.names[1])));
+        self.ends[1].ip(&format!("link set cable {state}"));
     }
 
-    /// Runs `work` on a thread inside one end's namespace.
     fn inside<T: Send + 'static, F: Future<Output = T>>(
         &self,
         end: usize,
         work: impl FnOnce() -> F + Send + 'static,
     ) -> std::thread::JoinHandle<T> {
-        let path = PathBuf::from("/run/netns").join(&self.names[end]);
-        std::thread::spawn(move || {
-            let namespace = fs::File::open(path).unwrap();
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.unwrap().block_on(work())
-        })
+        self.ends[end].inside(work)
     }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for name in &self.names {
-            ip(&format!("netns del {name}"));
-        }
-    }
-}
-
-/// As a real node is configured: on all addresses, with the times of every day.
-fn everyday(dir: &Path) -> Config {
-    let listen = SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT));
-    let timing = Timing { bulk_stall: Duration::from_secs(2), ..Timing::default() };
-    Config { listen, timing, ..Config::new(dir) }
-}
-
-/// What the two ends tell each other.
-struct Talk<T, R> {
-    to: mpsc::UnboundedSender<T>,
-    from: mpsc::UnboundedReceiver<R>,
-}
-
-fn talk<T, R>() -> (Talk<T, R>, Talk<R, T>) {
-    let ((to_b, at_b), (to_a, at_a)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
-    (Talk { to: to_b, from: at_a }, Talk { to: to_a, from: at_b })
-}
-
-/// The founder at one end: sends the token, answers echoes, takes bulk data until told to end.
-async fn founder(dir: PathBuf, mut talk: Talk<phantom_net::Token, ()>) {
-    let network = start_with(everyday(&dir.join("b"))).await;
-    network.found("b").await.unwrap();
-    talk.to.send(network.invite(SOON).await.unwrap()).unwrap();
-    let serving = network.clone();
-    tokio::spawn(async move {
-        while let Some(mut incoming) = serving.accept().await {
-            let network = serving.clone();
-            tokio::spawn(async move {
-                if incoming.service == ServiceId::CONTROL {
-                    let request: u8 = incoming.request(SOON).await?;
-                    return incoming.reply(&request, SOON).await;
-                }
-                let options = BulkOptions { stall: SOON, ..BulkOptions::default() };
-                let mut receiver = network.bulk_receive(incoming.peer, options);
-                incoming.reply(&receiver.ticket(), SOON).await?;
-                while receiver.next().await?.is_some() {}
-                Ok(())
-            });
-        }
-    });
-    let _ = talk.from.recv().await;
-    network.shutdown(SOON).await;
 }
 
 async fn joined(
@@ -135,7 +54,7 @@ fn a_pulled_cable_is_noticed_and_mended_without_ceremony() {
     let dir = tempfile::tempdir().unwrap();
     let (near, far) = talk();
     let path = dir.path().to_owned();
-    let founder = cable.inside(1, move || founder(path, far));
+    let founder = cable.inside(1, move || founder(everyday(&path.join("b")), far));
     let path = dir.path().to_owned();
     let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
     let (done, did) = std::sync::mpsc::channel();
@@ -217,7 +136,7 @@ fn a_node_without_a_network_announces_no_address_that_is_everybodys() {
     let dir = tempfile::tempdir().unwrap();
     let (near, far) = talk();
     let path = dir.path().to_owned();
-    let founder = cable.inside(1, move || founder(path, far));
+    let founder = cable.inside(1, move || founder(everyday(&path.join("b")), far));
     let path = dir.path().to_owned();
     let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
     let (done, did) = std::sync::mpsc::channel();
@@ -245,8 +164,8 @@ fn a_node_without_a_network_announces_no_address_that_is_everybodys() {
 
     // Without a network from the start there is nothing to invite to.
     let path = dir.path().join("c");
+    cable.set("down");
     let alone = cable.inside(0, move || async move {
-        assert!(ip("link set cable down"));
         let network = start_with(everyday(&path)).await;
         network.found("c").await.unwrap();
         assert_eq!(network.addrs().await, []);
@@ -262,7 +181,7 @@ fn a_dial_is_not_led_back_to_where_it_began() {
     let dir = tempfile::tempdir().unwrap();
     let (mut near, far) = talk();
     let path = dir.path().to_owned();
-    let founder = cable.inside(1, move || founder(path, far));
+    let founder = cable.inside(1, move || founder(everyday(&path.join("b")), far));
     let path = dir.path().join("a");
     let (cut, mut cuts) = mpsc::unbounded_channel::<&'static str>();
     let (done, did) = std::sync::mpsc::channel();
@@ -315,12 +234,12 @@ fn misdirected() -> u64 {
 fn a_node_contacts_nobody_but_its_peers() {
     let Some(cable) = Cable::lay("quiet") else { return };
     // Whatever the node sends to the wide world ends up at, and is counted by, the other end.
-    assert!(ip(&format!("-n {} route add default via 10.213.10.2", cable.names[0])));
+    cable.ends[0].ip("route add default via 10.213.10.2");
     let dir = tempfile::tempdir().unwrap();
     let (near, far) = talk();
     let path = dir.path().to_owned();
     let founder = cable.inside(1, move || async move {
-        founder(path, far).await;
+        founder(everyday(&path.join("b")), far).await;
         misdirected()
     });
     let path = dir.path().to_owned();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use phantom_model::{Capability, NodeFacts, NodeId};
-use phantom_net::{Network, PeerState, Token};
+use phantom_net::{Network, PeerAddr, PeerState, RelayStatus, Token};
 
 use super::choose::Candidate;
 use super::peers::{Answer, Ask};
@@ -139,6 +139,17 @@ impl Daemon {
             .collect()
     }
 
+    /// How this node stands itself, for its own row.
+    fn standing(&self) -> String {
+        match self.network.relay() {
+            Some(RelayStatus { url, connected: false, trouble }) => {
+                let trouble = trouble.unwrap_or_else(|| "not connected".to_owned());
+                format!("this node; its relay {url}: {trouble}")
+            }
+            _ => "this node".to_owned(),
+        }
+    }
+
     /// The rows of `phantom nodes`.
     pub async fn nodes(&self) -> Vec<NodeRow> {
         let answered = self.refresh().await;
@@ -157,9 +168,12 @@ impl Daemon {
                 let connected = peer.is_some_and(|peer| peer.state == PeerState::Connected);
                 let reachable = this || (connected && answered.contains(&node));
                 let path = match peer.map(|peer| (&peer.state, &peer.path)) {
-                    None if this => "this node".to_owned(),
+                    None if this => self.standing(),
                     Some((PeerState::Connected, _)) if !reachable => "does not answer".to_owned(),
-                    Some((PeerState::Connected, Some(path))) => format!("direct {path}"),
+                    Some((PeerState::Connected, Some(PeerAddr::Ip(addr)))) => {
+                        format!("direct {addr}")
+                    }
+                    Some((PeerState::Connected, Some(relay))) => relay.to_string(),
                     Some((PeerState::Unreachable { reason }, _)) => reason.clone(),
                     _ => "not connected".to_owned(),
                 };

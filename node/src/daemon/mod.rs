@@ -169,6 +169,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         phantom_net::Config {
             listen: config.listen,
             relay: config.relay_url.clone(),
+            relay_ca: config.relay_ca.clone(),
             ..phantom_net::Config::new(&config.state_dir)
         },
         key,
