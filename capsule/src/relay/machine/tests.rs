@@ -76,6 +76,29 @@ impl World {
         let state = postcard::to_stdvec(&self.app.state()).unwrap();
         self.app = Relay::from_state(postcard::from_bytes(&state).unwrap());
     }
+
+    /// Takes steps; all that was typed and printed in them.
+    fn live(&mut self, steps: Vec<Step>) -> (Vec<u8>, Vec<u8>) {
+        let (mut typed, mut printed) = (Vec::new(), Vec::new());
+        for step in steps {
+            match step {
+                Step::Type(bytes) => {
+                    self.user.push(&bytes);
+                    typed.extend(bytes);
+                }
+                Step::Print(bytes) => {
+                    self.app.push(&bytes);
+                    printed.extend(bytes);
+                }
+                Step::Pump(frames) => self.pump(frames),
+                Step::Write(count) => self.write(count),
+                Step::Cut => self.cut(),
+                Step::Connect => self.connect(),
+                Step::Move => self.move_away(),
+            }
+        }
+        (typed, printed)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -106,18 +129,7 @@ proptest! {
     #[test]
     fn every_byte_arrives_once_and_in_order(steps in prop::collection::vec(step(), 1..200)) {
         let mut world = World::default();
-        let (mut typed, mut printed) = (Vec::new(), Vec::new());
-        for step in steps {
-            match step {
-                Step::Type(bytes) => { world.user.push(&bytes); typed.extend(bytes); }
-                Step::Print(bytes) => { world.app.push(&bytes); printed.extend(bytes); }
-                Step::Pump(frames) => world.pump(frames),
-                Step::Write(count) => world.write(count),
-                Step::Cut => world.cut(),
-                Step::Connect => world.connect(),
-                Step::Move => world.move_away(),
-            }
-        }
+        let (typed, printed) = world.live(steps);
         world.app.set_exit(7);
         world.connect();
         for _ in 0..1000 {
@@ -135,18 +147,7 @@ proptest! {
         steps in prop::collection::vec(step(), 1..100),
     ) {
         let mut world = World::default();
-        let (mut typed, mut printed) = (Vec::new(), Vec::new());
-        for step in steps {
-            match step {
-                Step::Type(bytes) => { world.user.push(&bytes); typed.extend(bytes); }
-                Step::Print(bytes) => { world.app.push(&bytes); printed.extend(bytes); }
-                Step::Pump(frames) => world.pump(frames),
-                Step::Write(count) => world.write(count),
-                Step::Cut => world.cut(),
-                Step::Connect => world.connect(),
-                Step::Move => world.move_away(),
-            }
-        }
+        let (typed, printed) = world.live(steps);
         let (output, input) = world.user.absorb(&world.app.state()).unwrap();
         world.at_user.extend(output);
         world.at_app.extend(input);
