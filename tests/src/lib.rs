@@ -1,9 +1,11 @@
-//! Scenarios, benchmarks and fuzz targets.
+//! The laboratory, scenarios, benchmarks and soaks.
 
 pub mod bench;
+pub mod command;
 pub mod demo;
 pub mod desktops;
 pub mod lab;
 pub mod node;
 pub mod os;
+pub mod soak;
 pub mod terminal;

@@ -40,6 +40,13 @@ pub struct AppRow {
     pub epoch: u64,
 }
 
+/// What `phantom migrate` says of a move, as far as scenarios look at it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Moved {
+    /// For how long the app was stopped, milliseconds.
+    pub frozen_ms: f64,
+}
+
 /// A line of `phantom log`, as far as scenarios look at it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Event {
@@ -125,10 +132,11 @@ pub trait Node {
     }
 
     /// Moves an app by hand and waits until it runs there.
-    fn migrate(&self, app: &str, node: &str) -> anyhow::Result<()> {
-        let output = self.phantom(true, &["migrate", app, node])?;
-        ensure!(output.code == 0, "`phantom migrate`: {}", output.stderr.trim());
-        Ok(())
+    fn migrate(&self, app: &str, node: &str) -> anyhow::Result<Moved>
+    where
+        Self: Sized,
+    {
+        self.phantom_json(true, &["migrate", app, node])
     }
 
     /// Waits until `ps` shows the app running on `host`.

@@ -1,11 +1,10 @@
 //! Apps on the move, as their users see them.
-//!
-//! `PHANTOM_SOAK=1` makes the typing scenario type 10,000 characters instead of 2,000.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use phantom_tests::lab::{AppRow, Key, MOVE, Node, Pair, SOON, Terminal, wait_until};
+use phantom_tests::soak::typing;
 
 /// A Python REPL that is ready for input.
 fn repl(pair: &Pair, args: &[&str]) -> anyhow::Result<Terminal> {
@@ -97,64 +96,11 @@ fn an_app_that_exceeds_its_limit_moves_once_and_stays() -> anyhow::Result<()> {
     })
 }
 
-/// Reads its terminal raw, byte by byte, and logs what arrives until a `.`.
-const LOGGER: &str = "
-import os, sys, tty
-tty.setraw(0)
-log = open('typed.log', 'wb', buffering=0)
-print('ready', end='\\r\\n', flush=True)
-while True:
-    got = os.read(0, 4096)
-    log.write(got)
-    if got.endswith(b'.'):
-        break
-print('end', end='\\r\\n', flush=True)
-";
-
 #[test]
 fn characters_typed_through_three_moves_arrive_exactly_once() -> anyhow::Result<()> {
-    let soak = std::env::var_os("PHANTOM_SOAK").is_some_and(|value| value == "1");
-    let count: usize = if soak { 10_000 } else { 2_000 };
     Pair::scenario("characters_typed_through_three_moves_arrive_exactly_once", |pair| {
-        let args = ["run", "--name", "repl", "--", "/usr/bin/python3", "-c", LOGGER];
-        let mut terminal = pair.home().terminal(&args)?;
-        terminal.expect("ready", SOON)?;
-        let letters = b"abcdefghijklmnopqrstuvwxyz0123456789 ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        let text: String =
-            (0..count).map(|n| char::from(letters[(n * 7 + n / 63) % letters.len()])).collect();
-        let start = Instant::now();
-        let mut hosts = ["cellar", "attic", "cellar"].into_iter().peekable();
-        let mut moving = None;
-        for (n, character) in text.chars().enumerate() {
-            if moving.is_none() && n % (count / 4) == count / 8 && hosts.peek().is_some() {
-                moving = hosts.next().map(|to| pair.start_move("repl", to)).transpose()?;
-            }
-            if let Some(mut running) = moving.take() {
-                if running.goes_on()? {
-                    moving = Some(running);
-                } else {
-                    running.wait()?;
-                }
-            }
-            terminal.type_text(character.encode_utf8(&mut [0; 4]))?;
-            // 50 characters a second, whatever the machine does between two of them.
-            let due = start + Duration::from_millis(20) * (n as u32 + 1);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        if let Some(moving) = moving {
-            moving.wait()?;
-        }
-        ensure!(hosts.peek().is_none(), "the moves took too long: not all of them were made");
-        terminal.type_text(".")?;
-        terminal.expect("end", MOVE)?;
-        ensure!(terminal.wait(SOON)? == 0, "the reader ended badly");
-        let typed = std::fs::read(pair.home().home_dir().join("typed.log"))?;
-        ensure!(
-            typed == format!("{text}.").as_bytes(),
-            "{} bytes arrived of {}",
-            typed.len(),
-            count + 1
-        );
+        let frozen = typing::through_three_moves(pair, 2_000)?;
+        ensure!(frozen.len() == 3, "three moves: {frozen:?}");
         Ok(())
     })
 }

@@ -35,7 +35,7 @@ fn output_at_full_speed_arrives_whole() -> anyhow::Result<()> {
         let moved =
             phantom_tests::lab::wait_until("the app", SOON, || Ok(pair.row("loud")?.is_some()))
                 .and_then(|()| pair.migrate("loud", "cellar"))
-                .and_then(|()| pair.migrate("loud", "attic"));
+                .and_then(|_| pair.migrate("loud", "attic"));
         std::fs::write(pair.home().home_dir().join("stop"), "")?;
         let status = child.wait()?;
         moved?;

@@ -19,19 +19,36 @@ fn check(repl: &mut Terminal, step: u32) -> anyhow::Result<()> {
     repl.expect(&format!("step {step} True"), MOVE).with_context(|| format!("step {step}"))
 }
 
-fn start_again(node: &LabNode) -> anyhow::Result<()> {
-    let output = node.phantom(false, &["up"])?;
-    ensure!(output.code == 0, "`phantom up` on {}: {}", node.name(), output.stderr.trim());
-    Ok(())
-}
-
 /// Waits until the home knows its app again and can reach the other node.
 fn wait_until_known(pair: &Pair, host: &str) -> anyhow::Result<()> {
     pair.wait_for_host("repl", host)?;
-    wait_until("both nodes seeing each other again", MOVE, || {
-        let nodes: Vec<serde_json::Value> = pair.home().phantom_json(true, &["nodes"])?;
-        Ok(nodes.len() == 2 && nodes.iter().all(|node| node["reachable"] == true))
-    })
+    pair.wait_connected()
+}
+
+/// Kills a node's daemon while the app is away; what is typed meanwhile waits for the next one.
+fn type_without(node: &LabNode, pair: &Pair, repl: &mut Terminal) -> anyhow::Result<()> {
+    node.kill_daemon()?;
+    repl.type_line("typed = 'without a daemon'")?;
+    node.up(&[])?;
+    wait_until_known(pair, "cellar")?;
+    repl.type_line("print('was', typed)")?;
+    repl.expect("was without a daemon", MOVE)
+}
+
+/// Moves the app home and away once more; it still counts.
+fn moves_again(pair: &Pair, repl: &mut Terminal) -> anyhow::Result<()> {
+    pair.migrate("repl", "attic")?;
+    check(repl, 3)?;
+    pair.migrate("repl", "cellar")?;
+    check(repl, 4)
+}
+
+/// Ends it with an exit code, which passes through.
+fn exit(repl: &mut Terminal, code: i32) -> anyhow::Result<()> {
+    repl.type_line(&format!("exit({code})"))?;
+    let ended = repl.wait(SOON)?;
+    ensure!(ended == code, "exit code {ended} came through, not {code}");
+    Ok(())
 }
 
 #[test]
@@ -40,14 +57,12 @@ fn the_homes_daemon_is_killed_while_its_app_is_at_home() -> anyhow::Result<()> {
         let mut repl = repl(pair)?;
         pair.home().kill_daemon()?;
         check(&mut repl, 1).context("without a daemon")?;
-        start_again(pair.home())?;
+        pair.home().up(&[])?;
         wait_until_known(pair, "attic")?;
         check(&mut repl, 2)?;
         pair.migrate("repl", "cellar")?;
         check(&mut repl, 3)?;
-        repl.type_line("exit(9)")?;
-        ensure!(repl.wait(SOON)? == 9, "the exit code did not pass through");
-        Ok(())
+        exit(&mut repl, 9)
     })
 }
 
@@ -57,21 +72,11 @@ fn the_homes_daemon_is_killed_while_its_app_is_away() -> anyhow::Result<()> {
         let mut repl = repl(pair)?;
         pair.migrate("repl", "cellar")?;
         check(&mut repl, 1)?;
-        pair.home().kill_daemon()?;
-        // The way between the nodes is gone with the daemon; what is typed now waits.
-        repl.type_line("typed = 'without a daemon'")?;
-        start_again(pair.home())?;
-        wait_until_known(pair, "cellar")?;
-        repl.type_line("print('was', typed)")?;
-        repl.expect("was without a daemon", MOVE)?;
+        // The way between the nodes is gone with the daemon.
+        type_without(pair.home(), pair, &mut repl)?;
         check(&mut repl, 2)?;
-        pair.migrate("repl", "attic")?;
-        check(&mut repl, 3)?;
-        pair.migrate("repl", "cellar")?;
-        check(&mut repl, 4)?;
-        repl.type_line("exit(9)")?;
-        ensure!(repl.wait(SOON)? == 9, "the exit code did not pass through");
-        Ok(())
+        moves_again(pair, &mut repl)?;
+        exit(&mut repl, 9)
     })
 }
 
@@ -81,24 +86,14 @@ fn the_hosts_daemon_is_killed_while_it_has_a_guest() -> anyhow::Result<()> {
         let mut repl = repl(pair)?;
         pair.migrate("repl", "cellar")?;
         check(&mut repl, 1)?;
-        pair.away().kill_daemon()?;
-        repl.type_line("typed = 'without a daemon'")?;
-        start_again(pair.away())?;
-        wait_until_known(pair, "cellar")?;
-        repl.type_line("print('was', typed)")?;
-        repl.expect("was without a daemon", MOVE)?;
+        type_without(pair.away(), pair, &mut repl)?;
         check(&mut repl, 2)?;
         let wrote = "open('from-away', 'w').write('still')";
         repl.type_line(&format!("print('wrote', {wrote})"))?;
         repl.expect("wrote 5", MOVE).context("its files")?;
         ensure!(std::fs::read(pair.home().home_dir().join("from-away"))? == b"still", "not saved");
-        pair.migrate("repl", "attic")?;
-        check(&mut repl, 3)?;
-        pair.migrate("repl", "cellar")?;
-        check(&mut repl, 4)?;
-        repl.type_line("exit(9)")?;
-        ensure!(repl.wait(SOON)? == 9, "the exit code did not pass through");
-        Ok(())
+        moves_again(pair, &mut repl)?;
+        exit(&mut repl, 9)
     })
 }
 
@@ -110,9 +105,8 @@ fn apps_outlive_a_daemon_that_is_stopped_in_order() -> anyhow::Result<()> {
         ensure!(down.code == 0, "{down:?}");
         check(&mut repl, 1)?;
         // It ends while no daemon is there; the next one finds nothing of it.
-        repl.type_line("exit(4)")?;
-        ensure!(repl.wait(SOON)? == 4, "the exit code did not pass through");
-        start_again(pair.home())?;
+        exit(&mut repl, 4)?;
+        pair.home().up(&[])?;
         wait_until("an empty `ps`", SOON, || Ok(pair.row("repl")?.is_none()))
     })
 }

@@ -10,10 +10,9 @@ mod work;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
-use super::{Report, Row, in_turns};
+use super::mounts::in_own_mounts;
+use super::{Report, Row, Side, all_in_turns, in_turns};
 use place::{Local, Phantom, Place, Sshfs, Stream, System};
 use work::Work;
 
@@ -26,19 +25,10 @@ const PYTHON: [&str; 3] = ["/usr/bin/python3", "-c", "import json, http.client"]
 /// Runs all cases; each row is reported as soon as it is known.
 pub fn run(report: &mut Report) -> anyhow::Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "this benchmark mounts: run it as root");
-    let measured = std::thread::scope(|scope| {
-        scope.spawn(|| in_own_mounts(report)).join().unwrap_or_else(|panic| {
-            std::panic::resume_unwind(panic);
-        })
-    });
-    measured.context("bench fs")
+    in_own_mounts(|| all(report)).context("bench fs")
 }
 
-fn in_own_mounts(report: &mut Report) -> anyhow::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).context("no mount namespace")?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)
-        .context("the mounts cannot be made private")?;
+fn all(report: &mut Report) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("phantom-bench-fs-").tempdir()?;
     let sshfs = match Sshfs::missing() {
         None => true,
@@ -66,16 +56,16 @@ fn files(report: &mut Report, dir: &Path, stream: Stream, sshfs: bool) -> anyhow
     let local = Local::new(dir)?;
     // sshfs has no other way than TCP.
     let sshfs = (sshfs && stream == Stream::Tcp).then(|| Sshfs::new(dir)).transpose()?;
+    let mut places: Vec<&dyn Place> = vec![&phantom, &local];
+    places.extend(sshfs.iter().map(|sshfs| sshfs as &dyn Place));
     for work in Work::ALL {
-        let mut compare = |place: &dyn Place| -> anyhow::Result<()> {
-            let ours = || work.measure(&phantom);
-            let (ours, theirs) = in_turns(ROUNDS, ours, || work.measure(place))?.medians()?;
-            let row = Row::new(BENCH, &case, work.metric(), ours, work.unit());
-            report.row(row.against(place.name(), theirs))
-        };
-        compare(&local)?;
-        if let Some(sshfs) = &sshfs {
-            compare(sshfs)?;
+        let sides = places
+            .iter()
+            .map(|place| -> Side<'_> { (place.name(), Box::new(|| work.measure(*place))) });
+        let medians = all_in_turns(ROUNDS, sides.collect())?;
+        for (place, theirs) in places.iter().zip(&medians).skip(1) {
+            let row = Row::new(BENCH, &case, work.metric(), medians[0], work.unit());
+            report.row(row.against(place.name(), *theirs))?;
         }
     }
     Ok(())
@@ -107,7 +97,7 @@ fn python(report: &mut Report, dir: &Path) -> anyhow::Result<()> {
         ("start, warm", &warm),
     ];
     for (metric, ours) in ways {
-        let (ours, theirs) = in_turns(ROUNDS, ours, local)?.medians()?;
+        let (ours, theirs) = in_turns(ROUNDS, ours, local)?;
         report.row(Row::new(BENCH, case, metric, ours, "ms").against("local disk", theirs))?;
     }
     Ok(())

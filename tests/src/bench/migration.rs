@@ -3,17 +3,23 @@
 //! The measured program is [`PROGRAM`]: Python with a given amount of random memory that touches
 //! it, looks at CLOCK_REALTIME all the time and says when the clock has jumped. (A restored
 //! program's monotonic clock stands still in transit.) Phantom moves it between two nodes on this
-//! machine; the baseline is a bare `criu dump` and `criu restore` of the same capsule.
+//! machine; the baseline is a bare `criu dump` and `criu restore` of the same capsule. Where podman
+//! is installed, it moves the same program from one container into another, in the same turns.
 
 pub mod baseline;
+mod podman;
 mod product;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::bail;
 
-use super::{Bound, Report, Row, in_turns, median};
+use super::mounts::{cover, in_own_mounts};
+use super::{Bound, Report, Row, Side, all_in_turns, median};
+use crate::command::stdout_of;
+use podman::Podman;
 use product::{Product, Sample};
 
 const BENCH: &str = "migration";
@@ -49,28 +55,20 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let product = Product::start()?;
     report.progress("one move that nobody counts");
     product.sample(16)?;
+    let podman = Podman::start(&criu)
+        .map_err(|why| report.note(format!("SKIP podman export, import: {why:#}")))
+        .ok();
     for (mib, rounds, most) in CASES {
-        case(report, &criu, &product, mib, rounds, most)?;
+        case(report, &criu, &product, podman.as_ref(), mib, rounds, most)?;
     }
-    report.note(format!("SKIP podman checkpoint --export, restore --import: {}", no_podman()));
-    report.note(format!("load average {}", load_average()));
     Ok(())
-}
-
-/// Why podman is not measured.
-fn no_podman() -> &'static str {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("podman").is_file()));
-    match found {
-        true => "this benchmark does not drive podman yet",
-        false => "podman is not installed",
-    }
 }
 
 fn case(
     report: &mut Report,
     criu: &Path,
     product: &Product,
+    podman: Option<&Podman>,
     mib: u32,
     rounds: usize,
     most: f64,
@@ -78,22 +76,27 @@ fn case(
     let name = format!("{mib} MiB");
     report.progress(&name);
     let (mut ours, mut bare): (Vec<Sample>, Vec<baseline::Baseline>) = Default::default();
-    let pair = in_turns(
-        rounds,
-        || {
-            let sample = product.sample(mib)?;
-            ours.push(sample.clone());
-            Ok(sample.downtime_ms)
-        },
-        || {
-            let sample = baseline::baseline(criu, mib)?;
-            bare.push(sample);
-            Ok(milliseconds(sample.downtime))
-        },
-    )?;
-    let (value, base) = pair.medians()?;
-    let row = Row::new(BENCH, &name, "downtime", value, "ms");
-    report.row(row.against("bare CRIU", base).must(Bound::Ratio(most)))?;
+    let sample_ours = || {
+        let sample = product.sample(mib)?;
+        ours.push(sample.clone());
+        Ok(sample.downtime_ms)
+    };
+    let sample_bare = || {
+        let sample = baseline::baseline(criu, mib)?;
+        bare.push(sample);
+        Ok(milliseconds(sample.downtime))
+    };
+    let mut sides: Vec<Side<'_>> =
+        vec![("Phantom", Box::new(sample_ours)), ("bare CRIU", Box::new(sample_bare))];
+    if let Some(podman) = podman {
+        sides.push(("podman", Box::new(|| podman.sample(mib))));
+    }
+    let medians = all_in_turns(rounds, sides)?;
+    let row = Row::new(BENCH, &name, "downtime", medians[0], "ms");
+    report.row(row.clone().against("bare CRIU", medians[1]).must(Bound::Ratio(most)))?;
+    if let Some(podman) = medians.get(2) {
+        report.row(row.against("podman export, import", *podman))?;
+    }
     let of_bare = |pick: fn(&baseline::Baseline) -> Duration| {
         median(&bare.iter().map(|sample| milliseconds(pick(sample))).collect::<Vec<_>>())
     };
@@ -116,6 +119,19 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
+/// Does `work` where CRIU is quickest: /run, where it keeps its feature cache, is a tmpfs, and the
+/// cache is filled.
+fn with_warm_criu<T: Send>(
+    criu: &Path,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    in_own_mounts(|| {
+        cover(Path::new("/run"))?;
+        stdout_of(Command::new(criu).arg("check"))?;
+        work()
+    })
+}
+
 /// The CRIU that `cargo xtask` names, or the system's.
 fn criu() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("PHANTOM_CRIU") {
@@ -126,12 +142,6 @@ fn criu() -> anyhow::Result<PathBuf> {
         Some(path) => Ok(path),
         None => bail!("there is no CRIU to compare with; `cargo xtask bench migration` sets it up"),
     }
-}
-
-/// The machine's load over one, five and fifteen minutes.
-pub(super) fn load_average() -> String {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// All whole `gap 0.123` lines, in seconds.

@@ -1,8 +1,9 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
 pub mod fs;
+mod machine;
 pub mod migration;
-mod pair;
+mod mounts;
 pub mod qos;
 mod report;
 mod row;
@@ -11,7 +12,7 @@ pub mod terminal;
 
 pub use report::{Format, Report};
 pub use row::{Bound, Row};
-pub use sample::{Pair, in_turns, median};
+pub use sample::{Side, all_in_turns, in_turns, median};
 
 /// One benchmark.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! `bench qos`: what watching costs the watched, how late a verdict falls, and what the monitor
 //! itself takes.
 
+mod daemon;
 mod group;
 mod pingpong;
 
@@ -34,7 +35,8 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let hold = "held=$(head -c 100000000 /dev/zero | tr '\\0' x); sleep 100";
     verdict_delay(report, "100 MB held", "memory=64MiB/500ms", hold)?;
     at_rest(report, 1)?;
-    at_rest(report, CAPSULES)
+    at_rest(report, CAPSULES)?;
+    daemon::at_rest(report)
 }
 
 /// Time of a round trip between two threads on one core, watched and unwatched in turns.
@@ -51,7 +53,7 @@ fn ping_pong(report: &mut Report) -> anyhow::Result<()> {
         pingpong::round_trip().map(micros)
     };
     unwatched()?; // warms up
-    let (on, off) = in_turns(PINGPONG_PAIRS, watched, unwatched)?.medians()?;
+    let (on, off) = in_turns(PINGPONG_PAIRS, watched, unwatched)?;
     let case = "ping-pong of two threads on one core";
     let row = Row::new(BENCH, case, "round trip, watched", on, "us");
     report.row(row.against("not watched", off).must(Bound::Ratio(1.04)))
@@ -143,8 +145,9 @@ fn at_rest(report: &mut Report, capsules: usize) -> anyhow::Result<()> {
         })?;
         Ok(own)
     };
-    let (watched, polled) = in_turns(AT_REST_PAIRS, watching, polling)?.medians()?;
-    let case = format!("{PROCESSES} idle processes in {capsules} capsule(s), {limits}");
+    let (watched, polled) = in_turns(AT_REST_PAIRS, watching, polling)?;
+    let of = if capsules == 1 { "one capsule".into() } else { format!("{capsules} capsules") };
+    let case = format!("{PROCESSES} idle processes in {of}, {limits}");
     let row = Row::new(BENCH, case, "CPU of the monitor", watched, "% of a core");
     report.row(row.against("polling /proc at 10 Hz", polled))
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 
 use super::Row;
+use super::machine::{load, machine};
 
 /// How rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +22,13 @@ pub struct Report {
     format: Format,
     rows: Vec<Row>,
     notes: Vec<String>,
+    load_before: String,
 }
 
 impl Report {
     /// An empty one.
     pub fn new(format: Format) -> Self {
-        Self { format, rows: Vec::new(), notes: Vec::new() }
+        Self { format, rows: Vec::new(), notes: Vec::new(), load_before: load() }
     }
 
     /// Adds a row.
@@ -48,39 +50,46 @@ impl Report {
         eprintln!("  ...   {}", text.as_ref());
     }
 
-    /// Says under the table what a reader of the figures must know: what was left out and why,
-    /// what kind of machine it was.
+    /// Says under the table what a reader of the figures must know, such as what was left out and
+    /// why.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
     /// Prints the table and the notes; whether every gate holds.
-    pub fn finish(self) -> bool {
-        if self.format == Format::Table {
-            print!("{}", table(&self.rows));
-        }
-        for note in &self.notes {
-            eprintln!("  note  {note}");
-        }
+    pub fn finish(mut self) -> bool {
+        self.note(format!(
+            "{}; load average {} before, {} after",
+            machine(),
+            self.load_before,
+            load()
+        ));
         let missed = self.rows.iter().filter(|row| row.met == Some(false)).count();
         let gates = self.rows.iter().filter(|row| row.met.is_some()).count();
         if gates > 0 {
-            eprintln!("{} of {gates} gates hold", gates - missed);
+            self.note(format!("{} of {gates} targets met", gates - missed));
+        }
+        match self.format {
+            Format::Table => println!("{}\n{}", table(&self.rows), self.notes.join("\n")),
+            // Standard output is for rows.
+            Format::Json => self.notes.iter().for_each(|note| eprintln!("  note  {note}")),
         }
         missed == 0
     }
 }
 
-/// Rows under their headings, numbers to the right.
+/// Rows under their headings, numbers to the right; a case is named once.
 fn table(rows: &[Row]) -> String {
     let mut cells = vec![
         ["case", "metric", "value", "unit", "baseline", "", "ratio", "target", ""]
             .map(str::to_owned),
     ];
+    let mut above = "";
     cells.extend(rows.iter().map(|row| {
         let number = |value: Option<f64>| value.map_or_else(String::new, number);
+        let same = std::mem::replace(&mut above, &row.case) == row.case;
         [
-            row.case.clone(),
+            if same { String::new() } else { row.case.clone() },
             row.metric.clone(),
             number(Some(row.value)),
             row.unit.to_owned(),
@@ -119,6 +128,7 @@ fn number(value: f64) -> String {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
         _ => format!("{value:.3}"),
     }
 }
@@ -134,7 +144,8 @@ mod tests {
             Row::new("m", "16 MiB", "downtime", 78.0, "ms")
                 .against("bare CRIU", 39.0)
                 .must(Bound::Ratio(2.5)),
-            Row::new("m", "512 MiB", "bytes sent", 530.25, "MiB"),
+            Row::new("m", "16 MiB", "bytes sent", 30.25, "MiB"),
+            Row::new("m", "512 MiB", "bytes lost", 0.0, "MiB"),
             Row::new("m", "é", "x", 0.1234, "ms").must(Bound::Value(0.1)),
         ];
         assert_eq!(
@@ -142,7 +153,8 @@ mod tests {
             "\
 case     metric      value  unit  baseline             ratio  target\n\
 16 MiB   downtime     78.0  ms        39.0  bare CRIU   2.00  ratio <= 2.5  met\n\
-512 MiB  bytes sent    530  MiB\n\
+         bytes sent   30.2  MiB\n\
+512 MiB  bytes lost      0  MiB\n\
 é        x           0.123  ms                                value <= 0.1  MISSED\n"
         );
     }

@@ -2,52 +2,38 @@
 
 use anyhow::{Context, ensure};
 
-/// Samples of both sides, in the order they were taken.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pair {
-    /// Phantom's.
-    pub product: Vec<f64>,
-    /// The baseline's.
-    pub baseline: Vec<f64>,
-}
+/// One of those that take turns: its name, and how it takes a sample.
+pub type Side<'a> = (&'a str, Box<dyn FnMut() -> anyhow::Result<f64> + 'a>);
 
-impl Pair {
-    /// The medians of product and baseline.
-    ///
-    /// # Errors
-    /// When there are no samples.
-    pub fn medians(&self) -> anyhow::Result<(f64, f64)> {
-        Ok((median(&self.product)?, median(&self.baseline)?))
-    }
-}
-
-/// Takes `rounds` samples of each side, in turns; who goes first changes every round, so that
-/// neither always finds the caches the other has warmed.
+/// Medians of so many samples of Phantom and of a baseline, taken in turns.
 ///
 /// # Errors
-/// The first that a side reports, with the round it was in.
-pub fn in_turns(
+/// As [`all_in_turns`].
+pub fn in_turns<'a>(
     rounds: usize,
-    mut product: impl FnMut() -> anyhow::Result<f64>,
-    mut baseline: impl FnMut() -> anyhow::Result<f64>,
-) -> anyhow::Result<Pair> {
-    let mut pair = Pair { product: Vec::new(), baseline: Vec::new() };
+    product: impl FnMut() -> anyhow::Result<f64> + 'a,
+    baseline: impl FnMut() -> anyhow::Result<f64> + 'a,
+) -> anyhow::Result<(f64, f64)> {
+    let sides: [Side<'a>; 2] = [("product", Box::new(product)), ("baseline", Box::new(baseline))];
+    let medians = all_in_turns(rounds, sides.into())?;
+    Ok((medians[0], medians[1]))
+}
+
+/// Medians of so many samples of each side, taken in turns; who goes first changes every round, so
+/// that nobody always finds the caches another has warmed.
+///
+/// # Errors
+/// The first that a side reports, with the round it was in; no rounds.
+pub fn all_in_turns(rounds: usize, mut sides: Vec<Side<'_>>) -> anyhow::Result<Vec<f64>> {
+    let mut samples = vec![Vec::new(); sides.len()];
     for round in 0..rounds {
-        let mut one = |of_product: bool| -> anyhow::Result<()> {
-            if of_product {
-                let sample = product().with_context(|| format!("product, round {round}"))?;
-                pair.product.push(sample);
-            } else {
-                let sample = baseline().with_context(|| format!("baseline, round {round}"))?;
-                pair.baseline.push(sample);
-            }
-            Ok(())
-        };
-        let product_first = round % 2 == 0;
-        one(product_first)?;
-        one(!product_first)?;
+        for turn in 0..sides.len() {
+            let at = (round + turn) % samples.len();
+            let (name, sample) = &mut sides[at];
+            samples[at].push(sample().with_context(|| format!("{name}, round {round}"))?);
+        }
     }
-    Ok(pair)
+    samples.iter().map(|of_one| median(of_one)).collect()
 }
 
 /// The median; of an even number of samples the mean of the two in the middle.
@@ -89,9 +75,13 @@ mod tests {
                 Ok(value)
             }
         };
-        let pair = in_turns(3, side('p', 2.0), side('b', 1.0)).unwrap();
-        assert_eq!(order.into_inner(), "pbbppb");
-        assert_eq!(pair.medians().unwrap(), (2.0, 1.0));
+        assert_eq!(in_turns(3, side('p', 2.0), side('b', 1.0)).unwrap(), (2.0, 1.0));
+        assert_eq!(order.take(), "pbbppb");
+        let sides: Vec<Side<'_>> = [('p', 2.0), ('b', 1.0), ('c', 3.0)]
+            .map(|(name, value)| ("", Box::new(side(name, value)) as _))
+            .into();
+        assert_eq!(all_in_turns(3, sides).unwrap(), [2.0, 1.0, 3.0]);
+        assert_eq!(order.take(), "pbcbcpcpb");
     }
 
     #[test]

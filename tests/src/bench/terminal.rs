@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::migration::load_average;
-use super::pair::{AWAY, HOME, Pair};
 use super::{Bound, Report, Row, median};
-use crate::lab::Node;
+use crate::command::is_installed;
+use crate::lab::{Node, Pair};
 use path::Path;
 use ssh::Server;
 use typist::Typist;
@@ -46,8 +45,8 @@ struct Way {
 
 /// Runs it.
 pub fn run(report: &mut Report) -> anyhow::Result<()> {
-    let pair = Pair::start(BENCH)?;
-    let home = pair.lab().node(HOME);
+    let pair = Pair::alike(BENCH)?.context("this benchmark needs root")?;
+    let home = pair.home();
     let mut ways = Vec::new();
     let mut add = |name: &'static str, command: Command| -> anyhow::Result<()> {
         report.progress(name);
@@ -64,7 +63,7 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
         "phantom, away",
         home.phantom_command(true, &["run", "--name", "far", "--", "sh", "-c", ECHO]),
     )?;
-    let tmux = missing("tmux");
+    let tmux = (!is_installed("tmux")).then_some("tmux is not installed");
     if tmux.is_none() {
         add(
             "tmux",
@@ -92,10 +91,9 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     }
     skipped(report, "tmux", tmux);
     skipped(report, "ssh", server.as_ref().err());
-    let away = pair.lab().node(AWAY).name();
-    let moved = home.phantom(true, &["migrate", "far", away])?;
-    ensure!(moved.code == 0, "phantom migrate: {}", moved.stderr.trim());
-    let mut path = Path::between(pair.lab().node(HOME), pair.lab().node(AWAY))?;
+    let away = pair.away().name();
+    pair.migrate("far", away)?;
+    let mut path = Path::between(home, pair.away())?;
     let mut trips_ms = Vec::new();
     report.progress(format!("{KEYS} keys each"));
     for round in 0..WARM_UP + KEYS {
@@ -122,7 +120,6 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     for name in ["near", "far"] {
         let _ = home.phantom(true, &["kill", name, "--signal", "KILL"]);
     }
-    report.note(format!("load average {}", load_average()));
     Ok(())
 }
 
@@ -147,13 +144,6 @@ fn rows(report: &mut Report, ways: &[Way], trip_ms: f64) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Why a program cannot be compared with.
-fn missing(program: &str) -> Option<String> {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-    (!found).then(|| format!("{program} is not installed"))
 }
 
 fn skipped(report: &mut Report, what: &str, why: Option<impl Display>) {

@@ -1,6 +1,5 @@
 //! Ways to break a node at a chosen moment.
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -69,18 +68,27 @@ impl LabNode {
 }
 
 /// The arguments of a process, each followed by a space; empty when it has gone.
-fn command_line(pid: Pid) -> String {
+pub(super) fn command_line(pid: Pid) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
 /// All processes of this machine whose arguments begin with `text`, zombies not counted.
 pub fn processes_beginning(text: &str) -> Vec<Pid> {
-    let Ok(all) = std::fs::read_dir(Path::new("/proc")) else { return Vec::new() };
+    all_processes(|line| line.starts_with(text))
+}
+
+/// All processes of this machine whose arguments contain `text`, zombies not counted.
+pub fn processes_with(text: &str) -> Vec<Pid> {
+    all_processes(|line| line.contains(text))
+}
+
+fn all_processes(fits: impl Fn(&str) -> bool) -> Vec<Pid> {
+    let Ok(all) = std::fs::read_dir("/proc") else { return Vec::new() };
     all.flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw)
-        .filter(|pid| command_line(*pid).starts_with(text))
+        .filter(|pid| fits(&command_line(*pid)))
         .collect()
 }
 

@@ -7,17 +7,23 @@
 mod fault;
 mod node;
 mod pair;
+mod remains;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 
-pub use crate::node::{AppRow, Event, MOVE, Node, Output, SOON, wait_until};
+pub use crate::node::{AppRow, Event, MOVE, Moved, Node, Output, SOON, wait_until};
 pub use crate::terminal::{Key, Terminal};
-pub use fault::{processes_beginning, wait_for_one};
+pub use fault::{processes_beginning, processes_with, wait_for_one};
 pub use node::{LabNode, Person};
 pub use pair::{Moving, Pair};
+pub use remains::Things;
+pub use usage::Usage;
+
+use crate::command::stdout_of;
 
 /// What a laboratory is made of.
 pub struct LabConfig {
@@ -105,13 +111,10 @@ impl Lab {
     pub fn link(&mut self, a: usize, b: usize, net: u8) -> anyhow::Result<()> {
         let (left, right) = (format!("ph{net}a"), format!("ph{net}b"));
         let (pid_a, pid_b) = (self.nodes[a].pid().to_string(), self.nodes[b].pid().to_string());
-        run(
-            "ip",
-            &[
-                "link", "add", &left, "netns", &pid_a, "type", "veth", "peer", "name", &right,
-                "netns", &pid_b,
-            ],
-        )?;
+        stdout_of(Command::new("ip").args([
+            "link", "add", &left, "netns", &pid_a, "type", "veth", "peer", "name", &right, "netns",
+            &pid_b,
+        ]))?;
         for (node, device, host) in [(a, &left, 1), (b, &right, 2)] {
             self.nodes[node].enter(&[
                 "ip",
@@ -151,20 +154,4 @@ impl Lab {
     pub fn node_mut(&mut self, index: usize) -> &mut LabNode {
         &mut self.nodes[index]
     }
-}
-
-/// Runs a command to its end; its error output is the error.
-pub(crate) fn run(program: &str, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("cannot run `{program}`; is its package installed?"))?;
-    if !output.status.success() {
-        bail!(
-            "`{program} {}` failed: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

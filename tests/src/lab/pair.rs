@@ -1,12 +1,12 @@
 //! Two joined nodes: where almost every scenario takes place.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use super::{Lab, LabNode, Person};
-use crate::node::{AppRow, Event, Node, SOON, wait_until};
+use crate::node::{AppRow, Event, Moved, Node, SOON, wait_until};
 
 /// A laboratory of two nodes that know each other: `attic`, where ada (1000) is at home, and
 /// `cellar`, where she is unknown and `/home` is empty.
@@ -20,11 +20,20 @@ impl Pair {
     /// Both nodes up and joined; `cellar` has the root that `PHANTOM_SECOND_ROOT` names, or else
     /// this machine's. `Ok(None)` with a `SKIP` line where there can be no laboratory.
     pub fn open(test: &str) -> anyhow::Result<Option<Self>> {
-        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
         let second_root = std::env::var_os("PHANTOM_SECOND_ROOT").map(PathBuf::from);
+        Self::open_with(test, second_root.as_deref())
+    }
+
+    /// The same with two nodes that both have this machine's root, as what they are compared with.
+    pub fn alike(test: &str) -> anyhow::Result<Option<Self>> {
+        Self::open_with(test, None)
+    }
+
+    fn open_with(test: &str, root: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
         let home = lab.add("attic", Person::at_home("ada", 1000))?;
         let bob = Person { name: "bob".into(), uid: 1500, has_home: false };
-        let away = lab.add_with_root("cellar", bob, second_root.as_deref())?;
+        let away = lab.add_with_root("cellar", bob, root)?;
         lab.link(home, away, 1)?;
         let pair = Self { lab, home, away };
         pair.join().inspect_err(|_| eprintln!("{}", pair.lab.logs()))?;
@@ -84,15 +93,30 @@ impl Pair {
     }
 
     /// Moves an app by hand and waits until it runs there.
-    pub fn migrate(&self, app: &str, node: &str) -> anyhow::Result<()> {
+    pub fn migrate(&self, app: &str, node: &str) -> anyhow::Result<Moved> {
         self.home().migrate(app, node)
     }
 
     /// Starts a move by hand; [`Moving::wait`] waits for its end.
     pub fn start_move(&self, app: &str, node: &str) -> anyhow::Result<Moving> {
-        let mut command = self.home().phantom_command(true, &["migrate", app, node]);
+        let mut command = self.home().phantom_command(true, &["migrate", app, node, "--json"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(Moving(command.spawn().context("cannot run `phantom migrate`")?))
+    }
+
+    /// Starts a move by hand that `holder` holds at a border; returns once it is held there.
+    pub fn held_move(
+        &self,
+        holder: &LabNode,
+        border: &str,
+        app: &str,
+        to: &str,
+    ) -> anyhow::Result<Moving> {
+        holder.hold_at(Some(border))?;
+        self.wait_connected()?;
+        let moving = self.start_move(app, to)?;
+        holder.wait_held()?;
+        Ok(moving)
     }
 
     /// Waits until `ps` shows the app running on `host`.
@@ -116,9 +140,17 @@ impl Moving {
     }
 
     /// Waits for its end; a failed move is an error with its words.
-    pub fn wait(self) -> anyhow::Result<()> {
+    pub fn wait(self) -> anyhow::Result<Moved> {
         let output = super::node::output(self.0.wait_with_output()?);
         ensure!(output.code == 0, "`phantom migrate`: {}", output.stderr.trim());
-        Ok(())
+        serde_json::from_str(&output.stdout).context("`phantom migrate` printed no JSON")
+    }
+
+    /// Waits for its end, which must be a failure; gives its words.
+    pub fn fails(self) -> anyhow::Result<String> {
+        match self.wait() {
+            Ok(moved) => bail!("the move has not failed: {moved:?}"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
     }
 }

@@ -11,22 +11,16 @@ fn the_homes_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
         let mut session = Session::start(pair, "repl")?;
         // Before the commit nothing has happened; the terminal itself never notices.
         for border in ["source:freeze", "source:transfer"] {
-            pair.home().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "cellar")?;
-            pair.home().wait_held()?;
+            let moving = pair.held_move(pair.home(), border, "repl", "cellar")?;
             pair.home().kill_daemon()?;
-            ensure!(moving.wait().is_err(), "its daemon was killed");
+            moving.fails()?;
             pair.home().up(&[])?;
             session.lives_on(pair.home())?;
         }
         // After the commit the move is carried on.
-        pair.home().hold_at(Some("home:commit"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.home().wait_held()?;
+        let moving = pair.held_move(pair.home(), "home:commit", "repl", "cellar")?;
         pair.home().kill_daemon()?;
-        ensure!(moving.wait().is_err(), "its daemon was killed");
+        moving.fails()?;
         pair.home().up(&[])?;
         session.lives_on(pair.away())?;
         // A daemon that is killed while the app is away changes nothing either.
@@ -52,19 +46,12 @@ fn the_homes_daemon_is_killed_during_a_move_home() -> anyhow::Result<()> {
     Pair::scenario("the_homes_daemon_is_killed_during_a_move_home", |pair| {
         let mut session = Session::start(pair, "repl")?;
         pair.migrate("repl", "cellar")?;
-        for (border, ends_on) in [
-            ("target:prepare", pair.away()),
-            ("target:restore", pair.away()),
-            ("target:resume", pair.away()),
-        ] {
-            pair.home().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "attic")?;
-            pair.home().wait_held()?;
+        for border in ["target:prepare", "target:restore", "target:resume"] {
+            let moving = pair.held_move(pair.home(), border, "repl", "attic")?;
             pair.home().kill_daemon()?;
-            ensure!(moving.wait().is_err(), "its daemon was killed");
+            moving.fails()?;
             pair.home().up(&[])?;
-            session.lives_on(ends_on)?;
+            session.lives_on(pair.away())?;
         }
         pair.home().hold_at(None)?;
         pair.wait_connected()?;
@@ -80,15 +67,12 @@ fn an_away_sources_daemon_is_killed_during_a_move_home() -> anyhow::Result<()> {
         let mut session = Session::start(pair, "repl")?;
         pair.migrate("repl", "cellar")?;
         for border in ["source:freeze", "source:transfer"] {
-            pair.away().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "attic")?;
-            pair.away().wait_held()?;
+            let moving = pair.held_move(pair.away(), border, "repl", "attic")?;
             pair.away().kill_daemon()?;
             pair.away().hold_at(None)?;
             // Home asks again: a source that is back soon enough begins anew.
             match moving.wait().map_err(|error| format!("{error:#}")) {
-                Ok(()) => {
+                Ok(_) => {
                     session.lives_on(pair.home())?;
                     pair.migrate("repl", "cellar")?;
                 }

@@ -10,12 +10,9 @@ fn the_link_is_cut_at_each_step() -> anyhow::Result<()> {
     Pair::scenario("the_link_is_cut_at_each_step", |pair| {
         let mut session = Session::start(pair, "repl")?;
         for border in ["target:prepare", "target:transfer", "target:restore"] {
-            pair.away().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "cellar")?;
-            pair.away().wait_held()?;
+            let moving = pair.held_move(pair.away(), border, "repl", "cellar")?;
             pair.set_link(false)?;
-            let error = format!("{:#}", moving.wait().expect_err("the link was cut"));
+            let error = moving.fails()?;
             ensure!(error.contains("the connection to the target is gone"), "{border}: {error}");
             // At home at once, without waiting for anybody.
             session.answers()?;
@@ -38,10 +35,7 @@ fn the_link_is_cut_while_the_app_comes_home() -> anyhow::Result<()> {
         let mut session = Session::start(pair, "repl")?;
         pair.migrate("repl", "cellar")?;
         for border in ["source:freeze", "source:transfer"] {
-            pair.away().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "attic")?;
-            pair.away().wait_held()?;
+            let moving = pair.held_move(pair.away(), border, "repl", "attic")?;
             pair.set_link(false)?;
             pair.wait_disconnected()?;
             // What is typed meanwhile waits.
@@ -49,7 +43,7 @@ fn the_link_is_cut_while_the_app_comes_home() -> anyhow::Result<()> {
             pair.away().let_go()?;
             pair.set_link(true)?;
             match moving.wait() {
-                Ok(()) => session.lives_on(pair.home())?,
+                Ok(_) => session.lives_on(pair.home())?,
                 Err(_) => session.lives_on(pair.away())?,
             }
             session.typed_ahead()?;
@@ -75,7 +69,7 @@ fn the_link_is_cut_in_the_middle_of_a_large_image() -> anyhow::Result<()> {
             Ok(pair.away().command(false, &["sh", "-c", received]).output()?.status.success())
         })?;
         pair.set_link(false)?;
-        let error = format!("{:#}", moving.wait().expect_err("the link was cut"));
+        let error = moving.fails()?;
         ensure!(error.contains("repl stays on attic"), "{error}");
         session.answers()?;
         pair.set_link(true)?;

@@ -22,14 +22,11 @@ fn a_target_without_room_for_the_image_gives_the_app_back() -> anyhow::Result<()
         session.lives_on(pair.home())?;
         // Room that is gone by the time the image comes.
         pair.away().enter(&["mount", "-o", "remount,size=100m", "/run/phantom"])?;
-        pair.home().hold_at(Some("source:freeze"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.home().wait_held()?;
+        let moving = pair.held_move(pair.home(), "source:freeze", "repl", "cellar")?;
         let filler = "head -c 60M /dev/zero > /run/phantom/filler";
         pair.away().enter(&["sh", "-c", filler])?;
         pair.home().let_go()?;
-        let error = format!("{:#}", moving.wait().expect_err("there is no room"));
+        let error = moving.fails()?;
         ensure!(error.contains("cellar could not store the image"), "{error}");
         ensure!(error.contains("No space left"), "{error}");
         session.lives_on(pair.home())?;
@@ -56,10 +53,7 @@ fn a_full_cache_disk_costs_time_only() -> anyhow::Result<()> {
 fn a_move_is_not_disturbed_by_another_or_by_kill() -> anyhow::Result<()> {
     Pair::scenario("a_move_is_not_disturbed_by_another_or_by_kill", |pair| {
         let mut session = Session::start(pair, "repl")?;
-        pair.away().hold_at(Some("target:restore"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let moving = pair.held_move(pair.away(), "target:restore", "repl", "cellar")?;
         let line = session.refused(pair.away())?;
         ensure!(line.contains("repl is moving already"), "{line}");
         let killed = pair.home().phantom(true, &["kill", "repl"])?;

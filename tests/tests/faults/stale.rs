@@ -13,13 +13,10 @@ fn a_target_that_dies_after_the_commit_loses_the_app() -> anyhow::Result<()> {
         let mut session = Session::start(pair, "repl")?;
         let file = pair.home().home_dir().join("notes");
         session.run("f = open('notes', 'w', buffering=1); print(f.write('one\\n'))", "4")?;
-        pair.away().hold_at(Some("target:resume"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let moving = pair.held_move(pair.away(), "target:resume", "repl", "cellar")?;
         ensure!(pair.away().signal_all(" shim /run/phantom", Signal::SIGKILL) == 1, "one guest");
         pair.away().kill_daemon()?;
-        let error = format!("{:#}", moving.wait().expect_err("the target is dead"));
+        let error = moving.fails()?;
         ensure!(error.contains("repl stays on attic"), "{error}");
         let row = pair.row("repl")?.expect("it runs");
         ensure!(row.epoch == 3, "{row:?}");
@@ -36,15 +33,12 @@ fn a_copy_that_wakes_up_later_has_no_effect() -> anyhow::Result<()> {
         let mut session = Session::start(pair, "repl")?;
         // It writes by itself, wherever it runs: a copy too many would show.
         session.run(WRITER, "started")?;
-        pair.away().hold_at(Some("target:resume"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let moving = pair.held_move(pair.away(), "target:resume", "repl", "cellar")?;
         let stopped = pair.away().signal_all("phantom daemon", Signal::SIGSTOP)
             + pair.away().signal_all(" shim /run/phantom", Signal::SIGSTOP);
         ensure!(stopped == 2, "{stopped} processes stopped");
         pair.away().let_go()?;
-        ensure!(moving.wait().is_err(), "the target is asleep");
+        moving.fails()?;
         let row = pair.row("repl")?.expect("it runs");
         ensure!(row.host == "attic" && row.epoch == 3, "{row:?}");
         session.answers()?;
@@ -72,10 +66,7 @@ threading.Thread(target=count, daemon=True).start()\nprint('star' + 'ted')''')";
 fn a_copy_whose_report_is_lost_is_not_taken_back() -> anyhow::Result<()> {
     Pair::scenario("a_copy_whose_report_is_lost_is_not_taken_back", |pair| {
         let mut session = Session::start(pair, "repl")?;
-        pair.away().hold_at(Some("target:drop"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let moving = pair.held_move(pair.away(), "target:drop", "repl", "cellar")?;
         // Typed into the copy over there: giving the app back would lose it.
         session.answers()?;
         moving.wait()?;

@@ -13,12 +13,9 @@ fn the_targets_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
     Pair::scenario("the_targets_daemon_is_killed_at_each_step", |pair| {
         let mut session = Session::start(pair, "repl")?;
         for border in ["target:prepare", "target:transfer", "target:restore"] {
-            pair.away().hold_at(Some(border))?;
-            pair.wait_connected()?;
-            let moving = pair.start_move("repl", "cellar")?;
-            pair.away().wait_held()?;
+            let moving = pair.held_move(pair.away(), border, "repl", "cellar")?;
             pair.away().kill_daemon()?;
-            let error = format!("{:#}", moving.wait().expect_err("the target was killed"));
+            let error = moving.fails()?;
             ensure!(error.contains("repl stays on attic"), "at {border}: {error}");
             session.lives_on(pair.home())?;
         }
@@ -36,20 +33,14 @@ fn the_targets_daemon_is_killed_at_each_step() -> anyhow::Result<()> {
 fn the_targets_shim_or_criu_is_killed_at_the_restore() -> anyhow::Result<()> {
     Pair::scenario("the_targets_shim_or_criu_is_killed_at_the_restore", |pair| {
         let mut session = Session::start(pair, "repl")?;
-        pair.away().hold_at(Some("target:restore"))?;
-        pair.wait_connected()?;
-        let moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let moving = pair.held_move(pair.away(), "target:restore", "repl", "cellar")?;
         ensure!(pair.away().signal_all(" shim /run/phantom", Signal::SIGKILL) == 1, "one guest");
         pair.away().let_go()?;
-        let error = format!("{:#}", moving.wait().expect_err("the shim was killed"));
+        let error = moving.fails()?;
         ensure!(error.contains("step restore"), "{error}");
         session.lives_on(pair.home())?;
 
-        pair.away().hold_at(Some("target:restore"))?;
-        pair.wait_connected()?;
-        let mut moving = pair.start_move("repl", "cellar")?;
-        pair.away().wait_held()?;
+        let mut moving = pair.held_move(pair.away(), "target:restore", "repl", "cellar")?;
         pair.away().let_go()?;
         let mut killed = false;
         wait_until("the restore's end", SOON, || {
@@ -58,7 +49,7 @@ fn the_targets_shim_or_criu_is_killed_at_the_restore() -> anyhow::Result<()> {
         })?;
         match moving.wait() {
             // It was quicker than the hand on the trigger.
-            Ok(()) => session.lives_on(pair.away())?,
+            Ok(_) => session.lives_on(pair.away())?,
             Err(error) => {
                 ensure!(format!("{error:#}").contains("step restore"), "{error:#}");
                 session.lives_on(pair.home())?;

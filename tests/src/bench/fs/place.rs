@@ -11,13 +11,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use anyhow::ensure;
+use nix::mount::{MntFlags, umount2};
 use phantom_fs::cache::Cache;
 use phantom_fs::client::{Client, ClientConfig};
 use phantom_fs::fuse::{Mount, Owners};
 use phantom_fs::server::{SelfFds, Server, ServerConfig};
 use phantom_model::{AppId, Epoch};
+
+use crate::bench::mounts::bind_system;
 
 /// How long sshd and sshfs may take to be there.
 const START: Duration = Duration::from_secs(10);
@@ -265,10 +267,7 @@ impl System {
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
         let system = Self(dir.join("system"));
         fs::create_dir(&system.0)?;
-        let none: Option<&str> = None;
-        mount(Some("/"), &system.0, none, MsFlags::MS_BIND, none).context("cannot bind /")?;
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-        mount(none, &system.0, none, flags, none).context("cannot make the bind read-only")?;
+        bind_system(&system.0)?;
         Ok(system)
     }
 

@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use anyhow::{Context, ensure};
+use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -21,7 +20,9 @@ use phantom_capsule::plan::ExternalKind;
 use phantom_model::app::OsText;
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
-use super::{PATIENCE, PROGRAM, SETTLE, gaps};
+use super::{PATIENCE, PROGRAM, SETTLE, gaps, with_warm_criu};
+use crate::bench::mounts::bind_system;
+use crate::command::stdout_of;
 
 /// One bare dump and restore.
 #[derive(Debug, Clone, Copy)]
@@ -39,30 +40,7 @@ pub struct Baseline {
 /// # Errors
 /// Whatever fails, with CRIU's own words where it is CRIU. Nothing is left behind.
 pub fn baseline(criu: &Path, mib: u32) -> anyhow::Result<Baseline> {
-    // In a thread of its own: it gets a mount namespace of its own, and with it what it starts.
-    let criu = criu.to_owned();
-    let worker = std::thread::Builder::new()
-        .name("bare criu".into())
-        .spawn(move || {
-            own_mounts()?;
-            let mut round = Round::start(mib)?;
-            round.measure(&criu)
-        })
-        .context("start a thread")?;
-    match worker.join() {
-        Ok(result) => result,
-        Err(_) => bail!("the measuring thread failed"),
-    }
-}
-
-/// A mount namespace with a tmpfs on /run, where CRIU keeps its feature cache.
-fn own_mounts() -> anyhow::Result<()> {
-    let none: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace")?;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-        .context("make all mounts private")?;
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none)
-        .context("mount a tmpfs on /run")
+    with_warm_criu(criu, || Round::start(mib)?.measure(criu))
 }
 
 /// The program in its capsule, and where it will be restored.
@@ -146,7 +124,6 @@ impl Round {
     }
 
     fn measure(&mut self, criu: &Path) -> anyhow::Result<Baseline> {
-        warm_up(criu)?;
         // Gaps before the dump are not of interest.
         self.terminal.read_until(SETTLE, |_| Option::<()>::None).context("let the program run")?;
         let start = Instant::now();
@@ -156,7 +133,7 @@ impl Round {
         if let Some(pid) = self.lives.take() {
             let _ = waitpid(pid, None);
         }
-        self.prepare_root()?;
+        bind_system(self.root.path())?;
         let maps = &self.started.capsule;
         let next =
             Terminal::new(pty::open_pair(maps.host_uid(), maps.host_gid(), TermSize::default())?);
@@ -185,16 +162,7 @@ impl Round {
             let inside = external.inside.to_path();
             command.arg("--external").arg(format!("mnt[{}]:{}", inside.display(), external.key));
         }
-        run(&mut command)
-    }
-
-    /// The target's root: the machine's own, read-only.
-    fn prepare_root(&self) -> anyhow::Result<()> {
-        let none: Option<&str> = None;
-        mount(Some("/"), self.root.path(), none, MsFlags::MS_BIND, none)
-            .context("bind the root")?;
-        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-        mount(none, self.root.path(), none, flags, none).context("make the root read-only")
+        stdout_of(&mut command).map(drop)
     }
 
     fn restore(&self, criu: &Path) -> anyhow::Result<Pid> {
@@ -216,7 +184,7 @@ impl Round {
             };
             command.arg("--external").arg(format!("mnt[{}]:{}", external.key, path.display()));
         }
-        run(&mut command)?;
+        stdout_of(&mut command)?;
         let pid = fs::read_to_string(&pidfile).context("read the restored process id")?;
         Ok(Pid::from_raw(pid.trim().parse().context("a process id")?))
     }
@@ -232,11 +200,6 @@ impl Drop for Round {
     }
 }
 
-/// Fills CRIU's feature cache.
-fn warm_up(criu: &Path) -> anyhow::Result<()> {
-    run(Command::new(criu).arg("check"))
-}
-
 fn common(criu: &Path, action: &str, images: &Path) -> Command {
     let mut command = Command::new(criu);
     command
@@ -247,23 +210,6 @@ fn common(criu: &Path, action: &str, images: &Path) -> Command {
         .args(["--manage-cgroups=ignore", "--network-lock", "skip"])
         .args(["--empty-ns", "net", "--tcp-established", "--file-locks"]);
     command
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .and_then(std::process::Child::wait_with_output)
-        .with_context(|| format!("start {}", command.get_program().display()))?;
-    ensure!(
-        output.status.success(),
-        "{:?}: {} {}",
-        command,
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
 }
 
 fn spec(home: &Path, mib: u32) -> AppSpec {

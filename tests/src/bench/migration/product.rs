@@ -1,14 +1,11 @@
 //! Phantom's side: two nodes, a program in a terminal of the first, `phantom migrate`.
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
 
 use super::{PATIENCE, PROGRAM, SETTLE, gaps};
-use crate::bench::pair::{AWAY, HOME, Pair};
-use crate::lab::{Node, wait_until};
+use crate::lab::{Event, Node, Pair, SOON, wait_until};
 
 /// Two nodes that know each other.
 pub struct Product {
@@ -32,28 +29,18 @@ impl Sample {
     }
 }
 
-#[derive(Deserialize)]
-struct Moved {
-    frozen_ms: f64,
-}
-
-#[derive(Deserialize)]
-struct Event {
-    event: String,
-    detail: String,
-}
-
 impl Product {
     /// Starts the nodes.
     pub fn start() -> anyhow::Result<Self> {
-        Ok(Self { pair: Pair::start(super::BENCH)?, count: Cell::new(0) })
+        let pair = Pair::alike(super::BENCH)?.context("this benchmark needs root")?;
+        Ok(Self { pair, count: Cell::new(0) })
     }
 
     /// Starts the program at home, moves it away and ends it.
     pub fn sample(&self, mib: u32) -> anyhow::Result<Sample> {
         self.count.set(self.count.get() + 1);
         let name = format!("gap{}", self.count.get());
-        let home = self.pair.lab().node(HOME);
+        let home = self.pair.home();
         let size = mib.to_string();
         let mut terminal = home.terminal(&[
             "run",
@@ -68,8 +55,7 @@ impl Product {
         terminal.expect("ready", PATIENCE)?;
         std::thread::sleep(SETTLE);
         let before = terminal.transcript().len();
-        let away = self.pair.lab().node(AWAY).name();
-        let moved: Moved = home.phantom_json(true, &["migrate", &name, away])?;
+        let moved = self.pair.migrate(&name, self.pair.away().name())?;
         let mut downtime_ms = 0.0_f64;
         // Small gaps are the scheduler's; the one of the move is about what the daemons measured.
         wait_until("the program's word on its move", PATIENCE, || {
@@ -77,32 +63,30 @@ impl Product {
             downtime_ms = gaps(&text).into_iter().fold(0.0, f64::max) * 1000.0;
             Ok(downtime_ms > moved.frozen_ms / 2.0)
         })?;
-        let events: Vec<Event> = home.phantom_json(true, &["log", &name])?;
+        let events = self.pair.events(&name)?;
         let ended = home.phantom(true, &["kill", &name, "--signal", "KILL"])?;
         ensure!(ended.code == 0, "{name} could not be ended: {}", ended.stderr.trim());
         terminal.wait(PATIENCE).context("the program's end")?;
         self.wait_until_gone()?;
-        Ok(Sample { downtime_ms, steps: events.iter().filter_map(Event::timing).collect() })
+        Ok(Sample { downtime_ms, steps: events.iter().filter_map(timing).collect() })
     }
 
     /// What is left of an app must not disturb the next sample.
     fn wait_until_gone(&self) -> anyhow::Result<()> {
-        wait_until("the end of the app's shims", Duration::from_secs(20), || {
-            let left = |node: usize| -> anyhow::Result<bool> {
-                let ls = self.pair.lab().node(node).enter(&["ls", "/run/phantom/apps"])?;
-                Ok(!ls.stdout.trim().is_empty())
-            };
-            Ok(!left(HOME)? && !left(AWAY)?)
-        })
+        for node in [self.pair.home(), self.pair.away()] {
+            wait_until("the end of the app's shims", SOON, || {
+                Ok(node.enter(&["ls", "/run/phantom/apps"])?.stdout.trim().is_empty())
+            })
+            .inspect_err(|_| eprintln!("{}", self.pair.lab().logs()))?;
+        }
+        Ok(())
     }
 }
 
-impl Event {
-    /// `dump`, `24.0 ms on attic, 5.5 MiB` -> `dump`, 24.0.
-    fn timing(&self) -> Option<(String, f64)> {
-        let (number, _) = self.detail.split_once(" ms on ")?;
-        Some((self.event.clone(), number.parse().ok()?))
-    }
+/// `dump`, `24.0 ms on attic, 5.5 MiB` -> `dump`, 24.0.
+fn timing(event: &Event) -> Option<(String, f64)> {
+    let (number, _) = event.detail.split_once(" ms on ")?;
+    Some((event.event.clone(), number.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -111,10 +95,13 @@ mod tests {
 
     #[test]
     fn steps_are_read_from_the_log() {
-        let event =
-            |event: &str, detail: &str| Event { event: event.into(), detail: detail.into() };
-        let timing = event("dump", "24.5 ms on attic, 5.5 MiB").timing();
-        assert_eq!(timing, Some(("dump".to_owned(), 24.5)));
-        assert_eq!(event("running", "on cellar").timing(), None);
+        let event = |event: &str, detail: &str| Event {
+            at_unix_us: 0,
+            event: event.into(),
+            detail: detail.into(),
+        };
+        let dump = timing(&event("dump", "24.5 ms on attic, 5.5 MiB"));
+        assert_eq!(dump, Some(("dump".to_owned(), 24.5)));
+        assert_eq!(timing(&event("running", "on cellar")), None);
     }
 }
