@@ -13,9 +13,12 @@ Usage: cargo xtask COMMAND
   test [--tier fast|desktops] [--list] [FILTER]
                             set up, then build and run the tests whose name holds FILTER
   desktop list | shell NAME  set up, then name the kinds of test desktops, or work in one
-  bench NAME [--json]       measure against the baseline (--list names the benchmarks)
-  soak [--rounds N] [FILTER]
-                            repeat the tests until one fails; the result goes to docs/soak.md
+  bench NAME [--json|--keep]
+                            measure against the baseline (--list names the benchmarks; --keep
+                            puts the figures into docs/benchmarks.md)
+  soak NAME [--rounds N]    run what is too long for a test (--list names the soaks)
+  soak tests [--rounds N] [FILTER]
+                            repeat the tests until one fails; results go to docs/soak.md
   tidy [--fast]             check the tree (--fast: without clippy)
   doctor [--json]           what this machine can do for Phantom
 
@@ -47,6 +50,22 @@ pub struct TestOptions {
     pub list: bool,
 }
 
+/// Which soak to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Soak {
+    /// None: name them.
+    List,
+    /// Repeat the tests.
+    Tests {
+        /// How many times.
+        rounds: u32,
+        /// As in [`TestOptions::filter`].
+        filter: Option<String>,
+    },
+    /// One that Phantom's own program knows, with its arguments.
+    Named(String, Vec<String>),
+}
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Task {
@@ -67,13 +86,8 @@ pub enum Task {
     Desktop(Vec<OsString>),
     /// Run the benchmark program with these arguments.
     Bench(Vec<OsString>),
-    /// Repeat the tests.
-    Soak {
-        /// How many times.
-        rounds: u32,
-        /// As in [`TestOptions::filter`].
-        filter: Option<String>,
-    },
+    /// Run a soak, or name them.
+    Soak(Soak),
     /// Run `phantom doctor` with these arguments.
     Doctor(Vec<OsString>),
 }
@@ -102,6 +116,9 @@ pub fn parse(mut parser: Parser) -> Result<Task, lexopt::Error> {
             let rest = rest(parser)?;
             if rest.is_empty() {
                 return Err("bench needs a NAME; `cargo xtask bench --list` names them".into());
+            }
+            if ["--json", "--keep"].iter().all(|mode| rest.iter().any(|word| word == mode)) {
+                return Err("--keep keeps the table: leave out --json".into());
             }
             Ok(Task::Bench(rest))
         }
@@ -157,18 +174,33 @@ fn tidy(mut parser: Parser) -> Result<Task, lexopt::Error> {
 }
 
 fn soak(mut parser: Parser) -> Result<Task, lexopt::Error> {
-    let (mut rounds, mut filter) = (20, None);
+    let (mut rounds, mut words, mut list) = (None, Vec::new(), false);
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("rounds") => rounds = parser.value()?.parse()?,
-            Arg::Value(value) if filter.is_none() => filter = Some(value.string()?),
+            Arg::Long("list") => list = true,
+            Arg::Long("rounds") => rounds = Some(parser.value()?.parse::<u32>()?),
+            Arg::Value(value) if words.len() < 2 => words.push(value.string()?),
             other => return Err(other.unexpected()),
         }
     }
-    if rounds == 0 {
+    if rounds == Some(0) {
         return Err("--rounds must be at least 1".into());
     }
-    Ok(Task::Soak { rounds, filter })
+    let mut words = words.into_iter();
+    Ok(Task::Soak(match (words.next(), words.next()) {
+        _ if list => Soak::List,
+        (None, _) => return Err("soak needs a NAME; `cargo xtask soak --list` names them".into()),
+        (Some(name), filter) if name == "tests" => {
+            Soak::Tests { rounds: rounds.unwrap_or(20), filter }
+        }
+        (Some(name), None) => {
+            let arguments = rounds.map(|rounds| format!("--rounds={rounds}"));
+            Soak::Named(name, arguments.into_iter().collect())
+        }
+        (Some(name), Some(word)) => {
+            return Err(format!("soak {name} takes no {word:?}, only `soak tests` does").into());
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -195,7 +227,20 @@ mod tests {
             read(&["desktop", "shell", "alice"]),
             Ok(Task::Desktop(vec!["shell".into(), "alice".into()]))
         );
-        assert_eq!(read(&["soak", "--rounds=3"]), Ok(Task::Soak { rounds: 3, filter: None }));
+        let soak = |words: &[&str]| match read(words) {
+            Ok(Task::Soak(soak)) => soak,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(soak(&["soak", "--list"]), Soak::List);
+        assert_eq!(
+            soak(&["soak", "tests", "--rounds=3", "net"]),
+            Soak::Tests { rounds: 3, filter: Some("net".into()) }
+        );
+        assert_eq!(soak(&["soak", "typing"]), Soak::Named("typing".into(), Vec::new()));
+        assert_eq!(
+            soak(&["soak", "moves", "--rounds", "3"]),
+            Soak::Named("moves".into(), vec!["--rounds=3".into()])
+        );
     }
 
     #[test]
@@ -205,6 +250,9 @@ mod tests {
         assert!(read(&["test", "--tier", "slow"]).unwrap_err().contains("slow"));
         assert!(read(&["bench"]).unwrap_err().contains("NAME"));
         assert!(read(&["desktop"]).unwrap_err().contains("shell NAME"));
-        assert!(read(&["soak", "--rounds", "0"]).is_err());
+        assert!(read(&["bench", "fs", "--json", "--keep"]).unwrap_err().contains("--json"));
+        assert!(read(&["soak"]).unwrap_err().contains("NAME"));
+        assert!(read(&["soak", "typing", "net"]).unwrap_err().contains("net"));
+        assert!(read(&["soak", "tests", "--rounds", "0"]).is_err());
     }
 }

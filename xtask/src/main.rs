@@ -13,7 +13,9 @@
 //! | [`test`] | builds and runs every test, checks the skips, sums up |
 //! | [`tidy`] | dependency edges, `unsafe`, file lengths, fmt, clippy, licences |
 //! | [`workspace`] | the tree, as cargo sees it |
-//! | [`product`] | what runs Phantom's own programs: demo, desktop, bench, soak, doctor |
+//! | [`product`] | what runs Phantom's own programs: demo, desktop, bench, doctor |
+//! | [`soak`] | what runs long |
+//! | [`page`] | pages that keep figures |
 //!
 //! It depends on no package of Phantom, so that it builds in seconds and works when they do not.
 //! Nothing on the system is changed that is not said first.
@@ -23,10 +25,12 @@ mod command;
 mod digest;
 mod environment;
 mod interrupt;
+mod page;
 mod product;
 mod root;
 mod say;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod workspace;
@@ -71,7 +75,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
         Task::Demo(rest) => product::demo(&workspace, &rest),
         Task::Desktop(rest) => product::desktop(&workspace, &rest),
         Task::Bench(rest) => product::bench(&workspace, &rest),
-        Task::Soak { rounds, filter } => product::soak(&workspace, rounds, filter),
+        Task::Soak(soak) => soak::run(&workspace, &soak),
         Task::Doctor(rest) => product::doctor(&workspace, &rest),
     }
 }

@@ -66,7 +66,8 @@ fn system() -> Option<(PathBuf, String)> {
     root::which("criu").find_map(|path| version_of(&path).map(|version| (path, version)))
 }
 
-fn version_of(criu: &Path) -> Option<String> {
+/// What a CRIU says its version is.
+pub fn version_of(criu: &Path) -> Option<String> {
     let printed = Cmd::new(criu).arg("--version").stdout().ok()?;
     parse_version(&printed)
 }

@@ -55,6 +55,13 @@ pub struct Ready {
     pub images: Vec<Image>,
 }
 
+impl Ready {
+    /// The version of its CRIU.
+    pub fn criu_version(&self) -> String {
+        criu::version_of(&self.criu).unwrap_or_else(|| "of an unknown version".to_owned())
+    }
+}
+
 /// What there is and what is missing.
 struct Plan {
     recipe: Recipe,
