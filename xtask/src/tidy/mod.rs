@@ -83,12 +83,14 @@ fn tool(workspace: &Workspace, name: &str, arguments: &[&str]) -> Result<bool> {
     Ok(false)
 }
 
-/// Licences and advisories of everything we build on; needs a tool that takes long to compile, so
-/// it is used where it is and named where it is not.
+/// Licences, bans and sources of everything we build on; needs a tool that takes long to compile,
+/// so it is used where it is and named where it is not. Advisories change while the tree does not,
+/// and their database has to be fetched: they are left to `cargo deny check advisories`.
 fn deny(workspace: &Workspace) -> Result<bool> {
     if !Cmd::new("cargo-deny").arg("--version").succeeds() {
         say::note(
-            "no cargo-deny here: licences of dependencies not checked (cargo install cargo-deny)",
+            "no cargo-deny here: licences and sources of dependencies not checked \
+             (cargo install cargo-deny --locked)",
         );
         return Ok(true);
     }
