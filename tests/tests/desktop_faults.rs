@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use phantom_tests::desktops::{Desktop, Lan, visit};
+use phantom_tests::desktops::{Desktop, Lan, Release, visit};
 use phantom_tests::node::{MOVE, Node, wait_until};
 use phantom_tests::terminal::{Key, Terminal};
 
@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(300);
 
 /// ada's desktop and another one that know each other; the second stops at a border of every move.
 fn pair(lan: &Lan, hold_at: Option<&str>) -> anyhow::Result<(Desktop, Desktop)> {
-    let attic = lan.desktop("attic").person("ada", 1000).start()?;
+    let attic = lan.desktop("attic").release(Release::Debian12).person("ada", 1000).start()?;
     let cellar = lan.desktop("cellar").person("bob", 1500).start()?;
     if let Some(border) = hold_at {
         cellar.run(&format!("echo 'hold_at = \"{border}\"' >> /etc/phantom/phantom.toml"))?;

@@ -6,8 +6,8 @@ use phantom_tests::node::Node;
 
 /// ada's desktop and another one, of another release and with another user, that know each other.
 fn pair(lan: &Lan) -> anyhow::Result<(Desktop, Desktop)> {
-    let attic = lan.desktop("attic").person("ada", 1000).start()?;
-    let cellar = lan.desktop("cellar").release(Release::Debian12).person("bob", 1500).start()?;
+    let attic = lan.desktop("attic").release(Release::Debian12).person("ada", 1000).start()?;
+    let cellar = lan.desktop("cellar").person("bob", 1500).start()?;
     attic.up(&[])?;
     attic.let_in(&cellar)?;
     Ok((attic, cellar))
