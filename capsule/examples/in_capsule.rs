@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 use phantom_capsule::os::{host, pty, spawn};
+use phantom_capsule::plan::HostView;
 use phantom_model::app::OsText;
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
@@ -29,10 +30,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         limits: Limits::default(),
         term_size: TermSize::default(),
     };
-    let plan = phantom_capsule::plan::plan(&spec, &host::read(&spec)?, 0x7100_0000)?;
+    // Nothing serves files here.
+    let host = HostView { has_fuse: false, ..host::read(&spec)? };
+    let plan = phantom_capsule::plan::plan(&spec, &host, 0x7100_0000)?;
     let owner = (plan.ids.uid_outside(plan.uid), plan.ids.gid_outside(plan.gid));
     let pair = pty::open_pair(owner.0.ok_or("uid")?, owner.1.ok_or("gid")?, spec.term_size)?;
-    let started = spawn::start(&plan, pair.slave.as_fd(), None)?;
+    let started = spawn::start(&plan, None, pair.slave.as_fd(), None)?;
     println!("{}", serde_json::to_string_pretty(&started.capsule)?);
     println!("slave {}", pair.slave_path.display());
     drop(pair.slave);

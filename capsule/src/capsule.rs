@@ -5,7 +5,7 @@ use phantom_model::app::OsText;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::IdMaps;
-use crate::plan::{CapsulePlan, External};
+use crate::plan::{CapsulePlan, External, Shown};
 
 /// The terminal slave an app was started on, as a checkpoint names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ pub struct BindMount {
     pub inside: OsText,
     /// Where on the home it comes from.
     pub source: OsText,
-    /// Whether it is shown with the capsule's ids.
-    pub id_mapped: bool,
+    /// How the app sees it.
+    pub shown: Shown,
     /// Whether the app may write.
     pub read_only: bool,
 }

@@ -22,8 +22,9 @@
 //! | [`attach`] | the user's terminals, and the hub between them and the app |
 //!
 //! Inside, the app runs with its user's own ids, without capabilities, on a read-only view of the
-//! home's system; the user's home and working directories are the real ones, `/tmp`, `/run` and
-//! `/dev` are private. Process 1 is a reaping init of 4 KB, process 2 the app, leader of its
+//! home's system; the user's home and working directories are the real ones (served by somebody
+//! else where the file system cannot map ids, see [`plan::Shown`]), `/tmp`, `/run` and `/dev` are
+//! private. Process 1 is a reaping init of 4 KB, process 2 the app, leader of its
 //! session on a terminal whose master the shim holds.
 //!
 //! Deliberately absent: resource limits (the monitor measures, a move relieves), saving and

@@ -114,6 +114,11 @@ pub fn reachable(table: &[MountInfo]) -> Vec<&MountInfo> {
     found
 }
 
+/// The one of the reachable mounts that `path` lies on.
+pub fn of<'a>(reachable: &[&'a MountInfo], path: &Path) -> Option<&'a MountInfo> {
+    reachable.iter().rev().find(|mount| path.starts_with(&mount.mount_point)).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! What a capsule will consist of: every choice is made here, from what the host looks like and
 //! what the user asked for; the executor in `os` only carries it out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use phantom_model::AppSpec;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::ids::IdMaps;
-use crate::mountinfo::{MountInfo, reachable};
+use crate::mountinfo::{self, MountInfo, reachable};
 
 mod places;
 mod root;
 #[cfg(test)]
 mod tests;
 
-use places::{is_foreign, is_private, is_pseudo, is_system};
+use places::{is_foreign, is_image, is_private, is_pseudo, is_system};
 
 /// Where the init is found inside.
 pub const INIT_PATH: &str = "/run/phantom/init";
@@ -33,6 +33,10 @@ const MAX_FILE_SYSTEMS: usize = 128;
 pub struct HostView {
     /// The mount table.
     pub mounts: Vec<MountInfo>,
+    /// Ids of the mounts that can be shown with a capsule's ids.
+    pub id_mappable: BTreeSet<u32>,
+    /// Whether files can be shown through Phantom's own file server.
+    pub has_fuse: bool,
     /// The user's home directory without symbolic links, where it exists.
     pub home_dir: Option<PathBuf>,
     /// The working directory without symbolic links.
@@ -45,6 +49,17 @@ pub struct HostView {
     pub devices: Vec<String>,
 }
 
+/// How the app sees a piece of the host's tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shown {
+    /// With the capsule's ids, by an id-mapped mount.
+    Mapped,
+    /// With the capsule's ids, through Phantom's file server: the file system cannot map ids.
+    Served,
+    /// With the host's ids: the app has the rights of others.
+    AsIs,
+}
+
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
@@ -52,8 +67,8 @@ pub enum MountKind {
     Bind {
         /// Where it is on the host.
         source: OsText,
-        /// Shown with the capsule's ids.
-        id_mapped: bool,
+        /// How it is shown.
+        shown: Shown,
         /// Not to be written.
         read_only: bool,
         /// Device nodes on it work.
@@ -218,13 +233,14 @@ fn check_texts(spec: &AppSpec) -> Result<(), Error> {
 struct Bind {
     path: PathBuf,
     writable: bool,
+    shown: Shown,
 }
 
 impl Bind {
     fn kind(&self) -> MountKind {
         MountKind::Bind {
             source: (&self.path).into(),
-            id_mapped: true,
+            shown: self.shown,
             read_only: !self.writable,
             devices: false,
         }
@@ -246,18 +262,16 @@ fn plan_binds(host: &HostView, notes: &mut Vec<String>) -> Result<Vec<Bind>, Err
     if !writable_roots.iter().any(|root| host.cwd.starts_with(root)) && !is_system(&host.cwd) {
         writable_roots.push(&host.cwd);
     }
+    let reachable = reachable(&host.mounts);
     let mut binds: BTreeMap<PathBuf, Bind> = BTreeMap::new();
     let mut add = |path: &Path| {
         let writable = writable_roots.iter().any(|root| path.starts_with(root));
-        binds.insert(path.to_owned(), Bind { path: path.to_owned(), writable });
+        let shown = shown(host, mountinfo::of(&reachable, path));
+        binds.insert(path.to_owned(), Bind { path: path.to_owned(), writable, shown });
     };
     add(Path::new("/"));
-    let file_systems: Vec<&Path> = reachable(&host.mounts)
-        .into_iter()
-        .filter(|mount| !is_pseudo(&mount.fstype) && !is_private(&mount.mount_point))
-        .filter(|mount| !is_foreign(&mount.mount_point))
-        .map(|mount| mount.mount_point.as_path())
-        .collect();
+    let file_systems: Vec<&Path> =
+        file_systems(&reachable).map(|mount| mount.mount_point.as_path()).collect();
     if file_systems.len() > MAX_FILE_SYSTEMS {
         notes.push(format!(
             "only the first {MAX_FILE_SYSTEMS} of the {} mounted file systems are visible to it",
@@ -268,7 +282,51 @@ fn plan_binds(host: &HostView, notes: &mut Vec<String>) -> Result<Vec<Bind>, Err
     writable_roots.iter().for_each(|path| add(path));
     let mut binds: Vec<Bind> = binds.into_values().collect();
     binds.sort_by_key(|bind| bind.path.components().count());
+    note_shown(&binds, &reachable, notes);
     Ok(binds)
+}
+
+/// Those of the reachable mounts that an app is to see.
+pub(crate) fn file_systems<'a>(reachable: &[&'a MountInfo]) -> impl Iterator<Item = &'a MountInfo> {
+    let shown = |mount: &&MountInfo| {
+        let place = &mount.mount_point;
+        !is_pseudo(&mount.fstype) && !is_private(place) && !is_foreign(place)
+    };
+    reachable.iter().copied().filter(shown)
+}
+
+fn shown(host: &HostView, mount: Option<&MountInfo>) -> Shown {
+    match mount {
+        Some(mount) if host.id_mappable.contains(&mount.id) => Shown::Mapped,
+        Some(mount) if is_image(&mount.fstype) => Shown::AsIs,
+        _ if host.has_fuse => Shown::Served,
+        _ => Shown::AsIs,
+    }
+}
+
+/// Says where the app sees its user's files or its system other than they are.
+fn note_shown(binds: &[Bind], reachable: &[&MountInfo], notes: &mut Vec<String>) {
+    let kind = |path: &Path| mountinfo::of(reachable, path).map_or("", |mount| &*mount.fstype);
+    let vital = |bind: &&Bind| bind.writable || bind.path == Path::new("/");
+    let told = |shown: Shown| {
+        let those = binds.iter().filter(vital).filter(|bind| bind.shown == shown);
+        let named = those.filter(|bind| !is_image(kind(&bind.path)));
+        let texts: Vec<String> =
+            named.map(|bind| format!("{} ({})", bind.path.display(), kind(&bind.path))).collect();
+        (!texts.is_empty()).then(|| texts.join(" and "))
+    };
+    notes.extend(told(Shown::Served).map(|places| {
+        format!(
+            "{places} cannot map ids: Phantom serves these files to the app, and their locks and \
+             change notices do not reach programs outside"
+        )
+    }));
+    notes.extend(told(Shown::AsIs).map(|places| {
+        format!(
+            "{places} cannot map ids, and to serve these files this machine lacks FUSE (sudo \
+             modprobe fuse): the app has only the rights of others there"
+        )
+    }));
 }
 
 fn check_cwd(cwd: &Path) -> Result<(), Error> {
@@ -281,6 +339,19 @@ fn check_cwd(cwd: &Path) -> Result<(), Error> {
         return refuse("every app has /tmp, /run, /dev, /proc and /sys of its own");
     }
     Ok(())
+}
+
+impl CapsulePlan {
+    /// Whether something of it comes through Phantom's file server.
+    pub fn is_served(&self) -> bool {
+        let served = |step: &RootStep| {
+            matches!(
+                step,
+                RootStep::Mount { kind: MountKind::Bind { shown: Shown::Served, .. }, .. }
+            )
+        };
+        self.steps.iter().any(served)
+    }
 }
 
 impl RootStep {

@@ -7,7 +7,8 @@
 //!        where the app is                                            home
 //! ```
 //!
-//! The core knows neither FUSE nor the network: the client is given streams by a
+//! Home and "where the app is" may be one node: a file system that cannot map ids is shown to a
+//! capsule in the same way. The core knows neither FUSE nor the network: the client is given streams by a
 //! [`client::Transport`], the server is handed the other ends, and [`fuse`] (a feature, on by
 //! default) is one adapter on top of the client.
 //!

@@ -1,15 +1,19 @@
 //! Reads what a plan needs to know about this host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use phantom_model::AppSpec;
+use phantom_model::{AppSpec, Credentials};
 
+use super::{rights, spawn, sys};
 use crate::Error;
-use crate::mountinfo;
-use crate::plan::{DEVICE_NODES, HostView};
+use crate::ids::{self, IdMaps};
+use crate::mountinfo::{self, MountInfo};
+use crate::plan::{self, DEVICE_NODES, HostView};
 
 /// Longest resolver configuration that is taken along, in bytes.
 const RESOLVER_MAX: usize = 64 * 1024;
@@ -22,19 +26,22 @@ pub fn read(spec: &AppSpec) -> Result<HostView, Error> {
         let what = what.to_owned();
         move |source: io::Error| Error::ReadHost { what, source }
     };
+    // First, because looking may make the host mount something.
+    let (home_dir, cwd) = rights::as_user(&spec.user, || (home_dir(spec), cwd(spec)))
+        .map_err(failed("the user's directories"))?;
+    let cwd = cwd?;
     let table =
         fs::read("/proc/thread-self/mountinfo").map_err(failed("/proc/thread-self/mountinfo"))?;
-    let cwd = fs::canonicalize(spec.cwd.to_path()).map_err(|source| Error::WorkingDirectory {
-        cwd: spec.cwd.clone(),
-        reason: source.to_string(),
-    })?;
+    let mounts = mountinfo::parse(&table)?;
     let hostname = nix::unistd::gethostname().map_err(|errno| Error::ReadHost {
         what: "the host's name".into(),
         source: errno.into(),
     })?;
     Ok(HostView {
-        mounts: mountinfo::parse(&table)?,
-        home_dir: fs::canonicalize(spec.user.home_dir.to_path()).ok().filter(|path| path.is_dir()),
+        id_mappable: id_mappable(&mounts, [Some(&cwd), home_dir.as_ref()], &spec.user)?,
+        mounts,
+        has_fuse: is_device("fuse"),
+        home_dir,
         cwd,
         hostname: (&hostname).into(),
         resolver: resolver(Path::new("/etc/resolv.conf")),
@@ -44,6 +51,46 @@ pub fn read(spec: &AppSpec) -> Result<HostView, Error> {
             .map(|name| (*name).into())
             .collect(),
     })
+}
+
+fn home_dir(spec: &AppSpec) -> Option<PathBuf> {
+    fs::canonicalize(spec.user.home_dir.to_path()).ok().filter(|path| path.is_dir())
+}
+
+/// The working directory, which its user must be able to enter: root will bind it into the
+/// capsule, past the folders above it.
+fn cwd(spec: &AppSpec) -> Result<PathBuf, Error> {
+    let refused = |source: io::Error| Error::WorkingDirectory {
+        cwd: spec.cwd.clone(),
+        reason: match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                format!("it cannot be entered by {}", spec.user.user)
+            }
+            _ => source.to_string(),
+        },
+    };
+    let cwd = fs::canonicalize(spec.cwd.to_path()).map_err(refused)?;
+    fs::metadata(cwd.join(".")).map_err(refused)?;
+    Ok(cwd)
+}
+
+/// Which of the mounts that an app will see can be shown with other ids: found out by trying, on
+/// copies that are attached nowhere.
+fn id_mappable<'a>(
+    mounts: &[MountInfo],
+    places: impl IntoIterator<Item = Option<&'a PathBuf>>,
+    user: &Credentials,
+) -> Result<BTreeSet<u32>, Error> {
+    let ids = spawn::id_namespace(&IdMaps::new(ids::LOWEST_BASE, user)?)?;
+    let reachable = mountinfo::reachable(mounts);
+    let under = places.into_iter().flatten().filter_map(|path| mountinfo::of(&reachable, path));
+    let can_be = |mount: &&MountInfo| {
+        sys::open_path(&mount.mount_point)
+            .and_then(|place| sys::open_tree(place.as_fd()))
+            .and_then(|copy| sys::mount_setattr(copy.as_fd(), 0, Some(ids.as_fd())))
+            .is_ok()
+    };
+    Ok(plan::file_systems(&reachable).chain(under).filter(can_be).map(|mount| mount.id).collect())
 }
 
 fn is_device(name: &str) -> bool {

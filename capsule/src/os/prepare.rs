@@ -3,15 +3,15 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use super::spawn::{c_string, c_text, id_namespace};
 use super::sys::{self, attr};
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use phantom_model::app::OsText;
 
 use crate::Error;
 use crate::capsule::BindMount;
-use crate::plan::{CapsulePlan, MountKind, RootStep};
+use crate::plan::{CapsulePlan, MountKind, RootStep, Shown};
 
 /// The init of every capsule; see `src/init`.
 const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
@@ -55,9 +55,13 @@ pub(super) struct Prepared {
 }
 
 /// Makes every mount of the plan; what cannot be had and is not vital is left out with a note.
-pub(super) fn prepare(plan: &CapsulePlan, slave: BorrowedFd<'_>) -> Result<Prepared, Error> {
+pub(super) fn prepare(
+    plan: &CapsulePlan,
+    served: Option<&Path>,
+    slave: BorrowedFd<'_>,
+) -> Result<Prepared, Error> {
     let mut work = Preparation {
-        id_map: id_namespace(&plan.ids)?,
+        views: Views { id_map: id_namespace(&plan.ids)?, served },
         mounts: Vec::new(),
         ops: Vec::new(),
         binds: Vec::new(),
@@ -82,15 +86,15 @@ pub(super) fn prepare(plan: &CapsulePlan, slave: BorrowedFd<'_>) -> Result<Prepa
 }
 
 /// [`prepare`] at work.
-struct Preparation {
-    id_map: OwnedFd,
+struct Preparation<'a> {
+    views: Views<'a>,
     mounts: Vec<OwnedFd>,
     ops: Vec<Op>,
     binds: Vec<BindMount>,
     notes: Vec<String>,
 }
 
-impl Preparation {
+impl Preparation<'_> {
     fn attach(&mut self, mount: OwnedFd, inside: &OsText) -> Result<(), Error> {
         // The first is the root itself, which is not attached but taken.
         if !self.mounts.is_empty() {
@@ -101,74 +105,93 @@ impl Preparation {
     }
 
     fn bind(&mut self, inside: &OsText, step: &RootStep) -> Result<(), Error> {
-        let RootStep::Mount {
-            kind: MountKind::Bind { source, id_mapped, read_only, devices }, ..
-        } = step
+        let RootStep::Mount { kind: MountKind::Bind { source, shown, read_only, devices }, .. } =
+            step
         else {
             return Ok(());
         };
         let wanted = BindMount {
             inside: inside.clone(),
             source: source.clone(),
-            id_mapped: *id_mapped,
+            shown: *shown,
             read_only: *read_only,
         };
         let is_root = self.mounts.is_empty();
-        let (mount, made) = match bind(&wanted, *devices, self.id_map.as_fd()) {
-            Ok(bound) => bound,
+        let mount = match self.views.bind(&wanted, *devices) {
+            Ok(mount) => mount,
             // A folder of a file system that is gone or refuses must not stop the app, except
             // where its own files or its system are.
             Err(error) if is_root || !read_only || *devices => return Err(error),
+            // What its user may not see is no news.
+            Err(Error::PrepareMount { source, .. })
+                if *shown == Shown::Served && source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                return Ok(());
+            }
             Err(error) => {
                 self.notes.push(format!("{inside} is not visible to it: {error}"));
                 return Ok(());
             }
         };
-        if wanted.id_mapped && !made.id_mapped && (is_root || !made.read_only) {
-            self.notes.push(format!(
-                "the file system of {inside} cannot map ids: the app has only the rights of \
-                 others there"
-            ));
-        }
         self.attach(mount, inside)?;
         if !devices {
-            self.binds.push(made);
+            self.binds.push(wanted);
         }
         Ok(())
     }
 }
 
-/// A detached mount of a piece of the host's tree, with the app's ids where the file system can.
-pub(super) fn bind(
-    wanted: &BindMount,
-    devices: bool,
-    id_map: BorrowedFd<'_>,
-) -> Result<(OwnedFd, BindMount), Error> {
-    let failed = |action: &'static str| {
-        let source_path = wanted.source.to_path();
-        move |source| Error::PrepareMount { source_path, action, source }
-    };
-    // The plan's paths have no symbolic links. One that is there now was put there since, perhaps
-    // to show the app a folder its user may not enter.
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let place = openat2(AT_FDCWD, &wanted.source.to_path(), how)
-        .map_err(|errno| failed("open it")(errno.into()))?;
-    let mount = sys::open_tree(place.as_fd()).map_err(failed("copy the mount"))?;
-    let mut attributes = attr::NOSUID;
-    if !devices {
-        attributes |= attr::NODEV;
+/// The ways to show an app a piece of the host's tree.
+pub(super) struct Views<'a> {
+    /// A user namespace with the capsule's ids.
+    pub(super) id_map: OwnedFd,
+    /// Where the host's tree is mounted through Phantom's file server, if it is.
+    pub(super) served: Option<&'a Path>,
+}
+
+impl Views<'_> {
+    /// The path that leads to what is to be shown.
+    pub(super) fn place(&self, wanted: &BindMount) -> Result<PathBuf, Error> {
+        let source = wanted.source.to_path();
+        match (wanted.shown, self.served) {
+            (Shown::Mapped | Shown::AsIs, _) => Ok(source),
+            (Shown::Served, Some(root)) => Ok(match source.strip_prefix("/") {
+                Ok(below) if below.as_os_str().is_empty() => root.to_owned(),
+                Ok(below) => root.join(below),
+                Err(_) => source,
+            }),
+            (Shown::Served, None) => Err(Error::PrepareMount {
+                source_path: source,
+                action: "serve it",
+                source: io::ErrorKind::NotConnected.into(),
+            }),
+        }
     }
-    if wanted.read_only {
-        attributes |= attr::RDONLY;
+
+    /// A detached mount of a piece of the host's tree.
+    pub(super) fn bind(&self, wanted: &BindMount, devices: bool) -> Result<OwnedFd, Error> {
+        let failed = |action: &'static str| {
+            let source_path = wanted.source.to_path();
+            move |source| Error::PrepareMount { source_path, action, source }
+        };
+        // The plan's paths have no symbolic links. One that is there now was put there since,
+        // perhaps to show the app a folder its user may not enter.
+        let place = sys::open_path(&self.place(wanted)?).map_err(failed("open it"))?;
+        let mount = sys::open_tree(place.as_fd()).map_err(failed("copy the mount"))?;
+        let mut attributes = attr::NOSUID;
+        if !devices {
+            attributes |= attr::NODEV;
+        }
+        if wanted.read_only {
+            attributes |= attr::RDONLY;
+        }
+        sys::mount_setattr(mount.as_fd(), attributes, None).map_err(failed("restrict it"))?;
+        if wanted.shown == Shown::Mapped {
+            sys::mount_setattr(mount.as_fd(), 0, Some(self.id_map.as_fd()))
+                .map_err(failed("show it with the app's ids"))?;
+        }
+        Ok(mount)
     }
-    sys::mount_setattr(mount.as_fd(), attributes, None).map_err(failed("restrict it"))?;
-    let mut made = wanted.clone();
-    if wanted.id_mapped {
-        made.id_mapped = sys::mount_setattr(mount.as_fd(), 0, Some(id_map)).is_ok();
-    }
-    Ok((mount, made))
 }
 
 fn bind_terminal(slave: BorrowedFd<'_>) -> Result<OwnedFd, Error> {

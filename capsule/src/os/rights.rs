@@ -1,21 +1,46 @@
-//! Giving up rights and inherited state, between clone and exec: no allocation, no lock, no panic.
+//! Giving up rights and inherited state. What runs between clone and exec makes no allocation, takes
+//! no lock and does not panic.
 
 use std::io;
+
+use phantom_model::Credentials;
 
 pub(super) fn done(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes ids, the usual file creation mask, and no capabilities.
-pub(super) fn take_ids(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
-    // SAFETY: a list with its length, numbers. The raw calls act on this thread, the only one.
+/// What `look` sees with the user's ids, in a thread that ends with it: a file server elsewhere or
+/// a FUSE mount of the user's may show root nothing.
+pub(super) fn as_user<T: Send>(
+    user: &Credentials,
+    look: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    let thread = || -> io::Result<T> {
+        thread_ids(user.uid, user.gid, &user.groups)?;
+        Ok(look())
+    };
+    std::thread::scope(|scope| {
+        let looked = std::thread::Builder::new().spawn_scoped(scope, thread)?.join();
+        looked.unwrap_or_else(|_| Err(io::Error::other("the thread that looked has failed")))
+    })
+}
+
+/// The raw calls act on the calling thread; the library's would act on all.
+fn thread_ids(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    // SAFETY: a list with its length, numbers.
     unsafe {
         let (count, list) = (groups.len(), groups.as_ptr());
         done(libc::syscall(libc::SYS_setgroups, count, list) as libc::c_int)?;
         done(libc::syscall(libc::SYS_setresgid, gid, gid, gid) as libc::c_int)?;
-        done(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)?;
-        libc::umask(0o022);
+        done(libc::syscall(libc::SYS_setresuid, uid, uid, uid) as libc::c_int)
     }
+}
+
+/// Takes ids, the usual file creation mask, and no capabilities.
+pub(super) fn take_ids(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    thread_ids(uid, gid, groups)?;
+    // SAFETY: a number.
+    unsafe { libc::umask(0o022) };
     drop_capabilities()
 }
 

@@ -1,5 +1,5 @@
-//! Starts a process with exactly the app's rights and the app's view of the files, which lives on
-//! when the capsule's own processes have left for another host.
+//! Starts the processes that serve files: with exactly the app's rights and view, which lives on
+//! when the capsule's own processes have left for another host, or with those of its user.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -12,6 +12,7 @@ use super::spawn::{Namespaces, c_text, pointers};
 use super::sys;
 use crate::Error;
 use crate::capsule::Capsule;
+use phantom_model::Credentials;
 use phantom_model::app::OsText;
 
 /// How long entering the namespaces and the exec may take.
@@ -19,6 +20,28 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The first number of what is handed on.
 const FIRST_FD: RawFd = 3;
+
+/// What the process may do and see. Nothing in it has a capability.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights<'a> {
+    uid: u32,
+    gid: u32,
+    groups: &'a [u32],
+    namespaces: Option<&'a Namespaces>,
+}
+
+impl<'a> Rights<'a> {
+    /// Those of the capsule's app.
+    pub fn of_app(capsule: &'a Capsule, namespaces: &'a Namespaces) -> Self {
+        let Capsule { uid, gid, groups, .. } = capsule;
+        Self { uid: *uid, gid: *gid, groups, namespaces: Some(namespaces) }
+    }
+
+    /// Those of a user of this host, who sees what the caller sees.
+    pub fn of_user(user: &'a Credentials) -> Self {
+        Self { uid: user.uid, gid: user.gid, groups: &user.groups, namespaces: None }
+    }
+}
 
 /// What to run.
 #[derive(Debug)]
@@ -45,8 +68,9 @@ pub struct Server {
 }
 
 struct ServerScript {
-    user: RawFd,
-    mount: RawFd,
+    /// Namespaces to enter, if any.
+    user: Option<RawFd>,
+    mount: Option<RawFd>,
     null: RawFd,
     program: RawFd,
     fds: Vec<RawFd>,
@@ -68,13 +92,8 @@ const STEPS: [&str; 6] = [
     "start the program",
 ];
 
-/// Starts `command` in the capsule's user and mount namespaces as the app's user, without any
-/// capability.
-pub fn start(
-    capsule: &Capsule,
-    namespaces: &Namespaces,
-    command: ServerCommand,
-) -> Result<Server, Error> {
+/// Starts `command` with these rights.
+pub fn start(rights: Rights<'_>, command: ServerCommand) -> Result<Server, Error> {
     let wrong = |step: &'static str| move |source: io::Error| Error::FileServer { step, source };
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.map_err(wrong("open /dev/null"))?;
@@ -85,23 +104,19 @@ pub fn start(
     // Copies above the numbers that are given out, so that none overwrites another.
     let lowest = FIRST_FD + RawFd::try_from(command.fds.len()).unwrap_or(RawFd::MAX - FIRST_FD);
     let copy = |fd: &dyn AsFd| above(fd.as_fd(), lowest).map_err(wrong("copy a descriptor"));
-    let [user, mount, null, program, report] = [
-        copy(&namespaces.user)?,
-        copy(&namespaces.mount)?,
-        copy(&null)?,
-        copy(&command.program)?,
-        copy(&failure_writer)?,
-    ];
+    let user = rights.namespaces.map(|spaces| copy(&spaces.user)).transpose()?;
+    let mount = rights.namespaces.map(|spaces| copy(&spaces.mount)).transpose()?;
+    let [null, program, report] = [copy(&null)?, copy(&command.program)?, copy(&failure_writer)?];
     let fds = command.fds.iter().map(|fd| copy(fd)).collect::<Result<Vec<_>, _>>()?;
     let script = ServerScript {
-        user: user.as_raw_fd(),
-        mount: mount.as_raw_fd(),
+        user: user.as_ref().map(AsRawFd::as_raw_fd),
+        mount: mount.as_ref().map(AsRawFd::as_raw_fd),
         null: null.as_raw_fd(),
         program: program.as_raw_fd(),
         fds: fds.iter().map(AsRawFd::as_raw_fd).collect(),
-        uid: capsule.uid,
-        gid: capsule.gid,
-        groups: capsule.groups.clone(),
+        uid: rights.uid,
+        gid: rights.gid,
+        groups: rights.groups.to_vec(),
         argv: pointers(&argv),
         envp: pointers(&env),
         failure: report.as_raw_fd(),
@@ -178,9 +193,12 @@ fn follow(script: &ServerScript) -> (u8, io::Error) {
     (5, io::Error::last_os_error())
 }
 
-fn enter(namespace: RawFd, kind: libc::c_int) -> io::Result<()> {
-    // SAFETY: numbers.
-    done(unsafe { libc::setns(namespace, kind) })
+fn enter(namespace: Option<RawFd>, kind: libc::c_int) -> io::Result<()> {
+    match namespace {
+        // SAFETY: numbers.
+        Some(namespace) => done(unsafe { libc::setns(namespace, kind) }),
+        None => Ok(()),
+    }
 }
 
 /// Gives the descriptors their numbers; everything else is closed by the exec.

@@ -63,15 +63,17 @@ impl Namespaces {
 }
 
 /// Starts the capsule of `plan` on the terminal `slave`, in the control group `cgroup` (an open
-/// folder of a v2 hierarchy) when there is one. The app's first instruction may have run when this
-/// returns. On an error nothing is left behind.
+/// folder of a v2 hierarchy) when there is one. What the plan has served is taken from `served`,
+/// where the host's tree is mounted through Phantom's file server. The app's first instruction may
+/// have run when this returns. On an error nothing is left behind.
 pub fn start(
     plan: &CapsulePlan,
+    served: Option<&Path>,
     slave: BorrowedFd<'_>,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Started, Error> {
     let tty = super::pty::identity(slave)?;
-    let mut prepared = prepare(plan, slave)?;
+    let mut prepared = prepare(plan, served, slave)?;
     let (go, go_writer) = pipe()?;
     let (failure, failure_writer) = pipe()?;
     let texts = Texts::new(plan)?;

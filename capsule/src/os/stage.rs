@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{prepare, spawn, sys};
+use super::prepare::Views;
+use super::{spawn, sys};
 use crate::Error;
 use crate::capsule::Capsule;
 use crate::plan::{External, ExternalKind};
@@ -69,8 +69,9 @@ pub struct HomeStage {
 
 impl HomeStage {
     /// Mounts the root at `dir/root` and every other piece of the home's tree at `dir/ext/N`.
-    pub fn new(dir: &Path, capsule: &Capsule) -> Result<Self, Error> {
-        let id_map = spawn::id_namespace(&capsule.ids)?;
+    /// What the app sees served comes from `served`, as in [`spawn::start`].
+    pub fn new(dir: &Path, capsule: &Capsule, served: Option<&Path>) -> Result<Self, Error> {
+        let views = Views { id_map: spawn::id_namespace(&capsule.ids)?, served };
         let mut stage = Self {
             dir: dir.to_owned(),
             paths: RestorePaths { root: dir.join("root"), externals: Vec::new() },
@@ -83,8 +84,8 @@ impl HomeStage {
         for (index, bind) in capsule.binds.iter().enumerate() {
             let at = place(index);
             // An error drops the stage, which takes down what is up so far.
-            make_mount_point(&bind.source.to_path(), &at)?;
-            let (mount, _) = prepare::bind(bind, false, id_map.as_fd())?;
+            make_mount_point(&views.place(bind)?, &at)?;
+            let mount = views.bind(bind, false)?;
             let target = spawn::c_string(at.as_os_str())?;
             sys::move_mount(std::os::fd::AsRawFd::as_raw_fd(&mount), &target)
                 .map_err(wrong("mount the app's files on", &at))?;

@@ -66,6 +66,9 @@ const PSEUDO: [&str; 23] = [
     "tracefs",
 ];
 
+/// File systems that are read-only images of software: everybody may read what is on them.
+const IMAGES: [&str; 4] = ["cramfs", "erofs", "iso9660", "squashfs"];
+
 fn below(path: &Path, trees: &[&str]) -> bool {
     trees.iter().any(|tree| path.starts_with(tree))
 }
@@ -83,6 +86,11 @@ pub fn is_system(path: &Path) -> bool {
 /// Whether a mount there belongs to a container runtime.
 pub fn is_foreign(path: &Path) -> bool {
     below(path, &FOREIGN)
+}
+
+/// Whether the file system is an image that shows everybody the same.
+pub fn is_image(fstype: &str) -> bool {
+    IMAGES.contains(&fstype)
 }
 
 /// Whether the file system has no files of its own to show.

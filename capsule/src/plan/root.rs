@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CONSOLE_PATH, HostView, INIT_PATH, MountKind, RootStep};
+use super::{CONSOLE_PATH, HostView, INIT_PATH, MountKind, RootStep, Shown};
 
 /// Writable places of the capsule's own.
 pub(super) fn private_places(steps: &mut Vec<RootStep>, uid: u32, host: &HostView) {
@@ -41,7 +41,7 @@ pub(super) fn devices(steps: &mut Vec<RootStep>, host: &HostView) {
         steps.push(file(&inside));
         let kind = MountKind::Bind {
             source: (&inside).into(),
-            id_mapped: false,
+            shown: Shown::AsIs,
             read_only: false,
             devices: true,
         };

@@ -21,8 +21,11 @@ const DESKTOP: &str = "\
 ";
 
 fn host(home: Option<&str>, cwd: &str) -> HostView {
+    let mounts = mountinfo::parse(DESKTOP.as_bytes()).unwrap();
     HostView {
-        mounts: mountinfo::parse(DESKTOP.as_bytes()).unwrap(),
+        id_mappable: mounts.iter().map(|mount| mount.id).collect(),
+        mounts,
+        has_fuse: true,
         home_dir: home.map(PathBuf::from),
         cwd: cwd.into(),
         hostname: "desk".into(),
@@ -84,6 +87,62 @@ fn real_file_systems_are_taken_along_and_only_the_users_are_writable() {
         matches!(step, RootStep::Mount { kind: MountKind::Bind { .. } | MountKind::Console, .. })
     });
     assert_eq!(outside.count() - 1, plan.externals.len());
+}
+
+/// A desk in a lab: the home directories lie on a server elsewhere.
+const CAMPUS: &str = "\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 7:1 / /snap/vim ro - squashfs /dev/loop1 ro
+7 1 0:40 / /home rw - nfs4 files:/home rw
+9 7 8:4 / /home/u/disk rw - xfs /dev/sdb rw
+";
+
+fn shown(plan: &CapsulePlan) -> Vec<(String, Shown)> {
+    let shown = |step: &RootStep| match step {
+        RootStep::Mount { inside, kind: MountKind::Bind { shown, devices: false, .. } } => {
+            Some((inside.to_string(), *shown))
+        }
+        _ => None,
+    };
+    plan.steps.iter().filter_map(shown).collect()
+}
+
+fn campus(id_mappable: &[u32], has_fuse: bool) -> CapsulePlan {
+    let host = HostView {
+        mounts: mountinfo::parse(CAMPUS.as_bytes()).unwrap(),
+        id_mappable: id_mappable.iter().copied().collect(),
+        has_fuse,
+        ..host(Some("/home/u"), "/home/u/src")
+    };
+    plan(&spec(), &host, LOWEST_BASE).unwrap()
+}
+
+#[test]
+fn what_cannot_map_ids_is_served_and_images_are_left_as_they_are() {
+    use Shown::{AsIs, Mapped, Served};
+    let of = |plan: &CapsulePlan| -> Vec<Shown> {
+        let shown = shown(plan);
+        let order = ["/", "/snap/vim", "/home", "/home/u", "/home/u/disk"];
+        let find = |path: &str| shown.iter().find(|(inside, _)| inside == path).unwrap().1;
+        assert_eq!(shown.len(), order.len());
+        order.map(find).to_vec()
+    };
+    let plan = campus(&[1, 9], true);
+    assert_eq!(of(&plan), [Mapped, AsIs, Served, Served, Mapped]);
+    let [note] = &plan.notes[..] else { panic!("{:?}", plan.notes) };
+    assert!(note.starts_with("/home/u (nfs4) cannot map ids"), "{note}");
+
+    // A live USB stick.
+    let plan = campus(&[], true);
+    assert_eq!(of(&plan), [Served, AsIs, Served, Served, Served]);
+    assert_eq!(plan.notes.len(), 1);
+    assert!(plan.notes[0].starts_with("/ (ext4) and /home/u (nfs4)"), "{:?}", plan.notes);
+
+    let plan = campus(&[1, 9], false);
+    assert_eq!(of(&plan), [Mapped, AsIs, AsIs, AsIs, Mapped]);
+    assert!(plan.notes[0].contains("lacks FUSE"), "{:?}", plan.notes);
+
+    assert!(campus(&[1, 2, 7, 9], true).notes.is_empty());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use phantom_capsule::cgroup::Cgroup;
 use phantom_capsule::ids::{ID_RANGE, LOWEST_BASE};
 use phantom_capsule::os::{host, pty, spawn};
+use phantom_capsule::plan::HostView;
 use phantom_model::app::OsText;
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
@@ -96,11 +97,13 @@ impl App {
         spec: &AppSpec,
         cgroup: Option<std::os::fd::BorrowedFd<'_>>,
     ) -> Result<Self, phantom_capsule::Error> {
-        let plan = phantom_capsule::plan::plan(spec, &host::read(spec)?, id_base())?;
+        // Nothing serves files here.
+        let host = HostView { has_fuse: false, ..host::read(spec)? };
+        let plan = phantom_capsule::plan::plan(spec, &host, id_base())?;
         let uid = plan.ids.uid_outside(plan.uid).unwrap();
         let gid = plan.ids.gid_outside(plan.gid).unwrap();
         let pair = pty::open_pair(uid, gid, spec.term_size)?;
-        let started = spawn::start(&plan, pair.slave.as_fd(), cgroup)?;
+        let started = spawn::start(&plan, None, pair.slave.as_fd(), cgroup)?;
         Ok(Self {
             started,
             master: File::from(pair.master),

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sched::CloneFlags;
-use phantom_capsule::os::server::{self, ServerCommand};
+use phantom_capsule::os::server::{self, Rights, ServerCommand};
 use phantom_capsule::os::stage::{self, HomeStage};
 use phantom_model::app::OsText;
 
@@ -63,7 +63,8 @@ fn the_file_server_has_the_apps_rights_and_outlives_it() {
         env: vec!["PATH=/usr/bin:/bin".into()],
         fds: vec![OwnedFd::from(theirs)],
     };
-    let server = server::start(&app.started.capsule, &app.started.namespaces, command).unwrap();
+    let rights = Rights::of_app(&app.started.capsule, &app.started.namespaces);
+    let server = server::start(rights, command).unwrap();
     let space = |pid: i32, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
     let (own, init) = (std::process::id() as i32, app.started.capsule.init_pid);
     assert_eq!(space(server.pid, "pid"), space(own, "pid"));
@@ -98,7 +99,7 @@ fn the_home_is_staged_with_the_capsules_ids_and_taken_down() {
         scope.spawn(|| {
             nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
             stage::private_mount_namespace().unwrap();
-            let stage = HomeStage::new(place.path(), &capsule).unwrap();
+            let stage = HomeStage::new(place.path(), &capsule, None).unwrap();
             let root = &stage.paths().root;
             assert_eq!(fs::metadata(root.join("etc/passwd")).unwrap().uid(), capsule.ids.base);
             assert!(fs::write(root.join("etc/phcap"), "x").is_err());

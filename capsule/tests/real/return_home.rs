@@ -113,7 +113,7 @@ fn a_saved_app_comes_back_with_its_files_and_its_terminal() {
         let work = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).unwrap();
             stage::private_mount_namespace().unwrap();
-            let stage = HomeStage::new(place.path(), &capsule).unwrap();
+            let stage = HomeStage::new(place.path(), &capsule, None).unwrap();
             let pid = restore(restorer, &capsule, images.path(), &stage, &pair);
             stage.remove().unwrap();
             pid

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use phantom_capsule::Error;
+use phantom_capsule::plan::Shown;
 use phantom_model::app::OsText;
 
 use crate::app::{App, Home};
@@ -200,7 +201,7 @@ fn file_systems_below_the_home_come_along() {
         let (output, code) = app.finish();
         let bind = capsule.binds.iter().find(|bind| bind.inside.to_path() == disk).unwrap();
         assert!(capsule.externals.iter().any(|external| external.inside.to_path() == disk));
-        if bind.id_mapped {
+        if bind.shown == Shown::Mapped {
             assert_eq!((output.as_str(), code), ("data\n", 0));
             assert_eq!(fs::metadata(disk.join("made")).unwrap().uid(), 1000);
         } else {

@@ -16,7 +16,9 @@ use phantom_capsule::capsule::Capsule;
 use phantom_capsule::cgroup::{Cgroup, hierarchy};
 use phantom_capsule::ids::{ID_RANGE, IdMaps as CapsuleIds, LOWEST_BASE};
 use phantom_capsule::os::{host, pty, spawn};
-use phantom_capsule::plan::{CapsulePlan, ExternalKind as CapsuleExternal, MountKind, RootStep};
+use phantom_capsule::plan::{
+    CapsulePlan, ExternalKind as CapsuleExternal, HostView, MountKind, RootStep,
+};
 use phantom_checkpoint::dump::dump;
 use phantom_checkpoint::image::check::{Allowed, AllowedMount, MountKind as AllowedKind};
 use phantom_checkpoint::image::users::{IdExtent, IdMaps};
@@ -163,14 +165,15 @@ fn remove_cgroup(cgroup: &Cgroup) {
 impl App {
     pub fn start(home: &Path, argv: &[&str]) -> Self {
         let spec = spec(home, argv);
-        let plan =
-            phantom_capsule::plan::plan(&spec, &host::read(&spec).unwrap(), id_base()).unwrap();
+        // Nothing serves files here.
+        let host = HostView { has_fuse: false, ..host::read(&spec).unwrap() };
+        let plan = phantom_capsule::plan::plan(&spec, &host, id_base()).unwrap();
         let uid = plan.ids.uid_outside(plan.uid).unwrap();
         let gid = plan.ids.gid_outside(plan.gid).unwrap();
         let pair = pty::open_pair(uid, gid, spec.term_size).unwrap();
         let cgroup = new_cgroup();
         let folder = cgroup.open().unwrap();
-        let started = spawn::start(&plan, pair.slave.as_fd(), Some(folder.as_fd())).unwrap();
+        let started = spawn::start(&plan, None, pair.slave.as_fd(), Some(folder.as_fd())).unwrap();
         Self {
             screen: Screen { master: File::from(pair.master), output: Vec::new() },
             cgroup,

@@ -206,7 +206,7 @@ fn id_mapped(path: &Path) -> Finding {
         Err(error) => Finding::failed(
             &format!("id-map {shown} ({kind})"),
             &error,
-            "none needed: it is shown as it is, with foreign owners",
+            "none needed: Phantom serves its files to apps through FUSE",
         ),
     }
 }

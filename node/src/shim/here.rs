@@ -5,38 +5,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use nix::fcntl::{OFlag, open};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, getgroups, setfsgid, setfsuid, setgroups};
+use nix::unistd::Pid;
 use phantom_capsule::Capsule;
 use phantom_capsule::cgroup::Cgroup;
 use phantom_capsule::net::{self, Network};
+use phantom_capsule::os::pty;
 use phantom_capsule::os::spawn::{self, Namespaces};
-use phantom_capsule::os::{host, pty};
-use phantom_capsule::plan;
-use phantom_model::{AppId, Credentials};
+use phantom_capsule::plan::CapsulePlan;
+use phantom_model::AppId;
 
 use super::carry::Blueprint;
 use super::control::Charge;
-
-/// Checks with the user's own rights that the working directory can be reached: it will be bound
-/// into the capsule by root, past the folders above it. For a process with one thread only.
-fn user_can_enter(user: &Credentials, cwd: &Path) -> anyhow::Result<()> {
-    let before = getgroups()?;
-    let groups: Vec<Gid> = user.groups.iter().map(|group| Gid::from_raw(*group)).collect();
-    setgroups(&groups)?;
-    let (root_group, root) = (setfsgid(Gid::from_raw(user.gid)), setfsuid(Uid::from_raw(user.uid)));
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = open(&cwd.join("."), flags | OFlag::O_PATH, Mode::empty());
-    setfsuid(root);
-    setfsgid(root_group);
-    setgroups(&before)?;
-    opened.map(drop).with_context(|| {
-        format!("the working directory {} cannot be entered by {}", cwd.display(), user.user)
-    })
-}
 
 /// How long stopping or starting all processes may take.
 pub const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -62,18 +43,19 @@ pub struct Here {
 }
 
 impl Here {
-    /// Starts the app of `charge` at its home.
-    pub fn start(charge: &Charge) -> anyhow::Result<(Self, Blueprint)> {
-        let host = host::read(&charge.spec)?;
-        user_can_enter(&charge.spec.user, &host.cwd)?;
-        let plan = plan::plan(&charge.spec, &host, charge.id_base)?;
+    /// Starts the app of `plan` at its home. What the plan has served is below `served`.
+    pub fn start(
+        charge: &Charge,
+        plan: CapsulePlan,
+        served: Option<&Path>,
+    ) -> anyhow::Result<(Self, Blueprint)> {
         let owner = |id: Option<u32>| id.context("the user's ids do not fit the capsule's range");
         let uid = owner(plan.ids.uid_outside(plan.uid))?;
         let gid = owner(plan.ids.gid_outside(plan.gid))?;
         let pair = pty::open_pair(uid, gid, charge.spec.term_size)?;
         let cgroup = charge.make_cgroup()?;
         let folder = cgroup.open()?;
-        let started = match spawn::start(&plan, pair.slave.as_fd(), Some(folder.as_fd())) {
+        let started = match spawn::start(&plan, served, pair.slave.as_fd(), Some(folder.as_fd())) {
             Ok(started) => started,
             Err(error) => {
                 let _ = cgroup.remove();

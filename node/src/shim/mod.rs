@@ -14,7 +14,7 @@
 //! | [`here`] | the capsule while its processes are on this node |
 //! | [`source`], [`target`] | the two ends of a move |
 //! | [`warm`] | what is read before the app arrives |
-//! | [`files`], [`mapped`] | the home's files while the app is away |
+//! | [`files`], [`mapped`] | the home's files while the app is away; and at home where they must be served |
 //! | [`way_home`] | a guest's streams to its home |
 //! | [`carry`] | what travels besides the image |
 
@@ -35,7 +35,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use phantom_capsule::attach::hub::Hub;
+use phantom_capsule::os::host;
 use phantom_capsule::os::stage::{self, HomeStage};
+use phantom_capsule::plan;
 use phantom_capsule::relay::endpoint::Endpoint;
 use phantom_checkpoint::{Cancel, Criu};
 use phantom_fs::fuse::Mount;
@@ -45,7 +47,7 @@ use tokio::sync::{Mutex, watch};
 use crate::config::AppDir;
 use carry::Blueprint;
 use control::{Charge, Role};
-use files::FileServer;
+use files::{FileServer, ServedHere};
 use here::Here;
 use way_home::WayHome;
 
@@ -76,6 +78,8 @@ struct State {
     blueprint: Option<Blueprint>,
     /// At home, while the app is away.
     files: Option<FileServer>,
+    /// At home, where a file system cannot be shown with the capsule's ids.
+    served: Option<ServedHere>,
     /// A guest's terminal.
     endpoint: Option<Endpoint>,
     /// The home's tree, shown to a guest.
@@ -144,7 +148,12 @@ fn start(dir: &AppDir) -> anyhow::Result<(Charge, State, Vec<String>)> {
     let mut notes = Vec::new();
     match &charge.role {
         Role::Home => {
-            let (here, blueprint) = Here::start(&charge)?;
+            let plan = plan::plan(&charge.spec, &host::read(&charge.spec)?, charge.id_base)?;
+            if plan.is_served() {
+                state.served = Some(ServedHere::start(&charge, &plan.ids, &dir.root())?);
+            }
+            let served = state.served.as_ref().map(ServedHere::root);
+            let (here, blueprint) = Here::start(&charge, plan, served)?;
             notes = here.capsule.notes.clone();
             state.epoch = Some(Epoch::FIRST);
             state.here = Some(here);

@@ -86,7 +86,7 @@ async fn clear_away(shim: &SharedShim) {
         if let Some(here) = state.here {
             here.clear_away(&lock);
         }
-        drop((state.mount, state.stage));
+        drop((state.mount, state.stage, state.served));
     })
     .await;
     if !shim.is_home()

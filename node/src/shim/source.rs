@@ -43,7 +43,7 @@ impl Shim {
         if let Some(here) = here {
             let server = match files {
                 Some(server) => server,
-                None => files.insert(FileServer::start(
+                None => files.insert(FileServer::of_app(
                     self.charge.app,
                     &here.capsule,
                     &here.namespaces,

@@ -22,21 +22,19 @@ use phantom_checkpoint::plan::{Provided, RestorePlan};
 use phantom_checkpoint::restore::{self, restore};
 use phantom_fs::cache::Cache;
 use phantom_fs::client::{Client, ClientConfig};
-use phantom_fs::fuse::{Mount, Owners};
-use phantom_fs::ids::{Extent, IdMap};
+use phantom_fs::fuse::Mount;
 use phantom_model::app::OsText;
 use phantom_model::{Epoch, MoveId};
 
 use super::carry::{self, Blueprint, Luggage};
 use super::control::{Held, Running};
+use super::files::{FUSE_THREADS, ServedHere, owners};
 use super::here::Here;
 use super::{Pending, SharedShim, Shim, State, serve, warm};
 use crate::daemon::apps::now_unix_us;
 
 /// How long rebuilding may take.
 const RESTORE_LIMIT: Duration = Duration::from_secs(600);
-/// Threads that serve a guest's files.
-const FUSE_THREADS: usize = 4;
 
 /// A rebuilt capsule that has not run yet.
 pub struct Rebuilt {
@@ -202,7 +200,8 @@ impl Shim {
         std::fs::create_dir_all(&at)?;
         // The one of an attempt that was given up goes first.
         state.stage = None;
-        let stage = HomeStage::new(&at, &blueprint.capsule)?;
+        let served = state.served.as_ref().map(ServedHere::root);
+        let stage = HomeStage::new(&at, &blueprint.capsule, served)?;
         let paths = stage.paths().clone();
         state.stage = Some(stage);
         Ok(paths)
@@ -342,17 +341,6 @@ impl Shim {
         }
         Ok(())
     }
-}
-
-fn owners(ids: &IdMaps) -> Owners {
-    let map = |list: &[phantom_capsule::ids::IdExtent]| {
-        IdMap(
-            list.iter()
-                .map(|e| Extent { inside: e.inside, outside: e.outside, count: e.count })
-                .collect(),
-        )
-    };
-    Owners { uids: map(&ids.uids), gids: map(&ids.gids) }
 }
 
 fn pidfd(pid: i32) -> anyhow::Result<OwnedFd> {

@@ -122,6 +122,7 @@ impl LabNode {
         if self.foreign_root {
             command.arg("--root");
         }
+        command.arg("--wdns=/");
         if as_user {
             let home = if self.person.has_home {
                 format!("/home/{}", self.person.name)
@@ -129,7 +130,7 @@ impl LabNode {
                 "/".to_owned()
             };
             let id = self.person.uid.to_string();
-            command.arg(format!("--wdns={home}")).args([
+            command.args([
                 "setpriv",
                 "--reuid",
                 &id,
@@ -138,6 +139,8 @@ impl LabNode {
                 "--clear-groups",
                 "env",
                 "-i",
+                // Not before: root may not be let in.
+                &format!("--chdir={home}"),
                 &format!("HOME={home}"),
                 &format!("USER={}", self.person.name),
                 "TERM=xterm-256color",
@@ -145,8 +148,6 @@ impl LabNode {
                 "SHELL=/bin/bash",
                 "PATH=/usr/local/bin:/usr/bin:/bin",
             ]);
-        } else {
-            command.arg("--wdns=/");
         }
         command.args(args).stdin(Stdio::null());
         command

@@ -16,7 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use phantom_capsule::ids::{HIGHEST_BASE, ID_RANGE};
 use phantom_capsule::os::{host, pty, spawn};
-use phantom_capsule::plan::ExternalKind;
+use phantom_capsule::plan::{ExternalKind, HostView};
 use phantom_model::app::OsText;
 use phantom_model::{AppSpec, Credentials, Limits, TermSize};
 
@@ -110,10 +110,12 @@ impl Round {
         nix::unistd::chown(home.path(), Some(1000.into()), Some(1000.into()))?;
         let spec = spec(home.path(), mib);
         let base = HIGHEST_BASE - (std::process::id() % 64) * ID_RANGE;
-        let plan = phantom_capsule::plan::plan(&spec, &host::read(&spec)?, base)?;
+        // Nothing serves files here.
+        let host = HostView { has_fuse: false, ..host::read(&spec)? };
+        let plan = phantom_capsule::plan::plan(&spec, &host, base)?;
         let (uid, gid) = (plan.ids.uid_outside(1000), plan.ids.gid_outside(1000));
         let pair = pty::open_pair(uid.unwrap_or(base), gid.unwrap_or(base), TermSize::default())?;
-        let started = spawn::start(&plan, pair.slave.as_fd(), None)?;
+        let started = spawn::start(&plan, None, pair.slave.as_fd(), None)?;
         let lives = Some(Pid::from_raw(started.capsule.init_pid));
         let mut round =
             Self { _home: home, images, root, started, terminal: Terminal::new(pair), lives };
