@@ -15,7 +15,7 @@ use crate::log;
 use crate::os::cgroup::Cgroup;
 use crate::os::criu::{Criu, Session, Surroundings};
 use crate::os::rpc;
-use crate::plan::{DumpPlan, check_key, text_of};
+use crate::plan::{DumpPlan, bytes_of, check_key, text_of};
 
 /// How long the tasks may take to stand still again after a dump.
 const REFREEZE_LIMIT: Duration = Duration::from_secs(5);
@@ -96,9 +96,10 @@ fn options(plan: &DumpPlan, work_dir_fd: i32) -> Result<rpc::Options, Error> {
     let mut external = Vec::new();
     for mount in &plan.externals {
         check_key(&mount.key)?;
-        external.push(format!("mnt[{}]:{}", text_of(&mount.inside)?, mount.key));
+        let inside = bytes_of(&mount.inside)?;
+        external.push([b"mnt[", inside, b"]:", mount.key.as_bytes()].concat());
     }
-    external.extend(plan.terminal.map(|terminal| terminal.name()));
+    external.extend(plan.terminal.map(|terminal| terminal.name().into_bytes()));
     let pid = i32::try_from(plan.root_pid)
         .map_err(|_| Error::Plan(format!("{} is no process id", plan.root_pid)))?;
     Ok(rpc::Options {

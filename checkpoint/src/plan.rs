@@ -2,7 +2,8 @@
 //! decides anything.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -110,13 +111,45 @@ pub(crate) fn check_key(key: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Paths go into option texts of CRIU, which are UTF-8 and cannot hold `]` or `:` in some places.
-pub(crate) fn text_of(path: &std::path::Path) -> Result<&str, Error> {
-    match path.to_str() {
-        Some(text) if path.is_absolute() && !text.contains([']', '\n', '\0']) => Ok(text),
-        _ => Err(Error::Plan(format!(
-            "{} cannot be named to CRIU: the path must be absolute UTF-8 without `]`",
+/// A path in one of those texts. It may hold anything but what would end it early.
+pub(crate) fn bytes_of(path: &Path) -> Result<&[u8], Error> {
+    let bytes = path.as_os_str().as_bytes();
+    let ends_early = bytes.contains(&0) || bytes.windows(2).any(|pair| pair == b"]:");
+    match path.is_absolute() && !ends_early {
+        true => Ok(bytes),
+        false => Err(Error::Plan(format!(
+            "{} cannot be named to CRIU: the path must be absolute and without `]:`",
             path.display()
         ))),
+    }
+}
+
+/// A path of Phantom's own, which CRIU takes as text.
+pub(crate) fn text_of(path: &Path) -> Result<&str, Error> {
+    match path.to_str() {
+        Some(text) if path.is_absolute() && !text.contains('\0') => Ok(text),
+        _ => Err(Error::Plan(format!(
+            "{} cannot be named to CRIU: the path must be absolute UTF-8",
+            path.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn paths_need_not_be_text_but_may_not_end_their_option() {
+        let path = |bytes: &'static [u8]| Path::new(OsStr::from_bytes(bytes));
+        for good in [&b"/srv/caf\xe9 a]b:c"[..], b"/", b"/a\nb"] {
+            assert_eq!(bytes_of(path(good)).unwrap(), good);
+        }
+        for bad in [&b"caf\xe9"[..], b"/a]:b", b"/a\0b", b""] {
+            assert!(bytes_of(path(bad)).is_err(), "{bad:?}");
+        }
+        assert!(text_of(path(b"/caf\xe9")).is_err());
     }
 }

@@ -23,7 +23,7 @@ use crate::error::{Error, Task};
 use crate::os::cgroup::Cgroup;
 use crate::os::criu::{Criu, Session, Surroundings};
 use crate::os::{process, rpc};
-use crate::plan::{RestorePlan, check_key, text_of};
+use crate::plan::{RestorePlan, bytes_of, check_key, text_of};
 
 /// How long the rebuilt tasks may take to stand still.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
@@ -157,7 +157,7 @@ fn options(plan: &RestorePlan, work_dir_fd: i32) -> Result<rpc::Options, Error> 
     let mut external = Vec::new();
     for mount in &plan.externals {
         check_key(&mount.key)?;
-        external.push(format!("mnt[{}]:{}", mount.key, text_of(&mount.path)?));
+        external.push([b"mnt[", mount.key.as_bytes(), b"]:", bytes_of(&mount.path)?].concat());
     }
     let inherit_fd = plan
         .terminal

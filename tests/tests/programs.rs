@@ -138,29 +138,44 @@ for line in sys.stdin:
 #[test]
 fn names_that_are_no_utf8_stay_as_they_are() -> anyhow::Result<()> {
     Pair::scenario("names_that_are_no_utf8_stay_as_they_are", |pair| {
-        let home = pair.home();
-        let script = r#"cd "$(printf 'caf\351')" && exec "$1" run --name names -- /usr/bin/python3 -c "$2" "$(printf 'arg\377')""#;
-        let folder =
-            home.home_dir().join(PathBuf::from(std::ffi::OsString::from_vec(b"caf\xe9".into())));
-        std::fs::create_dir(&folder)?;
-        nix::unistd::chown(&folder, Some(1000.into()), Some(1000.into()))?;
-        let mut terminal =
-            home.bare_terminal(&["sh", "-c", script, "sh", home.phantom_path(), NAMES])?;
-        terminal.expect(r"in b'/home/ada/caf\xe9' with b'arg\xff'", SOON)?;
-        pair.migrate("names", "cellar")?;
-        terminal.type_line("away")?;
-        terminal.expect(r"made b'f\xfcr away' True b'/home/ada/caf\xe9'", MOVE)?;
-        pair.migrate("names", "attic")?;
-        terminal.type_line("home")?;
-        terminal.expect(r"made b'f\xfcr home' True b'/home/ada/caf\xe9'", MOVE)?;
-        for name in [&b"f\xfcr away"[..], b"f\xfcr home"] {
-            let path = folder.join(std::ffi::OsString::from_vec(name.to_vec()));
-            ensure!(std::fs::read(&path)? == name, "{path:?} holds something else");
-        }
-        terminal.press(Key::Ctrl('d'))?;
-        ensure!(terminal.wait(SOON)? == 0, "it ended badly");
-        Ok(())
+        strange_names(pair, b"ada/caf\xe9", r"/home/ada/caf\xe9")
     })
+}
+
+#[test]
+fn a_working_directory_outside_the_home_may_have_any_name() -> anyhow::Result<()> {
+    Pair::scenario("a_working_directory_outside_the_home_may_have_any_name", |pair| {
+        strange_names(pair, b"work [caf\xe9] a:b", r"/home/work [caf\xe9] a:b")
+    })
+}
+
+/// Works in a folder below /home, at home, away and at home again; `shown` is how Python shows it.
+fn strange_names(pair: &Pair, folder: &[u8], shown: &str) -> anyhow::Result<()> {
+    let home = pair.home();
+    let homes = home.home_dir().with_file_name("");
+    let name = std::ffi::OsString::from_vec(folder.to_vec());
+    let inside = PathBuf::from("/home").join(&name);
+    let folder = homes.join(&name);
+    std::fs::create_dir(&folder)?;
+    nix::unistd::chown(&folder, Some(1000.into()), Some(1000.into()))?;
+    let script = r#"cd "$0" && exec "$1" run --name names -- /usr/bin/python3 -c "$2" "$(printf 'arg\377')""#;
+    let mut command = home.command(true, &["sh", "-c", script]);
+    command.arg(inside).args([home.phantom_path(), NAMES]);
+    let mut terminal = Terminal::spawn(command, 24, 80)?;
+    terminal.expect(&format!(r"in b'{shown}' with b'arg\xff'"), SOON)?;
+    for (host, word) in [("", "first"), ("cellar", "away"), ("attic", "home")] {
+        if !host.is_empty() {
+            pair.migrate("names", host)?;
+        }
+        terminal.type_line(word)?;
+        terminal.expect(&format!(r"made b'f\xfcr {word}' True b'{shown}'"), MOVE)?;
+        let name = [b"f\xfcr ", word.as_bytes()].concat();
+        let path = folder.join(std::ffi::OsString::from_vec(name.clone()));
+        ensure!(std::fs::read(&path)? == name, "{path:?} holds something else");
+    }
+    terminal.press(Key::Ctrl('d'))?;
+    ensure!(terminal.wait(SOON)? == 0, "it ended badly");
+    Ok(())
 }
 
 /// A Python REPL with `os` at hand.

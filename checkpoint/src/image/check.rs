@@ -10,6 +10,7 @@ mod files;
 mod mounts;
 mod tasks;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
@@ -172,6 +173,11 @@ impl Image {
             .next_message()?
             .ok_or_else(|| malformed(name, "it holds nothing".to_owned()))
     }
+}
+
+/// A path for a message.
+fn shown(path: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(path)
 }
 
 /// A refusal; `found` and `wanted` as the user shall read them.

@@ -178,7 +178,7 @@ pub struct PidNs {
     pub ext_key: Option<String>,
 }
 
-/// One mount of `mountpoints-N.img`.
+/// One mount of `mountpoints-N.img`. Strings in CRIU's files; paths on Linux are bytes, though.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Mount {
     #[prost(uint32, required, tag = "1")]
@@ -189,14 +189,14 @@ pub struct Mount {
     pub parent_mnt_id: u32,
     #[prost(uint32, required, tag = "5")]
     pub flags: u32,
-    #[prost(string, required, tag = "6")]
-    pub root: String,
-    #[prost(string, required, tag = "7")]
-    pub mountpoint: String,
-    #[prost(string, required, tag = "8")]
-    pub source: String,
-    #[prost(string, required, tag = "9")]
-    pub options: String,
+    #[prost(bytes = "vec", required, tag = "6")]
+    pub root: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "7")]
+    pub mountpoint: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "8")]
+    pub source: Vec<u8>,
+    #[prost(bytes = "vec", required, tag = "9")]
+    pub options: Vec<u8>,
     #[prost(uint32, optional, tag = "10")]
     pub shared_id: Option<u32>,
     #[prost(uint32, optional, tag = "11")]

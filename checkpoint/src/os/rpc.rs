@@ -94,9 +94,9 @@ pub struct Options {
     /// Largest unlinked file that is saved whole, in bytes.
     #[prost(uint32, optional, tag = "35")]
     pub ghost_limit: Option<u32>,
-    /// References that lead out of the tree.
-    #[prost(string, repeated, tag = "37")]
-    pub external: Vec<String>,
+    /// References that lead out of the tree. Strings to CRIU; paths in them are bytes, though.
+    #[prost(bytes = "vec", repeated, tag = "37")]
+    pub external: Vec<Vec<u8>>,
     /// Namespaces saved without their content (`CLONE_NEWNET` only).
     #[prost(uint32, optional, tag = "38")]
     pub empty_ns: Option<u32>,

@@ -75,7 +75,7 @@ fn creds(core: &mut [Core]) -> &mut phantom_checkpoint::image::proto::Creds {
 }
 
 fn mount<'a>(mounts: &'a mut [Mount], path: &str) -> &'a mut Mount {
-    mounts.iter_mut().find(|mount| mount.mountpoint == path).unwrap()
+    mounts.iter_mut().find(|mount| mount.mountpoint == path.as_bytes()).unwrap()
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Open files, sockets, terminals and what stands in for vanished paths.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::super::ImageError;
@@ -10,7 +9,7 @@ use super::super::proto::{
 };
 use super::mounts::MountIds;
 use super::tasks::Namespaces;
-use super::{Allowed, Image, refuse};
+use super::{Allowed, Image, refuse, shown};
 
 /// Kinds of open files (`fd_types` of CRIU) that a capsule may have.
 mod kind {
@@ -110,11 +109,6 @@ fn is_plain_path(path: &[u8]) -> bool {
     path.starts_with(b"/")
         && !path.contains(&0)
         && path.split(|byte| *byte == b'/').all(|part| part != b"..")
-}
-
-/// A path for a message.
-fn shown(path: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(path)
 }
 
 fn check_regular(name: &FileName, file: &RegFile, mounts: &MountIds) -> Result<(), ImageError> {

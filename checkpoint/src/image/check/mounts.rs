@@ -1,11 +1,12 @@
 //! The mount namespace: exactly the planned mounts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 
 use super::super::ImageError;
 use super::super::name::{FileKind, FileName};
 use super::super::proto::Mount;
-use super::{Allowed, AllowedMount, Image, MountKind, refuse};
+use super::{Allowed, AllowedMount, Image, MountKind, refuse, shown};
 
 const READ_ONLY: u32 = 1;
 const NOSUID: u32 = 2;
@@ -33,14 +34,15 @@ pub(super) fn check(image: &Image, allowed: &Allowed, mnt_ns: u32) -> Result<Mou
     {
         return refuse(other, "the file", "a second mount namespace", "absent");
     }
-    let mut planned: BTreeMap<&str, &AllowedMount> = BTreeMap::new();
+    let mut planned: BTreeMap<&[u8], &AllowedMount> = BTreeMap::new();
     for mount in &allowed.mounts {
-        planned.insert(mount.inside.to_str().unwrap_or_default(), mount);
+        planned.insert(mount.inside.as_os_str().as_bytes(), mount);
     }
     let mut ids = MountIds::new();
     for mount in image.all::<Mount>(name)? {
-        let Some(plan) = planned.remove(mount.mountpoint.as_str()) else {
-            return refuse(name, "a mount", &mount.mountpoint, "one of the capsule's, once");
+        let Some(plan) = planned.remove(&mount.mountpoint[..]) else {
+            let found = shown(&mount.mountpoint);
+            return refuse(name, "a mount", found, "one of the capsule's, once");
         };
         check_one(name, &mount, plan)?;
         if !ids.insert(mount.mnt_id) {
@@ -48,13 +50,13 @@ pub(super) fn check(image: &Image, allowed: &Allowed, mnt_ns: u32) -> Result<Mou
         }
     }
     match planned.keys().next() {
-        Some(missing) => refuse(name, format!("the mount {missing}"), "absent", "present"),
+        Some(missing) => refuse(name, format!("the mount {}", shown(missing)), "absent", "present"),
         None => Ok(ids),
     }
 }
 
 fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), ImageError> {
-    let field = |what: &str| format!("{what} of the mount {}", mount.mountpoint);
+    let field = |what: &str| format!("{what} of the mount {}", shown(&mount.mountpoint));
     if mount.flags & NOSUID == 0 {
         return refuse(name, field("flags"), format!("{:#x}", mount.flags), "with nosuid");
     }
@@ -96,14 +98,14 @@ fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), 
     if mount.fstype != fstype {
         return refuse(name, field("fstype"), mount.fstype, fstype);
     }
-    if mount.root != "/" {
-        return refuse(name, field("root"), &mount.root, "/");
+    if mount.root != b"/" {
+        return refuse(name, field("root"), shown(&mount.root), "/");
     }
     let known = |option: &&str| {
         let key = option.split_once('=').map_or(*option, |(key, _)| key);
         option.is_empty() || options.contains(&key)
     };
-    match mount.options.split(',').find(|option| !known(option)) {
+    match shown(&mount.options).split(',').find(|option| !known(option)) {
         Some(option) => refuse(name, field("options"), option, format!("one of {options:?}")),
         None => Ok(()),
     }
@@ -112,7 +114,8 @@ fn check_one(name: &FileName, mount: &Mount, plan: &AllowedMount) -> Result<(), 
 fn no_key(name: &FileName, mount: &Mount) -> Result<(), ImageError> {
     match &mount.ext_key {
         Some(key) => {
-            refuse(name, format!("ext_key of the mount {}", mount.mountpoint), key, "absent")
+            let what = format!("ext_key of the mount {}", shown(&mount.mountpoint));
+            refuse(name, what, key, "absent")
         }
         None => Ok(()),
     }
