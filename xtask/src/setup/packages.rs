@@ -14,8 +14,7 @@ const BUILD: [&str; 6] = ["clang", "gcc", "libelf-dev", "make", "pkg-config", "z
 /// What a running node calls.
 const RUN: [&str; 2] = ["iproute2", "nftables"];
 /// What the demo and the tests run as programs of a user, and look with.
-const TRY: [&str; 8] =
-    ["bindfs", "bpftool", "less", "procps", "python3", "sqlite3", "tmux", "vim"];
+const TRY: [&str; 8] = ["bindfs", "bpftool", "less", "procps", "python3", "sqlite3", "tmux", "vim"];
 
 /// How long another program may hold apt's locks.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
