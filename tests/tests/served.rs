@@ -4,7 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, ensure};
-use phantom_tests::lab::{Key, MOVE, Pair, SOON, Terminal, wait_until};
+use phantom_tests::lab::{Key, MOVE, Node, Pair, SOON, Terminal, wait_until};
 
 /// A FUSE mount of ada's own over her home directory, which lets nobody else in, root no more than
 /// others: as a file server does that trusts her machine with nothing but her own files.
