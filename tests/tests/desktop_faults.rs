@@ -7,6 +7,8 @@ use phantom_tests::desktops::{Desktop, Lan, Release, visit};
 use phantom_tests::node::{MOVE, Node, wait_until};
 use phantom_tests::terminal::{Key, Terminal};
 
+/// What a node has of apps: folders and shims.
+const LEFT: &str = "ls /run/phantom/apps; pgrep -f '^phantom shim' || :";
 /// How long things may take on a translated machine beside others.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -127,7 +129,7 @@ fn a_home_loses_its_power_in_the_middle_of_a_move() -> anyhow::Result<()> {
         // that was on its way is not left behind.
         ensure!(attic.row("repl")?.is_none(), "an app of before the power cut is shown");
         wait_until("the end of what had arrived on cellar", LONG, || {
-            let left = cellar.run("ls /run/phantom/apps; pgrep -f 'phantom shim' || :")?;
+            let left = cellar.run(LEFT)?;
             Ok(left.trim().is_empty())
         })?;
         // And both work as before.
@@ -165,7 +167,7 @@ fn a_laptop_sleeps_and_wakes_with_a_stale_copy() -> anyhow::Result<()> {
         laptop.wake_up()?;
         laptop.run("touch /run/phantom/go")?;
         wait_until("the end of the stale copy", LONG, || {
-            let left = laptop.run("ls /run/phantom/apps; pgrep -f 'phantom shim' || :")?;
+            let left = laptop.run(LEFT)?;
             Ok(left.trim().is_empty())
         })?;
         repl.answers()?;

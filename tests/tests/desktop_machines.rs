@@ -106,6 +106,8 @@ print(*(round(time.clock_gettime(c)) for c in
     let read = |laptop: &Desktop| -> anyhow::Result<Vec<i64>> {
         laptop.run(clocks)?.split_whitespace().map(|word| Ok(word.parse()?)).collect()
     };
+    let other = lan.desktop("other").start()?;
+    other.run(ECHO)?;
     let before = read(&laptop)?;
     laptop.sleep_for(Duration::from_secs(10))?;
     let after = read(&laptop)?;
@@ -114,6 +116,7 @@ print(*(round(time.clock_gettime(c)) for c in
     ensure!(passed[0] >= 9, "boot time went on by {} s in a sleep of 10 s", passed[0]);
     ensure!(passed[2] >= 9, "the time of day went on by {} s", passed[2]);
     ensure!(passed[0] - passed[1] >= 7, "monotonic time went on by {} s", passed[1]);
+    ping(&laptop, &other, 20.0)?.context("no network after the sleep")?;
     Ok(())
 }
 

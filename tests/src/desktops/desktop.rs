@@ -12,7 +12,7 @@ use super::golden::Golden;
 use super::lan::{Lan, Shared};
 use super::link::{AgentLink, Channel, Next};
 use super::machine::Machine;
-use super::shape::{Init, Parts, Release, Shape};
+use super::shape::{Init, Parts, Release, Shape, mac};
 use super::wire::{Identity, Kind, Request, Run};
 use super::{SOON, os};
 use crate::node::{Node, Output};
@@ -97,19 +97,12 @@ impl DesktopPlan {
             delivery: shared.delivery.clone(),
             folder,
             tap,
+            number,
             state: Some(golden.state()),
         };
         let machine = Machine::start(shared.host, &shape, parts.clone(), &shared.network, CLONE)?;
-        let mut desktop = Desktop {
-            shared,
-            name,
-            shape,
-            parts,
-            number,
-            people,
-            _golden: golden,
-            machine: Some(machine),
-        };
+        let mut desktop =
+            Desktop { shared, name, shape, parts, people, _golden: golden, machine: Some(machine) };
         desktop.become_itself()?;
         if let Some(disk_gib) = disk_gib {
             desktop.resize_disk(disk_gib)?;
@@ -124,7 +117,6 @@ pub struct Desktop {
     name: String,
     shape: Shape,
     parts: Parts,
-    number: u8,
     people: Vec<(String, u32)>,
     _golden: Golden,
     machine: Option<Machine>,
@@ -139,7 +131,7 @@ pub(super) fn boot(
     deadline: Duration,
 ) -> anyhow::Result<(Machine, Parts)> {
     let shared = lan.shared();
-    let (tap, _) = shared.add_port()?;
+    let (tap, number) = shared.add_port()?;
     let parts = Parts {
         kernel: shared.host.image(shape.release)?.join("vmlinuz"),
         initrd,
@@ -147,6 +139,7 @@ pub(super) fn boot(
         delivery: shared.delivery.clone(),
         folder: shared.path().to_owned(),
         tap,
+        number,
         state: None,
     };
     let machine = Machine::start(shared.host, shape, parts.clone(), &shared.network, deadline)?;
@@ -181,7 +174,7 @@ pub(super) fn settle(machine: &Machine, shape: &Shape) -> anyhow::Result<()> {
 impl Desktop {
     /// Its address.
     pub fn address(&self) -> String {
-        format!("10.78.0.{}", self.number)
+        format!("10.78.0.{}", self.parts.number)
     }
 
     /// Its port of the bridge.
@@ -389,10 +382,10 @@ impl Desktop {
 
     /// Gives it what is lost with its power: the delivered programs, its address and its link.
     fn furnish(&self) -> anyhow::Result<()> {
-        let (number, address) = (self.number, self.address());
+        let (mac, address) = (mac(self.parts.number), self.address());
         let mut script = format!(
             "blockdev --flushbufs /dev/vdb; mount -o ro /dev/vdb /opt/phantom\n\
-             ip link set lo up; ip link set eth0 address 52:54:00:78:00:{number:02x}\n\
+             ip link set lo up; ip link set eth0 address {mac}\n\
              ip addr flush dev eth0; ip addr add {address}/24 dev eth0; ip link set eth0 up\n"
         );
         if let Some(netem) = self.shared.link().netem() {

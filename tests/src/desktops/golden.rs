@@ -97,6 +97,7 @@ fn key(host: &Host, shape: &Shape) -> anyhow::Result<String> {
         delivery: "delivery".into(),
         folder: "folder".into(),
         tap: "tap".into(),
+        number: 0,
         state: None,
     };
     let mut digest = blake3::Hasher::new();

@@ -110,6 +110,8 @@ pub struct Parts {
     pub folder: PathBuf,
     /// Its network interface on the host.
     pub tap: String,
+    /// Its number in its network, which its addresses are made of.
+    pub number: u8,
     /// A saved state to go on from; it boots when absent.
     pub state: Option<PathBuf>,
 }
@@ -134,6 +136,11 @@ impl Parts {
     pub fn qemu_log(&self) -> PathBuf {
         self.folder.join("qemu.log")
     }
+}
+
+/// The hardware address of the desktop with this number.
+pub fn mac(number: u8) -> String {
+    format!("52:54:00:78:00:{number:02x}")
 }
 
 /// The arguments of `qemu-system-x86_64`. `tsc_khz` is the rate of this machine's time stamp
@@ -167,7 +174,9 @@ pub fn qemu_args(shape: &Shape, accel: Accel, parts: &Parts, tsc_khz: u64) -> Ve
     add(&["-device", &format!("virtserialport,chardev=agent,name={}", super::wire::PORT)]);
     add(&["-mon", "chardev=control,mode=control", "-serial", "chardev:serial"]);
     add(&["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no", parts.tap)]);
-    add(&["-device", "virtio-net-pci,netdev=net,romfile="]);
+    // A device that is reset, as by a sleep, falls back to this address.
+    let mac = mac(parts.number);
+    add(&["-device", &format!("virtio-net-pci,netdev=net,romfile=,mac={mac}")]);
     add(&["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-blk-pci,drive=delivery"]);
     // Unsafe only if this machine itself loses power: then nothing here is wanted any more.
     let disk = ",if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap";
@@ -200,6 +209,7 @@ mod tests {
             delivery: "/d/delivery".into(),
             folder: "/f".into(),
             tap: "tap0".into(),
+            number: 1,
             state: state.map(Into::into),
         }
     }
