@@ -122,13 +122,13 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Three digits that matter.
+/// Three digits that matter; whole numbers without a point.
 fn number(value: f64) -> String {
     match value.abs() {
+        size if size.fract() == 0.0 => format!("{value}"),
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.2}"),
-        0.0 => "0".to_owned(),
         _ => format!("{value:.3}"),
     }
 }
@@ -152,8 +152,8 @@ mod tests {
             table(&rows),
             "\
 case     metric      value  unit  baseline             ratio  target\n\
-16 MiB   downtime     78.0  ms        39.0  bare CRIU   2.00  ratio <= 2.5  met\n\
-         bytes sent   30.2  MiB\n\
+16 MiB   downtime       78  ms          39  bare CRIU      2  ratio <= 2.5  met\n\
+\x20        bytes sent   30.2  MiB\n\
 512 MiB  bytes lost      0  MiB\n\
 é        x           0.123  ms                                value <= 0.1  MISSED\n"
         );
