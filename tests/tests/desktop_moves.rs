@@ -6,7 +6,9 @@ use phantom_tests::node::Node;
 
 /// ada's desktop and another one, of another release and with another user, that know each other.
 fn pair(lan: &Lan) -> anyhow::Result<(Desktop, Desktop)> {
-    let attic = lan.desktop("attic").release(Release::Debian12).person("ada", 1000).start()?;
+    // Two processors: the program that outgrows its limit keeps one busy.
+    let plan = lan.desktop("attic").release(Release::Debian12).cpus(2);
+    let attic = plan.person("ada", 1000).start()?;
     let cellar = lan.desktop("cellar").person("bob", 1500).start()?;
     attic.up(&[])?;
     attic.let_in(&cellar)?;
