@@ -11,16 +11,19 @@ use crate::error::Error;
 use crate::key::SubgridKey;
 use crate::link::PeerAddr;
 use crate::member::{
-    Certificate, Decision, Invitation, JoinAsk, JoinRefusal, MAX_MEMBERS, Member, Roster, Terms,
-    Token, TokenId, VALIDITY_S, decide,
+    Certificate, CertificateError, Decision, Invitation, JoinAsk, JoinRefusal, MAX_MEMBERS, Member,
+    Roster, Terms, Token, TokenId, VALIDITY_S, decide,
 };
 use crate::store::{Store, StoreError};
 
 const MEMBERSHIP: &str = "net/membership";
+const ISSUER: &str = "net/issuer";
 const MEMBERS: &str = "net/member/";
 const INVITATIONS: &str = "net/invitation/";
 /// How long a used or expired invitation is remembered, for a node that asks again.
 const KEEP_INVITATION_S: u64 = 24 * 3600;
+/// How long before its end a founder renews its own certificate.
+const RENEW_S: u64 = 60 * 24 * 3600;
 
 /// This node's place in a sub-grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,10 @@ pub(crate) struct Book {
 #[derive(Default)]
 struct State {
     own: Option<(Certificate, Roster)>,
+    /// Why the membership in the store is none.
+    false_member: Option<CertificateError>,
+    /// Who let this node in, so holds the sub-grid's key.
+    issuer: Option<NodeId>,
     key: Option<SubgridKey>,
 }
 
@@ -68,11 +75,18 @@ impl Book {
         key: Option<SubgridKey>,
         clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Result<Self, Error> {
-        let mut state = State { own: None, key };
+        let issuer = read(&store, ISSUER, "who let this node in").await?;
+        let mut state = State { key, issuer, ..State::default() };
         let own: Option<Certificate> = read(&store, MEMBERSHIP, "the membership").await?;
         if let Some(certificate) = own {
             let subgrid = certificate.terms().subgrid;
-            certificate.check_genuine(subgrid)?;
+            if let Err(error) = certificate.check_for_ever(id, subgrid) {
+                // Apps at home here must stay within reach all the same.
+                tracing::error!(%error, "the membership in the store does not hold");
+                state.false_member = Some(error);
+                return Ok(Self::with_state(id, store, clock, state));
+            }
+            let certificate = renewed(&store, &state, certificate, clock()).await?;
             let mut roster = Roster::new(subgrid);
             let listed = on_store(&store, "list the members", |store| store.list(MEMBERS)).await?;
             for (_, bytes) in listed {
@@ -81,17 +95,20 @@ impl Book {
                     roster.learn(member, clock());
                 }
             }
+            roster.learn(Member { certificate: certificate.clone(), addrs: vec![] }, clock());
             state.own = Some((certificate, roster));
         }
-        let state = Mutex::new(state);
-        Ok(Self {
-            id,
-            store,
-            clock,
-            state,
-            changed: watch::Sender::new(0),
-            desk: Default::default(),
-        })
+        Ok(Self::with_state(id, store, clock, state))
+    }
+
+    fn with_state(
+        id: NodeId,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+        state: State,
+    ) -> Self {
+        let (state, changed, desk) = (Mutex::new(state), watch::Sender::new(0), Default::default());
+        Self { id, store, clock, state, changed, desk }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,6 +129,14 @@ impl Book {
         let holds = |key: &SubgridKey| key.id() == certificate.terms().subgrid;
         let founder = state.key.as_ref().is_some_and(holds);
         Some(Membership { certificate: certificate.clone(), founder })
+    }
+
+    /// The membership, or why there is none.
+    pub fn standing(&self) -> Result<Membership, Error> {
+        self.membership().ok_or_else(|| match &self.state().false_member {
+            Some(error) => Error::FalseMember(error.clone()),
+            None => Error::NotMember,
+        })
     }
 
     pub fn members(&self) -> Vec<Member> {
@@ -135,15 +160,16 @@ impl Book {
     ) -> Result<Membership, Error> {
         let certificate = issue(&key, self.id, name, self.now())?;
         self.state().key = Some(key);
-        self.enter(certificate, vec![], addrs).await
+        self.enter(certificate, vec![], addrs, self.id).await
     }
 
-    /// Becomes a member by `certificate`, knowing `members`.
+    /// Becomes a member by `certificate`, which `issuer` gave, knowing `members`.
     pub async fn enter(
         &self,
         certificate: Certificate,
         members: Vec<Member>,
         addrs: Vec<PeerAddr>,
+        issuer: NodeId,
     ) -> Result<Membership, Error> {
         let now = self.now();
         let subgrid = certificate.terms().subgrid;
@@ -157,17 +183,26 @@ impl Book {
             self.save(member).await?;
         }
         let bytes = encode(&certificate);
-        let put = move |store: &dyn Store| store.put(MEMBERSHIP, &bytes);
+        let put = move |store: &dyn Store| {
+            store.put(ISSUER, &encode(&issuer))?;
+            store.put(MEMBERSHIP, &bytes)
+        };
         on_store(&self.store, "record the membership", put).await?;
-        self.state().own = Some((certificate, roster));
+        {
+            let mut state = self.state();
+            state.own = Some((certificate, roster));
+            state.issuer = Some(issuer);
+            state.false_member = None;
+        }
         self.bump();
-        self.membership().ok_or(Error::NotMember)
+        self.standing()
     }
 
     /// Forgets the sub-grid.
     pub async fn leave(&self) -> Result<(), Error> {
         let forget = |store: &dyn Store| {
             store.remove(MEMBERSHIP)?;
+            store.remove(ISSUER)?;
             for prefix in [MEMBERS, INVITATIONS] {
                 for (key, _) in store.list(prefix)? {
                     store.remove(&key)?;
@@ -176,7 +211,10 @@ impl Book {
             Ok(())
         };
         on_store(&self.store, "forget the membership", forget).await?;
-        self.state().own = None;
+        {
+            let mut state = self.state();
+            (state.own, state.issuer, state.false_member) = (None, None, None);
+        }
         self.bump();
         Ok(())
     }
@@ -239,9 +277,9 @@ impl Book {
 
     /// Makes an invitation that holds for `ttl_s` seconds.
     pub async fn invite(&self, ttl_s: u64, addrs: Vec<PeerAddr>) -> Result<Token, Error> {
-        let membership = self.membership().ok_or(Error::NotMember)?;
+        let membership = self.standing()?;
         if !membership.founder {
-            return Err(Error::NotFounder { subgrid: membership.subgrid() });
+            return Err(Error::NotFounder { founder: self.founder() });
         }
         let now = self.now();
         self.sweep(now).await?;
@@ -255,6 +293,15 @@ impl Book {
         let invitation = Invitation { secret: token.secret, expires: token.expires, used: None };
         self.keep(token.id(), &invitation).await?;
         Ok(token)
+    }
+
+    /// The node that founded the sub-grid, in words.
+    fn founder(&self) -> String {
+        let issuer = self.state().issuer;
+        match issuer.and_then(|node| self.member(node)) {
+            Some(member) => format!("{}, which founded this sub-grid,", member.name()),
+            None => "the node that founded this sub-grid".to_owned(),
+        }
     }
 
     async fn keep(&self, id: TokenId, invitation: &Invitation) -> Result<(), Error> {
@@ -324,16 +371,43 @@ impl Book {
     }
 }
 
+/// A founder's own certificate, renewed in time: nobody else could do it.
+async fn renewed(
+    store: &Arc<dyn Store>,
+    state: &State,
+    certificate: Certificate,
+    now: u64,
+) -> Result<Certificate, Error> {
+    let subgrid = certificate.terms().subgrid;
+    let Some(key) = state.key.as_ref().filter(|key| key.id() == subgrid) else {
+        return Ok(certificate);
+    };
+    if certificate.check(subgrid, now.saturating_add(RENEW_S)).is_ok() {
+        return Ok(certificate);
+    }
+    let Terms { node, name, serial, .. } = certificate.terms();
+    let serial = now.max(serial.saturating_add(1));
+    let terms = Terms { serial, ..terms(key, *node, name, now) };
+    let certificate = Certificate::issue(key, terms)?;
+    let bytes = encode(&certificate);
+    let put = move |store: &dyn Store| store.put(MEMBERSHIP, &bytes);
+    on_store(store, "renew the membership", put).await?;
+    Ok(certificate)
+}
+
 fn issue(key: &SubgridKey, node: NodeId, name: &str, now: u64) -> Result<Certificate, Error> {
-    let terms = Terms {
+    Ok(Certificate::issue(key, terms(key, node, name, now))?)
+}
+
+fn terms(key: &SubgridKey, node: NodeId, name: &str, now: u64) -> Terms {
+    Terms {
         subgrid: key.id(),
         node,
         name: name.to_owned(),
         not_before: now,
         expires: now.saturating_add(VALIDITY_S),
         serial: now,
-    };
-    Ok(Certificate::issue(key, terms)?)
+    }
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {

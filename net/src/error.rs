@@ -110,8 +110,14 @@ pub enum Error {
         "this node belongs to no sub-grid yet: run `phantom up` to found one, or `phantom up --join TOKEN`"
     )]
     NotMember,
+    /// What the store says of the membership is not true.
+    #[error("this node takes part in no sub-grid, because what its store says does not hold: {0}")]
+    FalseMember(CertificateError),
     /// The node belongs to a sub-grid already.
-    #[error("this node already belongs to sub-grid {} as `{name}`", .subgrid.short())]
+    #[error(
+        "this node already belongs to sub-grid {} as `{name}`; `phantom leave` ends that",
+        .subgrid.short()
+    )]
     AlreadyMember {
         /// Which.
         subgrid: SubgridId,
@@ -119,10 +125,10 @@ pub enum Error {
         name: String,
     },
     /// Only the founder can invite.
-    #[error("only the node that founded sub-grid {} can invite: run `phantom invite` there", .subgrid.short())]
+    #[error("only {founder} can invite: run `phantom invite` there")]
     NotFounder {
-        /// The sub-grid.
-        subgrid: SubgridId,
+        /// Which node that is, in words.
+        founder: String,
     },
     /// The node knows no address others could dial.
     #[error(

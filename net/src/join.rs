@@ -84,7 +84,7 @@ pub(crate) async fn ask(
             if let Some(known) = members.iter_mut().find(|member| member.node() == inviter) {
                 known.addrs.splice(0..0, token.addrs.iter().cloned());
             }
-            inner.book.enter(certificate, members, addrs).await
+            inner.book.enter(certificate, members, addrs, inviter).await
         }
     }
 }

@@ -29,8 +29,10 @@
 //!   is known to be after [`config::Timing::idle`]; connections are made again as needed.
 //! - Bulk data has its own lanes, see [`bulk`].
 //!
-//! Deliberately absent: renewal and revocation of certificates (they hold a year; revocation
-//! comes with the registry), invitations by other members than the founder, discovery on the
+//! A certificate holds a year. The founder renews its own when it starts in the last months of it;
+//! a member whose certificate is over joins again.
+//!
+//! Deliberately absent: revocation of certificates (it comes with the registry), invitations by other members than the founder, discovery on the
 //! local network, and datagrams.
 //!
 //! | module | |

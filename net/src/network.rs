@@ -26,6 +26,7 @@ use crate::link::quic::QuicLink;
 use crate::link::{CloseCode, Link, PeerAddr, Protocol, RelayStatus, Stream};
 use crate::member::{Member, Token, valid_name};
 use crate::peer::dial::{self, Dials};
+use crate::peer::refused::Refused;
 use crate::peer::session::{self, Established, MAX_HEADER};
 use crate::peer::table::{Live, Table};
 use crate::peer::{PeerState, PeerStatus};
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     pub book: Book,
     pub table: Arc<Table>,
     pub dials: Dials,
+    pub refused: Refused,
     pub bulk: Arrivals,
     pub incoming: mpsc::Sender<Incoming>,
     pub tasks: TaskTracker,
@@ -128,6 +130,7 @@ impl Network {
             book,
             table,
             dials: Dials::default(),
+            refused: Refused::default(),
             bulk,
             incoming,
             tasks: TaskTracker::new(),
@@ -183,12 +186,23 @@ impl Network {
         self.inner.book.membership()
     }
 
+    /// This node's place in a sub-grid, or why it has none.
+    ///
+    /// # Errors
+    /// It belongs to none, or what the store says of one does not hold.
+    pub fn standing(&self) -> Result<Membership, Error> {
+        self.inner.book.standing()
+    }
+
     /// Makes this node, called `name`, the founder and first member of a new sub-grid.
     ///
     /// # Errors
     /// It is a member already, the name is not one, or key or store cannot be written.
     pub async fn found(&self, name: &str) -> Result<Membership, Error> {
         self.not_yet_member()?;
+        if let Err(error @ Error::FalseMember(_)) = self.standing() {
+            return Err(error);
+        }
         if !valid_name(name) {
             return Err(crate::member::CertificateError::Name(name.to_owned()).into());
         }
@@ -212,13 +226,21 @@ impl Network {
     }
 
     /// Joins the sub-grid `token` invites to, asking to be called `name` there. After a failure
-    /// the same node may try again with the same token.
+    /// the same node may try again with the same token. A member whose certificate is over gets a
+    /// new one that way.
     ///
     /// # Errors
     /// This node is a member already, the token does not hold, the inviter cannot be reached or
     /// refuses, or the store cannot be written.
     pub async fn join(&self, token: &Token, name: &str) -> Result<Membership, Error> {
-        self.not_yet_member()?;
+        let is_over = |membership: &Membership| {
+            let now = self.inner.book.now();
+            let certificate = &membership.certificate;
+            membership.subgrid() == token.subgrid && certificate.check(token.subgrid, now).is_err()
+        };
+        if !self.membership().is_some_and(|membership| is_over(&membership)) {
+            self.not_yet_member()?;
+        }
         let membership = join::ask(&self.inner, token, name).await?;
         // So that the inviter, and through it everybody, can be reached at once.
         let (inner, inviter) = (self.inner.clone(), token.inviter);
@@ -268,6 +290,7 @@ impl Network {
             node,
             name: member.name().to_owned(),
             state: table.state(node),
+            trouble: table.last_error(node).filter(|_| stats.is_none()),
             addrs: member.addrs,
             path: stats.as_ref().and_then(|stats| stats.path.clone()),
             rtt: stats.as_ref().and_then(|stats| stats.rtt),
@@ -415,7 +438,6 @@ async fn answer(inner: Arc<Inner>) {
             connection.close(CloseCode::Busy, "too many connections at once, try again");
             continue;
         };
-        let peer = connection.peer();
         let handled = inner.clone();
         inner.tasks.spawn(async move {
             let inner = handled;
@@ -424,12 +446,13 @@ async fn answer(inner: Arc<Inner>) {
                 let _place = place;
                 match connection.protocol() {
                     Protocol::Join => join::answer(&inner, &*connection).await,
-                    Protocol::Member => match session::establish(&inner, connection, None).await {
-                        Ok(established) => drop(inner.admit(established)),
-                        Err(error) => {
-                            tracing::info!(peer = %peer.short(), %error, "a node was not admitted");
+                    Protocol::Member => {
+                        // On failure both sides have been told.
+                        if let Ok(established) = session::establish(&inner, connection, None).await
+                        {
+                            inner.admit(established);
                         }
-                    },
+                    }
                 }
             };
             tokio::select! {

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::CLOCK_SKEW_S;
 use crate::key::SubgridKey;
 
-/// How long a certificate holds: a year. There is no renewal yet.
+/// How long a certificate holds: a year.
 pub const VALIDITY_S: u64 = 365 * 24 * 3600;
 
 const CONTEXT: &[u8] = b"phantom membership certificate 1\0";
@@ -41,7 +41,10 @@ pub struct Certificate {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CertificateError {
     /// The signature is not the sub-grid's.
-    #[error("the membership certificate of `{name}` is not signed by sub-grid {}", .subgrid.short())]
+    #[error(
+        "the membership certificate of `{name}` is not signed by sub-grid {}, so it was changed or made up: let the node join again, with a token from `phantom invite`",
+        .subgrid.short()
+    )]
     Forged {
         /// The name it claims.
         name: String,
@@ -49,7 +52,10 @@ pub enum CertificateError {
         subgrid: SubgridId,
     },
     /// It belongs to another sub-grid.
-    #[error("`{name}` belongs to sub-grid {}, not to {}", .theirs.short(), .ours.short())]
+    #[error(
+        "`{name}` is a member of sub-grid {}, not of {}: if it shall change over, run `phantom leave` on it and let it join with a token from `phantom invite`",
+        .theirs.short(), .ours.short()
+    )]
     Foreign {
         /// The name it claims.
         name: String,
@@ -59,7 +65,7 @@ pub enum CertificateError {
         ours: SubgridId,
     },
     /// It is somebody else's.
-    #[error("the certificate shown is that of node {}, the connection is with node {}", .named.short(), .proven.short())]
+    #[error("the certificate is that of node {}, not of node {}", .named.short(), .proven.short())]
     NotTheirs {
         /// The node it names.
         named: NodeId,
@@ -80,7 +86,7 @@ pub enum CertificateError {
     },
     /// It is over.
     #[error(
-        "the certificate of `{name}` expired {} s ago: have the node invited again, or check the clock of both machines",
+        "the certificate of `{name}` expired {} s ago: let it join again, with a token from `phantom invite`, or check the clock of both machines",
         .now.saturating_sub(*.expires)
     )]
     Expired {
@@ -159,6 +165,21 @@ impl Certificate {
             return Err(CertificateError::NotTheirs { named: self.terms.node, proven });
         }
         self.check(subgrid, now)
+    }
+
+    /// Whether it is genuine and that of `proven`, whatever the time.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check_for_ever(
+        &self,
+        proven: NodeId,
+        subgrid: SubgridId,
+    ) -> Result<(), CertificateError> {
+        if self.terms.node != proven {
+            return Err(CertificateError::NotTheirs { named: self.terms.node, proven });
+        }
+        self.check_genuine(subgrid)
     }
 
     /// Whether it is signed by `subgrid`, whatever the time.

@@ -69,9 +69,7 @@ pub(crate) async fn connected(
     peer: NodeId,
     within: Duration,
 ) -> Result<Arc<Live>, Error> {
-    if inner.book.membership().is_none() {
-        return Err(Error::NotMember);
-    }
+    inner.book.standing()?;
     inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
     let deadline = Instant::now() + within;
     let mut changes = inner.table.changes();

@@ -1,6 +1,7 @@
 //! Connections to members: which of several counts, how they are made and watched.
 
 pub(crate) mod dial;
+pub(crate) mod refused;
 pub(crate) mod session;
 pub(crate) mod table;
 #[cfg(test)]
@@ -37,6 +38,8 @@ pub struct PeerStatus {
     pub name: String,
     /// How this node stands with it.
     pub state: PeerState,
+    /// Why there is no connection, as far as is known, also while one is being made.
+    pub trouble: Option<String>,
     /// Where it is known to be reachable, what worked last first.
     pub addrs: Vec<PeerAddr>,
     /// Over which address the connection goes.

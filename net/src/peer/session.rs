@@ -91,6 +91,16 @@ pub(crate) async fn establish(
         Ok(Err(error)) => error,
         Err(_) => Error::Deadline { peer, what, after },
     };
+    let told = refuse(&*connection, what, error).await;
+    if !matches!(told, Error::Cut { .. }) && inner.refused.is_news(peer, &told, Instant::now()) {
+        let address = connection.stats().path.map(|path| path.to_string());
+        tracing::warn!(peer = %peer.short(), address, reason = %told, "a node was turned away");
+    }
+    Err(told)
+}
+
+/// Ends a connection on which `what` has failed, telling the other side why, or hearing it.
+async fn refuse(connection: &dyn Connection, what: &'static str, error: Error) -> Error {
     let verdict = match &error {
         Error::Certificate(error) => Some((CloseCode::NotAdmitted, error.to_string())),
         Error::NotMember => {
@@ -102,14 +112,14 @@ pub(crate) async fn establish(
     };
     if let Some((code, reason)) = verdict {
         connection.close(code, &reason);
-        return Err(error);
+        return error;
     }
     // The other side gave up: its words are the ones to show. They may come after its streams end.
     let closed = timeout(LAST_WORDS, connection.closed()).await;
     connection.close(CloseCode::Done, "the connection failed");
     match closed {
-        Ok(source) => Err(Error::Cut { peer, what, source }),
-        Err(_) => Err(error),
+        Ok(source) => Error::Cut { peer: connection.peer(), what, source },
+        Err(_) => error,
     }
 }
 
@@ -304,6 +314,7 @@ async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
         };
         for certificate in [&live.remote.certificate, &own.certificate] {
             if let Err(error) = certificate.check(own.subgrid(), now) {
+                tracing::warn!(peer = %live.peer().short(), reason = %error, "parted from a node");
                 live.connection.close(CloseCode::NotAdmitted, &error.to_string());
                 return LinkError::Other(error.to_string());
             }

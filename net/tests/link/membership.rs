@@ -7,9 +7,9 @@ use std::time::Duration;
 use crate::common::{Clock, SOON, config, echo, start, two, until};
 use phantom_net::link::quic::QuicLink;
 use phantom_net::link::{CloseCode, Connection, Link, LinkError, PeerAddr, Protocol};
-use phantom_net::member::{Certificate, JoinRefusal};
+use phantom_net::member::{Certificate, JoinRefusal, Terms};
 use phantom_net::wire::write_frame;
-use phantom_net::{Error, Network, NodeKey, PeerState, ServiceId, Stream, Token};
+use phantom_net::{Error, FileStore, Network, NodeKey, PeerState, ServiceId, Store, Stream, Token};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -87,7 +87,11 @@ async fn expired_wrong_and_foreign_tokens_are_refused() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
     let (a, b) = two(dir.path(), &clock).await;
     let c = start(&dir.path().join("c"), &clock).await;
-    assert!(matches!(b.invite(SOON).await, Err(Error::NotFounder { .. })));
+    let error = b.invite(SOON).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "only a, which founded this sub-grid, can invite: run `phantom invite` there"
+    );
     assert!(matches!(c.invite(SOON).await, Err(Error::NotMember)));
 
     let token = a.invite(Duration::from_secs(60)).await.unwrap();
@@ -142,7 +146,7 @@ async fn a_node_of_another_sub_grid_is_told_why_it_is_refused() {
         panic!("not closed by the other side");
     };
     assert_eq!(code, Some(CloseCode::NotAdmitted));
-    assert!(reason.contains("`b` belongs to sub-grid"), "{reason}");
+    assert!(reason.contains("`b` is a member of sub-grid"), "{reason}");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.is_empty(), "a stranger gets no certificate");
@@ -151,8 +155,67 @@ async fn a_node_of_another_sub_grid_is_told_why_it_is_refused() {
     let own = a.membership().unwrap().certificate;
     let (_link, connection, _stream) = dial_with(&dir.path().join("c"), &clock, &a, own).await;
     let LinkError::ClosedByPeer { reason, .. } = closed(&*connection).await else { panic!() };
-    assert!(reason.contains("certificate shown is that of node"), "{reason}");
+    assert!(reason.contains("the certificate is that of node"), "{reason}");
     assert!(a.peers().is_empty());
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_edited_is_refused_and_so_is_the_store_that_holds_it() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    let genuine = b.membership().unwrap().certificate;
+    b.shutdown(SOON).await;
+    drop(b);
+    // A year more.
+    let Terms { expires, .. } = *genuine.terms();
+    let later = postcard::to_stdvec(&(expires * 2)).unwrap();
+    let mut bytes = postcard::to_stdvec(&genuine).unwrap();
+    let before = postcard::to_stdvec(&expires).unwrap();
+    let at = bytes.windows(before.len()).position(|part| part == before).unwrap();
+    bytes.splice(at..at + before.len(), later);
+    let edited: Certificate = postcard::from_bytes(&bytes).unwrap();
+    assert_eq!(edited.terms().expires, expires * 2);
+
+    let own_dir = dir.path().join("b");
+    let (_link, connection, _stream) = dial_with(&own_dir, &clock, &a, edited).await;
+    let LinkError::ClosedByPeer { code, reason } = closed(&*connection).await else { panic!() };
+    assert_eq!(code, Some(CloseCode::NotAdmitted));
+    assert!(reason.contains("of `b` is not signed by sub-grid"), "{reason}");
+
+    let store = FileStore::open(&own_dir.join("store")).unwrap();
+    store.put("net/membership", &bytes).unwrap();
+    drop(store);
+    let b = start(&own_dir, &clock).await;
+    assert!(b.membership().is_none());
+    for error in [b.standing().unwrap_err(), b.found("b").await.unwrap_err()] {
+        assert!(error.to_string().contains("is not signed by"), "{error}");
+    }
+    let token = a.invite(SOON).await.unwrap();
+    assert_eq!(b.join(&token, "b").await.unwrap().name(), "b");
+    b.connect(a.id(), SOON).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_whose_certificate_is_over_joins_again_and_no_other_does() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    let first = b.membership().unwrap().certificate;
+    let early = a.invite(SOON).await.unwrap();
+    assert!(matches!(b.join(&early, "b").await, Err(Error::AlreadyMember { .. })));
+    clock.advance(phantom_net::member::VALIDITY_S + 1);
+    let token = a.invite(SOON).await.unwrap();
+    let second = b.join(&token, "b").await.unwrap().certificate;
+    assert_eq!((second.terms().name.as_str(), second.terms().node), ("b", b.id()));
+    assert!(second.terms().serial > first.terms().serial);
+
+    // The founder, whom nobody can invite, has only to be started again.
+    assert!(b.connect(a.id(), Duration::from_secs(1)).await.is_err());
+    let id = a.id();
+    a.shutdown(SOON).await;
+    drop(a);
+    let a = start(&dir.path().join("a"), &clock).await;
+    assert_eq!(a.id(), id);
+    a.connect(b.id(), SOON).await.unwrap();
 }
 
 #[tokio::test]

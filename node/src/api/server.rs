@@ -74,6 +74,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/up", post(up))
         .route("/v1/down", post(down))
         .route("/v1/invite", post(invite))
+        .route("/v1/leave", post(leave))
         .route("/v1/nodes", get(nodes))
         .route("/v1/qos", get(qos_state).post(qos_switch))
         .route("/v1/apps", get(apps).post(run))
@@ -106,8 +107,13 @@ async fn invite(node: Node, from: From, body: Json<InviteRequest>) -> Answer<Inv
     Ok(Json(node.invite(body.0).await?))
 }
 
+async fn leave(node: Node, from: From) -> Answer<()> {
+    from.caller()?.must_be_admin("change what this node is a member of")?;
+    Ok(Json(node.leave().await?))
+}
+
 async fn nodes(node: Node) -> Answer<Vec<NodeRow>> {
-    Ok(Json(node.nodes().await))
+    Ok(Json(node.nodes().await?))
 }
 
 async fn qos_state(node: Node) -> Answer<QosState> {

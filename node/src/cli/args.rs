@@ -30,6 +30,8 @@ pub enum Command {
     Down,
     /// Make a token with which one more node can join.
     Invite(Invite),
+    /// Forget the sub-grid; this machine can then found or join another.
+    Leave,
     /// List the members of the sub-grid.
     Nodes,
     /// Run a command so that it can move.

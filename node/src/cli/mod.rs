@@ -103,6 +103,7 @@ async fn ask(
             let reply: InviteReply = client.post("/v1/invite", &request, DEADLINE).await?;
             show::invite(&reply, args.ttl, json)?;
         }
+        Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
         Command::Nodes => show::nodes(&client.get::<Vec<NodeRow>>("/v1/nodes").await?, json)?,
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,
         Command::Explain(args) => {

@@ -92,6 +92,11 @@ impl Guests {
         self.with(app, |guest| guest.clone())
     }
 
+    /// The home of one of them, if there is one.
+    pub fn first_home(&self) -> Option<NodeId> {
+        self.table().values().next().map(|guest| guest.home)
+    }
+
     /// Forgets a guest.
     pub fn remove(&self, app: AppId) -> Option<Guest> {
         self.free_ids(app);

@@ -92,6 +92,25 @@ impl Daemon {
         Ok(InviteReply { token: token.to_string() })
     }
 
+    /// Forgets the sub-grid, unless an app needs it to come home.
+    pub async fn leave(&self) -> Result<(), Refusal> {
+        let records = self.apps.records();
+        let away = records.iter().find(|record| record.is_away() || record.pending.is_some());
+        if let Some(record) = away {
+            let (name, home) = (&record.spec.name, &self.config.name);
+            return Err(Refusal::failed(format!(
+                "{name} is away from home; bring it back first: `phantom migrate {name} {home}`"
+            )));
+        }
+        if let Some(home) = self.guests.first_home() {
+            return Err(Refusal::failed(format!(
+                "an app of {} runs here; its user moves or ends it first (`phantom ps`)",
+                self.members.name(home)
+            )));
+        }
+        self.network.leave().await.map_err(Refusal::failed)
+    }
+
     /// Asks all members what they are and gives those that answered. A connection that stands may
     /// be one whose other side has just gone: only an answer shows that a node can be used.
     async fn refresh(&self) -> HashSet<NodeId> {
@@ -151,7 +170,8 @@ impl Daemon {
     }
 
     /// The rows of `phantom nodes`.
-    pub async fn nodes(&self) -> Vec<NodeRow> {
+    pub async fn nodes(&self) -> Result<Vec<NodeRow>, Refusal> {
+        self.network.standing().map_err(Refusal::failed)?;
         let answered = self.refresh().await;
         let peers: HashMap<_, _> =
             self.network.peers().into_iter().map(|peer| (peer.node, peer)).collect();
@@ -174,8 +194,11 @@ impl Daemon {
                         format!("direct {addr}")
                     }
                     Some((PeerState::Connected, Some(relay))) => relay.to_string(),
-                    Some((PeerState::Unreachable { reason }, _)) => reason.clone(),
-                    _ => "not connected".to_owned(),
+                    Some(_) => {
+                        let trouble = peer.and_then(|peer| peer.trouble.clone());
+                        trouble.unwrap_or_else(|| "not connected".to_owned())
+                    }
+                    None => "not connected".to_owned(),
                 };
                 let lacks = |facts: &NodeFacts| {
                     ABILITIES
@@ -199,6 +222,6 @@ impl Daemon {
             })
             .collect();
         rows.sort_by_key(|row| (!row.this, row.name.clone()));
-        rows
+        Ok(rows)
     }
 }

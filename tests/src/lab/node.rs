@@ -195,6 +195,11 @@ impl LabNode {
         std::fs::read_to_string(self.folder.join("state/daemon.log")).unwrap_or_default()
     }
 
+    /// Where its daemon keeps what outlives a reboot, as this machine sees it.
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
     /// The ends of the daemon's and its shims' logs.
     pub fn logs(&self) -> String {
         let mut text =

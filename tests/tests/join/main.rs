@@ -1,5 +1,8 @@
 //! Who is let in, who is not and with which words; nodes that lack something; the monitor's switch.
 
+mod certificates;
+mod papers;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -86,7 +89,7 @@ fn a_member_of_another_sub_grid_stays_outside() -> anyhow::Result<()> {
     ensure!(joined.code == 0, "{}", joined.stderr);
     lab.node(shed).up(&[])?;
     let output = join(lab.node(shed), &invite(lab.node(founder), "1h")?)?;
-    refused(&output, 1, "already belongs to sub-grid")?;
+    refused(&output, 1, "`phantom leave` ends that")?;
     ensure!(members(lab.node(founder))? == 2 && members(lab.node(shed))? == 1, "two sub-grids");
     Ok(())
 }
