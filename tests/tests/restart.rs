@@ -98,6 +98,45 @@ fn the_hosts_daemon_is_killed_while_it_has_a_guest() -> anyhow::Result<()> {
 }
 
 #[test]
+fn what_happened_to_an_app_is_known_after_its_homes_daemon_was_killed() -> anyhow::Result<()> {
+    let test = "what_happened_to_an_app_is_known_after_its_homes_daemon_was_killed";
+    Pair::scenario(test, |pair| {
+        let mut repl = repl(pair)?;
+        pair.migrate("repl", "cellar")?;
+        // At once: what a user has been told of is on disk.
+        pair.home().kill_daemon()?;
+        start_again(pair.home())?;
+        wait_until_known(pair, "cellar")?;
+        let has = |event: &str| -> anyhow::Result<bool> {
+            Ok(pair.events("repl")?.iter().any(|row| row.event == event))
+        };
+        for event in
+            ["start", "prepare", "freeze", "dump", "restore", "commit", "resume", "running"]
+        {
+            ensure!(has(event)?, "no `{event}` in {:?}", pair.events("repl")?);
+        }
+        pair.migrate("repl", "attic")?;
+        let events = pair.events("repl")?;
+        let moves = events.iter().filter(|row| row.event == "running").count();
+        ensure!(moves == 2, "one life, told once: {events:?}");
+        // In order, too, with what comes between the last word and the end.
+        let down = pair.home().phantom(false, &["down"])?;
+        ensure!(down.code == 0, "{down:?}");
+        start_again(pair.home())?;
+        wait_until_known(pair, "attic")?;
+        let again = pair.events("repl")?;
+        ensure!(again.len() >= events.len(), "{again:?} after {events:?}");
+        check(&mut repl, 1)?;
+        repl.type_line("exit(9)")?;
+        ensure!(repl.wait(SOON)? == 9, "the exit code did not pass through");
+        wait_until("an empty `ps`", SOON, || Ok(pair.row("repl")?.is_none()))?;
+        let gone = pair.home().phantom(true, &["log", "repl"])?;
+        ensure!(gone.code == 2, "its life goes with it: {gone:?}");
+        Ok(())
+    })
+}
+
+#[test]
 fn apps_outlive_a_daemon_that_is_stopped_in_order() -> anyhow::Result<()> {
     Pair::scenario("apps_outlive_a_daemon_that_is_stopped_in_order", |pair| {
         let mut repl = repl(pair)?;

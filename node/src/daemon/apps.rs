@@ -1,6 +1,6 @@
 //! Apps whose home is this node: the records, their shims, and what users ask of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,16 +10,15 @@ use phantom_model::app::OsText;
 use phantom_model::{AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Verdict};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use super::timeline::Timeline;
 use super::{Caller, Daemon, Refusal};
 use crate::account;
 use crate::api::types::*;
 use crate::config::AppDir;
 use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
 
-/// Events kept of one app's life.
-const TIMELINE_ROWS: usize = 512;
 /// How long a shim may take to build a capsule.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shim may take to answer a simple question.
@@ -51,7 +50,8 @@ pub struct HomeApp {
     pub seen: Option<Epoch>,
     /// Where it has been lately, and until when it shall not go back by itself.
     left: Vec<(NodeId, Instant)>,
-    timeline: VecDeque<TimelineRow>,
+    /// Its life so far.
+    pub(super) timeline: Timeline,
     authority: watch::Sender<Authority>,
 }
 
@@ -59,6 +59,8 @@ pub struct HomeApp {
 #[derive(Default)]
 pub struct HomeApps {
     table: Mutex<HashMap<AppId, HomeApp>>,
+    /// Something was added to a timeline.
+    pub(super) noted: Notify,
 }
 
 impl HomeApps {
@@ -67,7 +69,7 @@ impl HomeApps {
     }
 
     /// Takes an app into the table, one that runs or one that has yet to be started.
-    pub fn insert(&self, record: AppRecord, shim: ShimClient, started: bool) {
+    pub fn insert(&self, record: AppRecord, shim: ShimClient, started: bool, timeline: Timeline) {
         let authority = watch::Sender::new((record.host, record.epoch));
         let app = HomeApp {
             shim,
@@ -77,7 +79,7 @@ impl HomeApps {
             started,
             seen: None,
             left: Vec::new(),
-            timeline: VecDeque::new(),
+            timeline,
             authority,
             record,
         };
@@ -137,23 +139,14 @@ impl HomeApps {
         self.with(app, still).unwrap_or_default()
     }
 
-    /// Adds a line to an app's life.
-    pub fn note(&self, app: AppId, event: &str, detail: impl Into<String>) {
-        self.note_at(app, now_unix_us(), event, detail);
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
     }
 
-    /// Adds a line with its own time, in its place.
-    pub fn note_at(&self, app: AppId, at_unix_us: u64, event: &str, detail: impl Into<String>) {
-        let row = TimelineRow { at_unix_us, event: event.to_owned(), detail: detail.into() };
-        tracing::info!(%app, event, detail = row.detail, "app");
-        let _ = self.with(app, |app| {
-            let later = app.timeline.iter().rev().take_while(|known| known.at_unix_us > at_unix_us);
-            let place = app.timeline.len() - later.count();
-            app.timeline.insert(place, row);
-            if app.timeline.len() > TIMELINE_ROWS {
-                app.timeline.pop_front();
-            }
-        });
+    /// What `pick` gives for each app it gives something for.
+    pub(super) fn each<R>(&self, mut pick: impl FnMut(AppId, &mut HomeApp) -> Option<R>) -> Vec<R> {
+        self.lock().iter_mut().filter_map(|(app, home)| pick(*app, home)).collect()
     }
 }
 
@@ -190,7 +183,8 @@ impl Daemon {
         let dir = self.config.app_dir(app);
         let charge = self.charge(app, record.spec.clone(), Role::Home)?;
         self.store.put_record(&record)?;
-        self.apps.insert(record, ShimClient::new(&dir.control()), false);
+        let shim = ShimClient::new(&dir.control());
+        self.apps.insert(record, shim, false, Timeline::default());
         match self.start_shim(&dir, &charge).await {
             Ok(notes) => {
                 let _ = self.apps.with(app, |app| app.started = true);
@@ -361,7 +355,7 @@ impl Daemon {
 
     /// The rows of `phantom log`.
     pub fn timeline(&self, app: AppId) -> Result<Vec<TimelineRow>, Refusal> {
-        Ok(self.apps.with(app, |app| app.timeline.iter().cloned().collect())?)
+        Ok(self.apps.with(app, |app| app.timeline.rows())?)
     }
 
     /// Signals an app wherever it is.

@@ -185,9 +185,7 @@ impl Driver {
     }
 
     async fn settle(&mut self, outcome: Outcome) {
-        if let Some(task) = self.daemon.moves.tasks().get_mut(&self.app) {
-            task.settled = true;
-        }
+        self.daemon.moves.settle(self.app);
         let apps = &self.daemon.apps;
         match &outcome {
             Outcome::Moved { .. } => {

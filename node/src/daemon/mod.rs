@@ -17,6 +17,7 @@
 //! | [`choose`] | which member takes an app |
 //! | [`facts`] | what this node says of itself |
 //! | [`store`] | what must not be forgotten |
+//! | [`timeline`] | what happened to each app |
 //! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
@@ -35,6 +36,7 @@ pub mod recover;
 pub mod store;
 pub mod switch;
 pub mod target;
+pub mod timeline;
 pub mod watch;
 
 use std::future::Future;
@@ -210,6 +212,7 @@ impl Daemon {
         self.settle_moves();
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());
+        tokio::spawn(self.clone().keep_timelines());
         std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
         if let Some(ready) = ready {
             use std::io::Write;
@@ -217,6 +220,7 @@ impl Daemon {
         }
         self.clone().stop_on_signals()?;
         let served = crate::api::server::serve(self.clone(), api).await;
+        self.save_timelines().await;
         let _ = self.network.shutdown(SHUTDOWN).await;
         let _ = std::fs::remove_file(self.config.api_socket());
         let _ = std::fs::remove_file(self.config.pid_file());

@@ -30,6 +30,8 @@ pub struct Moves {
     tasks: Mutex<HashMap<AppId, Task>>,
     /// A task has ended.
     ended: Notify,
+    /// A move is over for its user.
+    settled: Notify,
 }
 
 /// The task of one move.
@@ -47,6 +49,32 @@ impl Moves {
     /// Whether a move of the app goes on; one that only clears away does not count.
     pub fn is_moving(&self, record: &AppRecord) -> bool {
         record.pending.is_some() && !self.tasks().get(&record.app).is_some_and(|task| task.settled)
+    }
+
+    /// Whether no app stands still for a move, or is about to.
+    pub fn is_quiet(&self) -> bool {
+        self.tasks().values().all(|task| task.settled)
+    }
+
+    /// Waits until that is so.
+    pub async fn quiet(&self) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.is_quiet() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// The app of a move runs again, here or there.
+    pub(super) fn settle(&self, app: AppId) {
+        if let Some(task) = self.tasks().get_mut(&app) {
+            task.settled = true;
+        }
+        self.settled.notify_waiters();
     }
 
     /// Waits while an app's move is over for its user but not yet cleared away.
@@ -75,6 +103,7 @@ impl Moves {
     pub(super) fn remove(&self, app: AppId) {
         self.tasks().remove(&app);
         self.ended.notify_waiters();
+        self.settled.notify_waiters();
     }
 }
 
@@ -217,6 +246,8 @@ impl Daemon {
         let (settled, outcome) = oneshot::channel();
         self.start_driver(record, Some(start), Some(settled))?;
         let (outcome, image_bytes) = outcome.await.context("the move was broken off")?;
+        // The app runs again. What its user is now told is on disk before.
+        self.save_timelines_if_quiet().await;
         match outcome {
             Outcome::Moved { timings } => {
                 let total: u64 = timings

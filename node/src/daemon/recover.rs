@@ -11,6 +11,7 @@ use super::Daemon;
 use super::apps::SHIM_DEADLINE;
 use super::guests::Guest;
 use super::parts::Found;
+use super::timeline::Timeline;
 use crate::config::AppDir;
 use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
 
@@ -111,7 +112,11 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let record = record.context("its record is gone")?.clone();
         let (host, epoch, limits) = (record.host, record.epoch, record.spec.limits.clone());
-        self.apps.insert(record, shim.clone(), true);
+        let timeline = self.store.timeline(app).unwrap_or_else(|error| {
+            tracing::warn!(%app, error = format!("{error:#}"), "its life so far cannot be read");
+            Vec::new()
+        });
+        self.apps.insert(record, shim.clone(), true, Timeline::kept(timeline));
         if host == self.node {
             self.watch_again(app, &limits);
         } else {

@@ -1,7 +1,8 @@
-//! What the daemon must not forget: app records and the membership, in one redb file.
+//! What the daemon must not forget: app records, what happened to each app, and the membership, in
+//! one redb file.
 //!
-//! Every write is on disk when the call returns. A commit costs about 2 ms, so this is only for
-//! what decides who may run or join; everything else is soft state.
+//! Every write is on disk when the call returns. A commit costs about 2 ms, and there is one at a
+//! time; all but the records are written when nobody stands still for it.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +13,10 @@ use phantom_model::{AppId, AppRecord};
 use phantom_net::store::StoreError;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::api::types::TimelineRow;
+
 const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("app-records-1");
+const TIMELINES: TableDefinition<u64, &[u8]> = TableDefinition::new("timelines-1");
 const BLOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("blobs-1");
 
 /// The open file.
@@ -33,6 +37,11 @@ impl Store {
         let write = database.begin_write()?;
         write.open_table(RECORDS)?;
         write.open_table(BLOBS)?;
+        // Of apps that ended with the machine.
+        let records = write.open_table(RECORDS)?;
+        let lives = |app: u64| records.get(app).map(|record| record.is_some());
+        write.open_table(TIMELINES)?.retain(|app, _| lives(app).unwrap_or(true))?;
+        drop(records);
         write.commit()?;
         Ok(Self { database })
     }
@@ -63,10 +72,34 @@ impl Store {
         write.commit().with_context(|| format!("cannot keep the record of app {}", record.app))
     }
 
+    /// Writes what happened to some apps; nothing of one that is forgotten.
+    pub fn put_timelines(&self, timelines: &[(AppId, Vec<TimelineRow>)]) -> anyhow::Result<()> {
+        let write = self.database.begin_write()?;
+        {
+            let records = write.open_table(RECORDS)?;
+            let mut table = write.open_table(TIMELINES)?;
+            for (app, rows) in timelines {
+                if records.get(app.0)?.is_some() {
+                    table.insert(app.0, postcard::to_stdvec(rows)?.as_slice())?;
+                }
+            }
+        }
+        write.commit().context("cannot keep what happened to apps")
+    }
+
+    /// What happened to one app, as far as it was written.
+    pub fn timeline(&self, app: AppId) -> anyhow::Result<Vec<TimelineRow>> {
+        let read = self.database.begin_read()?;
+        let table = read.open_table(TIMELINES)?;
+        let rows = table.get(app.0)?.map(|bytes| postcard::from_bytes(bytes.value()));
+        Ok(rows.transpose()?.unwrap_or_default())
+    }
+
     /// Forgets one app.
     pub fn remove_record(&self, app: AppId) -> anyhow::Result<()> {
         let write = self.database.begin_write()?;
         write.open_table(RECORDS)?.remove(app.0)?;
+        write.open_table(TIMELINES)?.remove(app.0)?;
         write.commit().with_context(|| format!("cannot forget app {app}"))
     }
 }
@@ -127,5 +160,57 @@ mod tests {
         assert_eq!(store.list("a/").unwrap(), [("a/2".to_owned(), b"y".to_vec())]);
         assert_eq!(store.get("b/1").unwrap().as_deref(), Some(&b"z"[..]));
         assert!(Store::open(dir.path()).is_err(), "two daemons must not share one state");
+    }
+
+    fn record(app: AppId) -> AppRecord {
+        let node = phantom_model::NodeId([1; 32]);
+        AppRecord {
+            app,
+            epoch: phantom_model::Epoch::FIRST,
+            host: node,
+            home: node,
+            pending: None,
+            spec: phantom_model::AppSpec {
+                name: "repl".to_owned(),
+                argv: Vec::new(),
+                env: Vec::new(),
+                cwd: std::path::PathBuf::from("/").into(),
+                user: phantom_model::Credentials {
+                    user: "ada".to_owned(),
+                    uid: 1000,
+                    gid: 1000,
+                    groups: Vec::new(),
+                    home_dir: std::path::PathBuf::from("/home/ada").into(),
+                },
+                limits: "".parse().unwrap(),
+                term_size: Default::default(),
+            },
+            started_unix_s: 0,
+        }
+    }
+
+    #[test]
+    fn an_apps_life_is_kept_as_long_as_its_record_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let life = |event: &str| {
+            vec![TimelineRow { at_unix_us: 1, event: event.to_owned(), detail: "d".to_owned() }]
+        };
+        let events = |store: &Store, app| -> Vec<String> {
+            store.timeline(app).unwrap().into_iter().map(|row| row.event).collect()
+        };
+        let (lives, ends) = (AppId(1), AppId(2));
+        store.put_record(&record(lives)).unwrap();
+        store.put_record(&record(ends)).unwrap();
+        store.put_timelines(&[(lives, life("start")), (ends, life("start"))]).unwrap();
+        store.put_timelines(&[(lives, life("running"))]).unwrap();
+        store.remove_record(ends).unwrap();
+        // A line that was on its way when the app ended.
+        store.put_timelines(&[(ends, life("end"))]).unwrap();
+        assert_eq!(events(&store, ends), [""; 0]);
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(events(&store, lives), ["running"]);
+        assert_eq!(events(&store, ends), [""; 0]);
     }
 }
