@@ -105,7 +105,7 @@ fn what_happened_to_an_app_is_known_after_its_homes_daemon_was_killed() -> anyho
         pair.migrate("repl", "cellar")?;
         // At once: what a user has been told of is on disk.
         pair.home().kill_daemon()?;
-        start_again(pair.home())?;
+        pair.home().up(&[])?;
         wait_until_known(pair, "cellar")?;
         let has = |event: &str| -> anyhow::Result<bool> {
             Ok(pair.events("repl")?.iter().any(|row| row.event == event))
@@ -122,7 +122,7 @@ fn what_happened_to_an_app_is_known_after_its_homes_daemon_was_killed() -> anyho
         // In order, too, with what comes between the last word and the end.
         let down = pair.home().phantom(false, &["down"])?;
         ensure!(down.code == 0, "{down:?}");
-        start_again(pair.home())?;
+        pair.home().up(&[])?;
         wait_until_known(pair, "attic")?;
         let again = pair.events("repl")?;
         ensure!(again.len() >= events.len(), "{again:?} after {events:?}");
