@@ -144,6 +144,7 @@ impl Daemon {
 
 /// Runs the daemon until it is told to stop.
 pub fn main(config: Config, ready_fd: Option<i32>) -> anyhow::Result<()> {
+    crate::os::share_memory_between_threads();
     let ready = ready_fd.map(crate::os::inherited);
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("the daemon needs root; start it with `sudo phantom up`");

@@ -70,6 +70,7 @@ impl Report {
             self.note(format!("{} of {gates} targets met", gates - missed));
         }
         match self.format {
+            Format::Table if self.rows.is_empty() => println!("{}", self.notes.join("\n")),
             Format::Table => println!("{}\n{}", table(&self.rows), self.notes.join("\n")),
             // Standard output is for rows.
             Format::Json => self.notes.iter().for_each(|note| eprintln!("  note  {note}")),
