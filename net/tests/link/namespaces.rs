@@ -164,7 +164,8 @@ fn a_node_without_a_network_announces_no_address_that_is_everybodys() {
 
     // Without a network from the start there is nothing to invite to.
     let path = dir.path().join("c");
-    cable.set("down");
+    // Its own end, which is down at once; that the other is, the kernel tells a moment later.
+    cable.ends[0].ip("link set cable down");
     let alone = cable.inside(0, move || async move {
         let network = start_with(everyday(&path)).await;
         network.found("c").await.unwrap();

@@ -27,7 +27,7 @@ use summary::{Line, Summary};
 /// How long all of it may take, building included.
 const TOTAL: Duration = Duration::from_secs(40 * 60);
 /// How long one test program may take.
-const PROGRAM: Duration = Duration::from_secs(10 * 60);
+const PROGRAM: Duration = Duration::from_secs(20 * 60);
 /// How long what a test program started may take to end after it.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
 /// What `cargo build` is asked for: all programs and tests of the workspace, in one go, so that
@@ -152,6 +152,10 @@ impl Chosen {
 fn choose(built: &Built, options: &TestOptions) -> Result<Vec<(TestProgram, Chosen)>> {
     let mut chosen = Vec::new();
     for program in &built.tests {
+        if program.is_long() && options.tier.is_none() && options.filter.is_none() {
+            say::note(format!("{}: only with --tier desktops", program.name()));
+            continue;
+        }
         let tier = if program.is_desktop() { Tier::Desktops } else { Tier::Fast };
         if options.tier.is_some_and(|wanted| wanted != tier) {
             continue;
