@@ -14,6 +14,7 @@ use super::apps::SHIM_DEADLINE;
 use super::hold;
 use super::moves::Settled;
 use super::peers::Ask;
+use super::timeline::{ARRIVED, COMMIT};
 use crate::shim::control::Request as ShimRequest;
 
 /// How long a repeated request may be on its way.
@@ -132,7 +133,7 @@ impl Driver {
             let step = if record.pending.as_ref().is_some_and(|p| p.source == record.host) {
                 "revert"
             } else {
-                "commit"
+                COMMIT
             };
             let host = self.daemon.members.name(record.host);
             let detail = format!("{host} has epoch {}", record.epoch);
@@ -170,7 +171,10 @@ impl Driver {
                 self.image_bytes = saved.manifest.total_bytes();
                 (&saved.timings, format!(", {}", Bytes(self.image_bytes)))
             }
-            Report::Held { timings } | Report::Running { timings, .. } => (timings, String::new()),
+            Report::Held { timings } => (timings, String::new()),
+            // Asked for again by a home that was restarted just then.
+            Report::Running { .. } if apps.tells_of_arrival(self.app) => return,
+            Report::Running { timings, .. } => (timings, String::new()),
             Report::Failed(failure) => {
                 apps.note(self.app, "failed", format!("on {on}: {}", in_words(failure)));
                 return;
@@ -193,7 +197,9 @@ impl Driver {
                 let host = apps.record(self.app).map(|record| record.host);
                 let host =
                     host.map_or_else(|_| String::new(), |host| self.daemon.members.name(host));
-                apps.note(self.app, "running", format!("on {host}"));
+                if !apps.tells_of_arrival(self.app) {
+                    apps.note(self.app, ARRIVED, format!("on {host}"));
+                }
             }
             Outcome::Stayed(failure) | Outcome::Reverted(failure) | Outcome::Lost(failure) => {
                 apps.note(self.app, "stays", in_words(failure));

@@ -15,6 +15,10 @@ use super::Daemon;
 use super::apps::{HomeApps, now_unix_us};
 use crate::api::types::TimelineRow;
 
+/// The home's record names the target.
+pub const COMMIT: &str = "commit";
+/// A moved app runs.
+pub const ARRIVED: &str = "running";
 /// Lines of one app's life.
 const MOST_ROWS: usize = 512;
 /// Lines of all apps; many apps have fewer each.
@@ -57,6 +61,12 @@ impl Timeline {
         self.unsaved = true;
     }
 
+    /// Whether the last move that was committed is said to have ended well.
+    fn tells_of_arrival(&self) -> bool {
+        let last = self.rows.iter().rev().find(|row| [COMMIT, ARRIVED].contains(&&*row.event));
+        last.is_some_and(|row| row.event == ARRIVED)
+    }
+
     /// Its lines, if they are to be written.
     fn take_unsaved(&mut self) -> Option<Vec<TimelineRow>> {
         std::mem::take(&mut self.unsaved).then(|| self.rows())
@@ -91,6 +101,11 @@ impl HomeApps {
         if self.with(app, |app| app.timeline.insert(row, most)).is_ok() {
             self.noted.notify_one();
         }
+    }
+
+    /// Whether its last move is said to have ended well.
+    pub fn tells_of_arrival(&self, app: AppId) -> bool {
+        self.with(app, |app| app.timeline.tells_of_arrival()).unwrap_or(false)
     }
 
     fn unsaved(&self) -> Vec<(AppId, Vec<TimelineRow>)> {
@@ -155,6 +170,18 @@ mod tests {
         assert_eq!(timeline.take_unsaved().map(|rows| rows.len()), Some(4));
         assert!(timeline.take_unsaved().is_none(), "nothing has happened since");
         assert!(Timeline::kept(timeline.rows()).take_unsaved().is_none());
+    }
+
+    #[test]
+    fn an_arrival_is_told_once_a_move() {
+        let mut timeline = Timeline::default();
+        let mut add = |at_unix_us, event: &str| {
+            timeline.insert(TimelineRow { event: event.to_owned(), ..row(at_unix_us) }, 9);
+            timeline.tells_of_arrival()
+        };
+        assert!(!add(1, "start") && !add(2, COMMIT) && !add(3, "resume"));
+        assert!(add(4, ARRIVED) && add(5, "crossing"));
+        assert!(!add(6, COMMIT));
     }
 
     #[test]
