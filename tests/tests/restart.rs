@@ -127,8 +127,7 @@ fn what_happened_to_an_app_is_known_after_its_homes_daemon_was_killed() -> anyho
         let again = pair.events("repl")?;
         ensure!(again.len() >= events.len(), "{again:?} after {events:?}");
         check(&mut repl, 1)?;
-        repl.type_line("exit(9)")?;
-        ensure!(repl.wait(SOON)? == 9, "the exit code did not pass through");
+        exit(&mut repl, 9)?;
         wait_until("an empty `ps`", SOON, || Ok(pair.row("repl")?.is_none()))?;
         let gone = pair.home().phantom(true, &["log", "repl"])?;
         ensure!(gone.code == 2, "its life goes with it: {gone:?}");
