@@ -161,6 +161,25 @@ fn a_silent_home_is_lost_too() {
 }
 
 #[test]
+fn the_end_of_a_mount_does_not_touch_one_that_has_just_come() {
+    // The kernel gives a connection's number away again at once.
+    let coming_and_going = || {
+        in_own_mounts("coming_and_going", || {
+            for _ in 0..40 {
+                let w =
+                    World::new(Options::default(), |home| fs::write(home.join("f"), "x").unwrap());
+                assert_eq!(fs::read(w.away.join("f")).unwrap(), b"x");
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(coming_and_going);
+        }
+    });
+}
+
+#[test]
 fn a_mount_in_use_can_always_be_removed() {
     in_own_mounts("a_mount_in_use", || {
         let w = World::new(Options::default(), |home| fs::write(home.join("file"), "x").unwrap());

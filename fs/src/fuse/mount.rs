@@ -9,8 +9,8 @@ use std::sync::Arc;
 use fuser::{BackgroundSession, Config, Session, SessionACL};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, open, openat, statx};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount,
-    fsopen, mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
 };
 
 use super::{MountError, Owners, Tree};
@@ -24,8 +24,8 @@ const READ_AHEAD_KIB: u32 = 1024;
 #[derive(Debug)]
 pub struct Mount {
     path: PathBuf,
-    /// The connection's number in fusectl.
-    connection: u32,
+    /// Its root. While this is open the connection's number belongs to no other mount.
+    root: OwnedFd,
     session: Option<BackgroundSession>,
     client: Arc<Client>,
     attached: bool,
@@ -49,10 +49,11 @@ impl Mount {
         };
         let device = open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| failed("open /dev/fuse")(error.into()))?;
-        mount_device(&device, path, &client).map_err(|error| failed("mount")(error.into()))?;
+        let root =
+            mount_device(&device, path, &client).map_err(|error| failed("mount")(error.into()))?;
         let mut mounted = Self {
             path: path.to_owned(),
-            connection: 0,
+            root,
             session: None,
             client: Arc::clone(&client),
             attached: true,
@@ -65,9 +66,7 @@ impl Mount {
             .and_then(Session::spawn)
             .map_err(failed("start the session of"))?;
         mounted.session = Some(session);
-        mounted.connection =
-            connection_of(path).map_err(|error| failed("look at")(error.into()))?;
-        raise_read_ahead(mounted.connection);
+        raise_read_ahead(connection_of(&mounted.root).map_err(failed("look at"))?);
         Ok(mounted)
     }
 
@@ -101,7 +100,7 @@ impl Mount {
         };
         // Whoever waits for home need not any more.
         self.client.close();
-        abort(self.connection).map_err(failed("end the session of"))?;
+        connection_of(&self.root).and_then(abort).map_err(failed("end the session of"))?;
         // Its threads see the end of the connection now.
         if session.join().is_err() {
             tracing::warn!(path = %self.path.display(), "a thread of a mount ended badly");
@@ -127,22 +126,35 @@ pub fn detach(path: &Path) -> io::Result<()> {
     Ok(unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?)
 }
 
-fn mount_device(device: &OwnedFd, path: &Path, client: &Client) -> rustix::io::Result<()> {
-    let options = format!(
-        "fd={},rootmode={:o},user_id=0,group_id=0,allow_other,default_permissions,max_read={MAX_IO}\0",
-        device.as_raw_fd(),
-        0o040_000 | u32::from(client.root_attr().perm),
-    );
-    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes());
-    let options = options.map_err(|_| rustix::io::Errno::INVAL)?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("phantom", path, "fuse.phantom", flags, options)
+/// Gives back the mount's root.
+fn mount_device(device: &OwnedFd, path: &Path, client: &Client) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let mode = 0o040_000 | u32::from(client.root_attr().perm);
+    for (option, value) in [
+        ("source", "phantom"),
+        ("subtype", "phantom"),
+        ("fd", &device.as_raw_fd().to_string()),
+        ("rootmode", &format!("{mode:o}")),
+        ("user_id", "0"),
+        ("group_id", "0"),
+        ("max_read", &MAX_IO.to_string()),
+    ] {
+        fsconfig_set_string(&context, option, value)?;
+    }
+    for option in ["allow_other", "default_permissions"] {
+        fsconfig_set_flag(&context, option)?;
+    }
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&root, "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(root)
 }
 
-/// The number of the FUSE connection mounted at `path`, without asking its server anything.
-fn connection_of(path: &Path) -> rustix::io::Result<u32> {
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let stat = statx(CWD, path, flags, StatxFlags::TYPE)?;
+/// The number in fusectl of the FUSE connection with this root, without asking its server anything.
+fn connection_of(root: &OwnedFd) -> io::Result<u32> {
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH;
+    let stat = statx(root, c"", flags, StatxFlags::TYPE)?;
     // The kernel's own form of a device number.
     Ok(stat.stx_dev_major << 20 | stat.stx_dev_minor)
 }
