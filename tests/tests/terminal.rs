@@ -22,13 +22,16 @@ fn check_job_control(shell: &mut Terminal, prompt: &str, cols: u16) -> anyhow::R
     shell.expect("a-sleep", SOON)?;
     shell.press(Key::Ctrl('c'))?;
     shell.expect(prompt, SOON).context("the prompt after ^C")?;
-    shell.type_line("sh -c 'echo star''ted; exec sleep 1000'")?;
+    // Says when it goes on: the shell prints the job's line before the job has the terminal.
+    shell.type_line(
+        "sh -c 'trap \"echo go\"\"ing-on\" CONT; echo star''ted; while sleep 0.1; do :; done'",
+    )?;
     shell.expect("started", SOON)?;
     shell.press(Key::Ctrl('z'))?;
     shell.expect("Stopped", SOON).context("the stopped job")?;
     shell.expect(prompt, SOON).context("the prompt after ^Z")?;
     shell.type_line("fg")?;
-    shell.expect("exec sleep", SOON).context("the job in the foreground")?;
+    shell.expect("going-on", SOON).context("the job in the foreground")?;
     shell.press(Key::Ctrl('c'))?;
     shell.expect(prompt, SOON).context("the prompt after fg and ^C")?;
     shell.resize(30, cols)?;
