@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod command;
+pub mod counter;
 pub mod demo;
 pub mod desktops;
 pub mod lab;

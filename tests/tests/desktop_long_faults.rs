@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use phantom_tests::counter::{COUNTER, counted_once};
 use phantom_tests::desktops::{Desktop, Lan, Release, visit};
 use phantom_tests::node::{MOVE, Node, wait_until};
 use phantom_tests::terminal::{Key, Terminal};
@@ -143,18 +144,12 @@ fn a_home_loses_its_power_in_the_middle_of_a_move() -> anyhow::Result<()> {
     })
 }
 
-/// Counts into a file, ten times a second, beside the REPL.
-const WRITER: &str = "exec('''import threading, time\n\
-def count():\n    out = open('log', 'w', buffering=1); k = 0\n    while True:\n        \
-out.write(str(k) + chr(10)); k += 1; time.sleep(0.1)\n\
-threading.Thread(target=count, daemon=True).start()\nprint('star' + 'ted')''')";
-
 #[test]
 fn a_laptop_sleeps_and_wakes_with_a_stale_copy() -> anyhow::Result<()> {
     let lan = Lan::new()?;
     scenario(&lan, Some("target:resume"), |attic, laptop| {
         let mut repl = Repl::start(attic)?;
-        repl.run(WRITER, "started")?;
+        repl.run(COUNTER, "started")?;
         let mut moving = held_move(attic, laptop)?;
         laptop.fall_asleep()?;
         let asleep = std::time::Instant::now();
@@ -172,9 +167,7 @@ fn a_laptop_sleeps_and_wakes_with_a_stale_copy() -> anyhow::Result<()> {
         })?;
         repl.answers()?;
         let log = attic.shell("cat log")?;
-        let numbers: Vec<u32> = log.lines().map(str::parse).collect::<Result<_, _>>()?;
-        let wanted: Vec<u32> = (0..numbers.len() as u32).collect();
-        ensure!(numbers == wanted, "two copies have written: {numbers:?}");
+        counted_once(&log)?;
         attic.wait_for_nodes(2)?;
         repl.end()
     })

@@ -52,7 +52,7 @@ impl LaneHead {
 pub(super) enum Frame {
     /// `len` bytes of `object` at `offset` follow.
     Piece { object: u32, offset: u64, len: u32 },
-    /// Nothing for now.
+    /// The sender lives, and has nothing to send at this moment.
     Alive,
     /// Nothing any more; this lane carried so many bytes.
     End { bytes: u64 },

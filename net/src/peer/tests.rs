@@ -61,6 +61,18 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     timeout(SOON, wait).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
 
+/// Whether `network` has no connection to `peer`.
+fn lost(network: &Network, peer: &Network) -> bool {
+    network.inner().table.current(peer.id()).is_none()
+}
+
+/// Cuts the line until both have noticed, and mends it.
+async fn interrupt(board: &Switchboard, a: &Network, b: &Network) {
+    board.cut(a.id(), b.id());
+    eventually("cut", || lost(a, b) && lost(b, a)).await;
+    board.mend(a.id(), b.id());
+}
+
 #[tokio::test(start_paused = true)]
 async fn crossing_dials_end_with_one_connection() {
     let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
@@ -68,10 +80,7 @@ async fn crossing_dials_end_with_one_connection() {
     echo(&a);
     echo(&b);
     for round in 0..20 {
-        board.cut(a.id(), b.id());
-        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
-        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
-        board.mend(a.id(), b.id());
+        interrupt(&board, &a, &b).await;
         let (there, back) = tokio::join!(call(&a, &b, round), call(&b, &a, round));
         assert_eq!((there.unwrap(), back.unwrap()), (round, round));
         let count = |n: &Network, peer| n.inner().table.count(peer);
@@ -98,10 +107,7 @@ async fn a_stream_opened_while_dials_cross_lives_on() {
     echo(&a);
     echo(&b);
     for round in 0..20 {
-        board.cut(a.id(), b.id());
-        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
-        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
-        board.mend(a.id(), b.id());
+        interrupt(&board, &a, &b).await;
         // Each takes the first connection it gets, whichever that is.
         let (mut there, mut back) = tokio::join!(pipe(&a, &b), pipe(&b, &a));
         // Long enough for everything that is superfluous to be closed.
@@ -125,15 +131,12 @@ async fn what_only_the_peer_has_lost_is_used_no_more_once_it_has_dialled() {
     echo(&a);
     echo(&b);
     for (near, far) in [(&a, &b), (&b, &a)] {
-        board.cut(a.id(), b.id());
-        let gone = |n: &Network, peer| n.inner().table.current(peer).is_none();
-        eventually("cut", || gone(&a, b.id()) && gone(&b, a.id())).await;
-        board.mend(a.id(), b.id());
+        interrupt(&board, &a, &b).await;
         near.connect(far.id(), SOON).await.unwrap();
         // The outage is over when `far` has just given the connection up and `near` has not yet.
         sleep(Duration::from_secs(1)).await;
         board.lose(far.id(), near.id());
-        eventually("lost", || gone(far, near.id())).await;
+        eventually("lost", || lost(far, near)).await;
         assert_eq!(near.peer_state(far.id()), PeerState::Connected);
         assert_eq!(call(far, near, 1).await.unwrap(), 1);
         assert_eq!(call(near, far, 2).await.unwrap(), 2);

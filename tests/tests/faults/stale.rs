@@ -3,6 +3,7 @@
 
 use anyhow::ensure;
 use nix::sys::signal::Signal;
+use phantom_tests::counter::{COUNTER, counted_once};
 use phantom_tests::lab::{MOVE, Pair, wait_until};
 
 use crate::session::Session;
@@ -32,7 +33,7 @@ fn a_copy_that_wakes_up_later_has_no_effect() -> anyhow::Result<()> {
     Pair::scenario("a_copy_that_wakes_up_later_has_no_effect", |pair| {
         let mut session = Session::start(pair, "repl")?;
         // It writes by itself, wherever it runs: a copy too many would show.
-        session.run(WRITER, "started")?;
+        session.run(COUNTER, "started")?;
         let moving = pair.held_move(pair.away(), "target:resume", "repl", "cellar")?;
         let stopped = pair.away().signal_all("phantom daemon", Signal::SIGSTOP)
             + pair.away().signal_all(" shim /run/phantom", Signal::SIGSTOP);
@@ -49,18 +50,10 @@ fn a_copy_that_wakes_up_later_has_no_effect() -> anyhow::Result<()> {
         })?;
         session.lives_on(pair.home())?;
         let log = std::fs::read_to_string(pair.home().home_dir().join("log"))?;
-        let numbers: Vec<u32> = log.lines().map(str::parse).collect::<Result<_, _>>()?;
-        let wanted: Vec<u32> = (0..numbers.len() as u32).collect();
-        ensure!(numbers == wanted, "two copies have written: {numbers:?}");
+        counted_once(&log)?;
         session.end()
     })
 }
-
-/// Counts into a file, ten times a second.
-const WRITER: &str = "exec('''import threading, time\n\
-def count():\n    out = open('log', 'w', buffering=1); k = 0\n    while True:\n        \
-out.write(str(k) + chr(10)); k += 1; time.sleep(0.1)\n\
-threading.Thread(target=count, daemon=True).start()\nprint('star' + 'ted')''')";
 
 #[test]
 fn a_copy_whose_report_is_lost_is_not_taken_back() -> anyhow::Result<()> {
