@@ -72,6 +72,8 @@ struct Plan {
     desktops: Option<desktops::State>,
     wanted: usize,
     missing: Vec<String>,
+    /// Packages that are there in versions which conflict with what is missing.
+    replaced: Vec<String>,
 }
 
 impl Plan {
@@ -91,8 +93,19 @@ impl Plan {
         }
         let wanted = packages::needed(&recipe, build_criu, &more);
         let missing = packages::missing(&wanted)?;
+        let replaced = packages::replaced(&wanted, &missing)?;
         let wanted = wanted.len();
-        Ok(Plan { recipe, recipe_digest, criu, second_root, build_root, desktops, wanted, missing })
+        Ok(Plan {
+            recipe,
+            recipe_digest,
+            criu,
+            second_root,
+            build_root,
+            desktops,
+            wanted,
+            missing,
+            replaced,
+        })
     }
 
     /// What will be changed on this system, one line each.
@@ -100,6 +113,12 @@ impl Plan {
         let mut changes = Vec::new();
         if !self.missing.is_empty() {
             changes.push(format!("installs with apt-get: {}", self.missing.join(" ")));
+        }
+        if !self.replaced.is_empty() {
+            let replaced = self.replaced.join(" ");
+            changes.push(format!(
+                "replaces with the archive's version, since another conflicts with these: {replaced}"
+            ));
         }
         if matches!(self.criu, criu::State::Missing(_)) {
             changes.push(criu::intention(&self.recipe, &self.recipe_digest));
@@ -203,7 +222,10 @@ pub fn run(workspace: &Workspace, extent: Extent) -> Result<Ready> {
 
 fn execute(workspace: &Workspace, plan: &Plan) -> Result<()> {
     if !plan.missing.is_empty() {
-        packages::install(workspace, &plan.missing)?;
+        if !plan.replaced.is_empty() {
+            packages::remove(workspace, &plan.replaced)?;
+        }
+        packages::install(workspace, &[&plan.missing[..], &plan.replaced[..]].concat())?;
     }
     if matches!(plan.criu, criu::State::Missing(_)) {
         criu::build(workspace, &plan.recipe, &plan.recipe_digest)?;

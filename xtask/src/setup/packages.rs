@@ -54,9 +54,40 @@ fn parse_installed(printed: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Those of `wanted` that apt would remove to install `missing`, because their versions conflict:
+/// they are to be installed anew. Knows of none while there are no package lists.
+///
+/// # Errors
+/// When a package that Phantom does not need would be removed.
+pub fn replaced(wanted: &[String], missing: &[String]) -> Result<Vec<String>> {
+    if missing.is_empty() {
+        return Ok(Vec::new());
+    }
+    let simulated = Cmd::new("apt-get")
+        .args(["--simulate", "-q", "install", "--no-install-recommends"])
+        .args(missing);
+    let Ok(printed) = simulated.stdout() else { return Ok(Vec::new()) };
+    let (replaced, others): (Vec<_>, Vec<_>) =
+        parse_removed(&printed).partition(|name| wanted.contains(name));
+    if !others.is_empty() {
+        let (missing, others) = (missing.join(" "), others.join(" "));
+        bail!(
+            "installing {missing} would remove {others}, which nothing here may decide: run \
+             `apt-get install --no-install-recommends {missing}` yourself if you can do without"
+        );
+    }
+    Ok(replaced)
+}
+
+/// The packages in lines like `Remv vim [2:9.0]`.
+fn parse_removed(printed: &str) -> impl Iterator<Item = String> {
+    let names = printed.lines().filter_map(|line| line.strip_prefix("Remv "));
+    names.filter_map(|rest| rest.split_whitespace().next()).map(str::to_owned)
+}
+
 /// The command that installs `packages`.
 fn install_command(packages: &[String]) -> Cmd {
-    apt(&["install", "-y", "--no-install-recommends"]).args(packages)
+    apt(&["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages)
 }
 
 fn apt(arguments: &[&str]) -> Cmd {
@@ -66,6 +97,17 @@ fn apt(arguments: &[&str]) -> Cmd {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .rooted()
         .limit(Duration::from_secs(1800))
+}
+
+/// Takes packages off that are in the way of others and installed anew with them.
+pub fn remove(workspace: &Workspace, packages: &[String]) -> Result<()> {
+    let log = workspace.log("apt")?;
+    let command = apt(&["remove", "-y"]).args(packages);
+    let (ended, _) = wait_for_lock(&command, &log, "removing what is in the way")?;
+    if ended != Ended::Ok {
+        bail!("`{}` failed: {}\n{}", command.shown(), advice(&tail(&log)), tail(&log));
+    }
+    Ok(())
 }
 
 /// Installs `packages`. The package lists are fetched first only when there are none, or when
@@ -120,6 +162,8 @@ fn advice(printed: &str) -> &'static str {
         "the archive cannot be reached; check the network and the addresses in /etc/apt"
     } else if says("Unable to locate") || says("no installation candidate") {
         "the archive lacks a package; check that /etc/apt names the `main` component of your release"
+    } else if says("remove is disabled") {
+        "other packages are in the way; install these by hand if you can do without the others"
     } else if says("No space left") || says("enough free space") {
         "no room; free some space and run this again"
     } else if says("dpkg was interrupted") {
@@ -137,6 +181,12 @@ mod tests {
     fn only_installed_packages_count() {
         let printed = "bash ii \nvim rc \nclang un \nless hi \n";
         assert_eq!(parse_installed(printed), ["bash", "less"]);
+    }
+
+    #[test]
+    fn what_apt_would_remove_is_found() {
+        let printed = "Reading state...\nRemv qemu-utils [1:10.0.2]\nInst qemu-system (1:7.2)\n";
+        assert_eq!(parse_removed(printed).collect::<Vec<_>>(), ["qemu-utils"]);
     }
 
     #[test]
