@@ -15,6 +15,8 @@ use crate::shim::way_home::{Ask, Purpose};
 
 /// How long a shim may take to say what it wants, and a home to answer.
 const OPEN_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the last words of an app's shim at home may take to reach a guest.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 fn service(purpose: Purpose) -> ServiceId {
     match purpose {
@@ -89,7 +91,12 @@ impl Daemon {
             tokio::select! {
                 _ = &mut splice => return Ok(()),
                 changed = authority.changed() => {
-                    changed.context("the app has ended")?;
+                    if changed.is_err() {
+                        // The app has ended. Its shim goes now, and has told the guest that the
+                        // exit code is taken: without that word the guest would wait for ever.
+                        let _ = tokio::time::timeout(LAST_WORDS, &mut splice).await;
+                        return Ok(());
+                    }
                     let record = self.apps.record(ask.app)?;
                     ensure!(may_act(&record), "the copy lost its right to act");
                 }
