@@ -18,8 +18,8 @@ use super::machine::{Event, Relay, RelayState};
 use crate::os::{pty, reactor};
 
 /// Makes a new stream to the home's shim.
-pub type Connect =
-    Box<dyn FnMut() -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>> + Send>;
+pub type Connect = Box<dyn FnMut() -> Connecting + Send>;
+type Connecting = Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>>;
 
 /// The first pause between two attempts to reach the home.
 const RETRY_MIN: Duration = Duration::from_millis(20);
@@ -60,6 +60,7 @@ impl Endpoint {
             held: true,
             ended: None,
             connect,
+            pause: RETRY_MIN,
             commands: receiver,
         };
         tokio::spawn(driver.run());
@@ -100,13 +101,14 @@ struct Driver {
     held: bool,
     ended: Option<oneshot::Sender<()>>,
     connect: Connect,
+    /// Before the next attempt to reach the home.
+    pause: Duration,
     commands: mpsc::Receiver<Command>,
 }
 
 impl Driver {
     async fn run(mut self) {
         let mut link: Option<Link> = None;
-        let mut pause = RETRY_MIN;
         let mut connecting = (self.connect)();
         let mut beat = tokio::time::interval(BEAT);
         loop {
@@ -115,18 +117,28 @@ impl Driver {
             {
                 link = None;
                 self.relay.disconnected();
-                connecting = later(RETRY_MIN, (self.connect)());
+                connecting = self.again();
             }
             let serve = !self.held;
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => {
+                        let may_act_anew = matches!(command, Command::Release { .. });
+                        self.obey(command);
+                        if may_act_anew && link.is_none() {
+                            self.pause = RETRY_MIN;
+                            connecting = (self.connect)();
+                        }
+                    }
                     None => return,
                 },
                 frame = next(&mut link), if link.is_some() => {
                     let healthy = match frame {
                         Some(frame) => match self.relay.handle(frame) {
-                            Ok(()) => self.take_events(),
+                            Ok(()) => {
+                                self.pause = RETRY_MIN;
+                                self.take_events()
+                            }
                             Err(error) => {
                                 tracing::warn!(%error, "the home's shim sent nonsense");
                                 false
@@ -137,19 +149,17 @@ impl Driver {
                     if !healthy {
                         link = None;
                         self.relay.disconnected();
-                        connecting = later(pause, (self.connect)());
+                        connecting = self.again();
                     }
                 }
                 stream = &mut connecting, if link.is_none() => match stream {
                     Ok(stream) => {
                         link = Some(Link::new(stream));
                         self.relay.connected();
-                        pause = RETRY_MIN;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "the home's shim cannot be reached");
-                        pause = (pause * 2).min(RETRY_MAX);
-                        connecting = later(pause, (self.connect)());
+                        connecting = self.again();
                     }
                 },
                 ready = self.master.readable(), if serve && self.relay.room() > 0 => {
@@ -173,6 +183,18 @@ impl Driver {
                 _ = beat.tick() => self.relay.beat(),
             }
         }
+    }
+
+    /// The next attempt, after a pause that grows until the home has said a word: a stream that it
+    /// does not let in is made like any other, and ends at once.
+    fn again(&mut self) -> Connecting {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(RETRY_MAX);
+        let connecting = (self.connect)();
+        Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            connecting.await
+        })
     }
 
     fn obey(&mut self, command: Command) {
@@ -226,16 +248,6 @@ async fn next(link: &mut Option<Link>) -> Option<super::Frame> {
         Some(link) => link.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn later(
-    pause: Duration,
-    connecting: Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>>,
-) -> Pin<Box<dyn Future<Output = io::Result<UnixStream>> + Send>> {
-    Box::pin(async move {
-        tokio::time::sleep(pause).await;
-        connecting.await
-    })
 }
 
 /// Reads what the terminal has, up to what the relay takes.

@@ -393,7 +393,11 @@ impl Daemon {
         tokio::spawn(async move {
             if let Err(error) = self.home_shim_events(app).await {
                 tracing::warn!(%app, error = format!("{error:#}"), "lost the app's shim");
-                self.stop_guest_copy(app).await;
+                if let Ok(record) = self.apps.record(app)
+                    && record.is_away()
+                {
+                    self.tell_ended(record.host, app);
+                }
                 let daemon = self.clone();
                 let _ = tokio::task::spawn_blocking(move || daemon.clear_remains(app)).await;
             }
@@ -411,16 +415,6 @@ impl Daemon {
             }
         }
         bail!("it ended without a word; see its shim.log")
-    }
-
-    /// Ends the copy of an app that runs elsewhere after its home's shim has gone.
-    async fn stop_guest_copy(&self, app: AppId) {
-        let Ok(record) = self.apps.record(app) else { return };
-        if record.is_away()
-            && let Err(error) = self.signal_guest(&record, libc::SIGKILL).await
-        {
-            tracing::warn!(%app, error = format!("{error:#}"), "cannot end the copy that is away");
-        }
     }
 
     /// Forgets an app that has ended.

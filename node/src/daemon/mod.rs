@@ -206,10 +206,11 @@ impl Daemon {
         let switch = bind_for_root(&self.config.switch_socket())?;
         let api = crate::api::server::bind(&self.config.api_socket())?;
         tokio::spawn(self.clone().serve_switch(switch));
-        tokio::spawn(self.clone().answer_peers());
         tokio::spawn(self.clone().judge());
         tokio::spawn(self.clone().sample());
         self.find_apps().await?;
+        // Not before: an app that is not found yet is not one that has ended.
+        tokio::spawn(self.clone().answer_peers());
         self.settle_moves();
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());

@@ -314,7 +314,7 @@ impl Daemon {
                 // As it should be.
                 Ok(record) if is_at_rest(&record, from, &event) => None,
                 Ok(record) => self.start_driver(record, None, None).ok(),
-                Err(_) => None,
+                Err(_) => return self.tell_ended(from, app),
             },
         };
         if let Some(sender) = sender {

@@ -49,6 +49,8 @@ pub enum Ask {
     Obstacles(AppId),
     /// From the home to the host: signal the app.
     Signal(AppId, i32),
+    /// From the home to a host: the app is no more, what is left of it must go.
+    Ended(AppId),
     /// From the host to the home: the app exceeds a limit.
     Exceeds(AppId, Verdict, Vec<TimelineRow>),
     /// From the host to the home: percent of a core and resident bytes.
@@ -143,6 +145,11 @@ impl Daemon {
                 Reply::Survey(survey) => Ok(Answer::Obstacles(survey.obstacles)),
                 _ => bail!("the shim did not understand"),
             },
+            Ask::Ended(app) => {
+                tracing::info!(%app, "its home says that it has ended");
+                self.guest_of(app, peer)?.shim.tell(&ShimRequest::Finish, SHIM_DEADLINE).await?;
+                Ok(Answer::Done)
+            }
             Ask::Signal(app, number) => {
                 let guest = self.guest_of(app, peer)?;
                 guest.shim.tell(&ShimRequest::Signal(number), SHIM_DEADLINE).await?;
@@ -186,6 +193,17 @@ impl Daemon {
         let guest = self.guests.get(app)?;
         ensure!(guest.home == home, "only the app's home may ask this");
         Ok(guest)
+    }
+
+    /// Tells a node that has to do with an app of which nothing is known here, or no longer. One that
+    /// cannot be told hears it when it speaks of the app.
+    pub fn tell_ended(self: &Arc<Self>, node: NodeId, app: AppId) {
+        let daemon = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = daemon.ask(node, &Ask::Ended(app), ASK_DEADLINE).await {
+                tracing::debug!(%app, error = format!("{error:#}"), "its end was not heard");
+            }
+        });
     }
 
     /// Signals an app that runs elsewhere.

@@ -63,11 +63,12 @@ impl Daemon {
     }
 
     /// At the home: lets a stream of a copy in while that copy may act.
-    pub async fn let_in(&self, incoming: Incoming) -> anyhow::Result<()> {
+    pub async fn let_in(self: &Arc<Self>, incoming: Incoming) -> anyhow::Result<()> {
         let ask: Ask = incoming.header()?;
         ensure!(incoming.service == service(ask.purpose), "the stream contradicts itself");
         let peer = incoming.peer;
-        let mut authority = self.apps.authority(ask.app)?;
+        let mut authority =
+            self.apps.authority(ask.app).inspect_err(|_| self.tell_ended(peer, ask.app))?;
         let may_act = |record: &AppRecord| may_act(record, peer, ask);
         ensure!(
             may_act(&self.apps.record(ask.app)?),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use phantom_tests::lab::{Node, Pair, wait_until};
+use nix::sys::signal::Signal;
+use phantom_tests::lab::{MOVE, Node, Pair, SOON, Things, processes_beginning, wait_until};
 
 use crate::session::Session;
 
@@ -38,6 +39,46 @@ fn a_lost_home_is_an_error_and_never_a_hang() -> anyhow::Result<()> {
         session.lives_on(pair.home())?;
         ensure!(pair.home().home_dir().join("probe").exists(), "the probe's file");
         session.end()
+    })
+}
+
+#[test]
+fn a_guest_that_its_home_has_forgotten_ends() -> anyhow::Result<()> {
+    Pair::scenario("a_guest_that_its_home_has_forgotten_ends", |pair| {
+        let copies = || processes_beginning("/usr/bin/python3 -q -X forgotten ").len();
+        for restart in [false, true] {
+            let (before, away_before) = (Things::of(pair.home())?, Things::of(pair.away())?);
+            let mut terminal = pair.home().terminal(&[
+                "run",
+                "--name",
+                "loop",
+                "--",
+                "/usr/bin/python3",
+                "-q",
+                "-X",
+                "forgotten",
+            ])?;
+            terminal.expect(">>> ", SOON)?;
+            pair.migrate("loop", "cellar")?;
+            // What holds the terminal at home dies, and nobody over there can be told.
+            pair.set_link(false)?;
+            pair.wait_disconnected()?;
+            if restart {
+                pair.home().kill_daemon()?;
+            }
+            ensure!(pair.home().signal_all(" shim /run/phantom", Signal::SIGKILL) == 1, "one shim");
+            if restart {
+                pair.home().up(&[])?;
+            }
+            wait_until("the home to forget the app", SOON, || Ok(pair.row("loop")?.is_none()))?;
+            ensure!(copies() == 1, "nobody has told the other node");
+            pair.set_link(true)?;
+            wait_until("the end of the copy", MOVE, || Ok(copies() == 0))?;
+            pair.wait_connected()?;
+            away_before.expect_again(pair.away())?;
+            before.expect_again(pair.home())?;
+        }
+        Ok(())
     })
 }
 
