@@ -16,6 +16,9 @@ pub(super) const TAKEN: u8 = 1;
 pub(super) const REFUSED: u8 = 2;
 /// The receiver's last answer: all of the lane is stored.
 pub(super) const DONE: u8 = 3;
+/// The receiver, now and then: something still arrives. What a sender has written may lie in its
+/// kernel for a minute on a slow line.
+pub(super) const ARRIVING: u8 = 4;
 
 /// What a lane begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +99,7 @@ impl Frame {
 
 /// Writes all of `bytes`; every part that moves counts as progress.
 pub(super) async fn write_all(
-    lane: &mut dyn Duplex,
+    lane: &mut (dyn AsyncWrite + Send + Unpin),
     mut bytes: &[u8],
     progress: &Progress,
 ) -> Result<(), BulkError> {
@@ -112,13 +115,16 @@ pub(super) async fn write_all(
 }
 
 /// Flushes.
-pub(super) async fn flush(lane: &mut dyn Duplex, progress: &Progress) -> Result<(), BulkError> {
+pub(super) async fn flush(
+    lane: &mut (dyn AsyncWrite + Send + Unpin),
+    progress: &Progress,
+) -> Result<(), BulkError> {
     progress.guard(lane.flush()).await?.map_err(|e| progress.broken(e))
 }
 
 /// Fills `bytes`; every part that moves counts as progress.
 pub(super) async fn read_exact(
-    lane: &mut dyn Duplex,
+    lane: &mut (dyn AsyncRead + Send + Unpin),
     bytes: &mut [u8],
     progress: &Progress,
 ) -> Result<(), BulkError> {

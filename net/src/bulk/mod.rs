@@ -11,7 +11,7 @@
 //! ```text
 //! lane, sender to receiver:   ticket (16 bytes) lane (u16) lanes (u16)
 //!                             { kind (u8) object (u32) offset (u64) len (u32) bytes }*
-//! lane, receiver to sender:   taken (u8) … done (u8)            all numbers little endian
+//! lane, receiver to sender:   taken (u8) { arriving (u8) }* done (u8)      little endian
 //! ```
 
 mod lane;
@@ -213,6 +213,11 @@ impl Progress {
         self.last.fetch_max(now, Ordering::Relaxed);
     }
 
+    /// When something last happened, in milliseconds.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// `bytes` of objects have moved; returns the sum.
     pub fn count(&self, bytes: u64) -> u64 {
         self.moved.fetch_add(bytes, Ordering::Relaxed) + bytes
@@ -239,11 +244,11 @@ impl Progress {
     pub async fn guard<T>(&self, work: impl Future<Output = T>) -> Result<T, BulkError> {
         let mut work = std::pin::pin!(work);
         loop {
-            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-            let deadline = self.start + last + self.stall;
+            let last = self.last();
+            let deadline = self.start + Duration::from_millis(last) + self.stall;
             match tokio::time::timeout_at(deadline, &mut work).await {
                 Ok(done) => return Ok(done),
-                Err(_) if self.last.load(Ordering::Relaxed) > last.as_millis() as u64 => {}
+                Err(_) if self.last() > last => {}
                 Err(_) => {
                     return Err(BulkError::Stalled {
                         peer: self.peer,
@@ -255,3 +260,6 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

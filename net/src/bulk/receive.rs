@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use phantom_model::NodeId;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::lane::{DONE, Duplex, Frame, LaneHead, REFUSED, TAKEN, read_exact};
+use super::lane::{
+    ARRIVING, DONE, Duplex, Frame, LaneHead, REFUSED, TAKEN, flush, read_exact, write_all,
+};
 use super::{
     BulkError, BulkOptions, BulkPath, BulkReport, BulkTicket, Extent, ExtentSink, MAX_PIECE,
     Progress,
@@ -193,8 +195,21 @@ impl Transfer {
         self.claim(head, path)?;
         let progress = &self.progress;
         progress.touch();
-        super::lane::write_all(lane, &[TAKEN], progress).await?;
-        super::lane::flush(lane, progress).await?;
+        let (mut from, mut to) = tokio::io::split(lane);
+        write_all(&mut to, &[TAKEN], progress).await?;
+        flush(&mut to, progress).await?;
+        tokio::select! {
+            taken = self.take(&mut from) => taken?,
+            lost = self.say_arriving(&mut to) => return Err(lost),
+        }
+        write_all(&mut to, &[DONE], progress).await?;
+        progress.guard(to.shutdown()).await?.map_err(|error| progress.broken(error))?;
+        Ok(self.lane_done())
+    }
+
+    /// Takes all that comes on a lane.
+    async fn take(&self, lane: &mut (dyn AsyncRead + Send + Unpin)) -> Result<(), BulkError> {
+        let progress = &self.progress;
         let mut buffer = match &self.delivery {
             Deliver::Sink(_) => vec![0; MAX_PIECE],
             Deliver::Channel(_) => Vec::new(),
@@ -213,18 +228,37 @@ impl Transfer {
                     }
                     self.piece(lane, &mut buffer, (object, offset, len as usize)).await?;
                 }
-                Some(Frame::End { bytes }) if bytes == carried => break,
+                Some(Frame::End { bytes }) if bytes == carried => return Ok(()),
                 Some(Frame::End { .. }) => return Err(self.protocol("bytes are missing")),
             }
         }
-        super::lane::write_all(lane, &[DONE], progress).await?;
-        progress.guard(lane.shutdown()).await?.map_err(|error| progress.broken(error))?;
-        Ok(self.lane_done())
+    }
+
+    /// Tells the sender now and then that something arrives, on whichever lane. Saying so is no
+    /// progress itself. Ends only when the lane cannot be written.
+    async fn say_arriving(&self, lane: &mut (dyn AsyncWrite + Send + Unpin)) -> BulkError {
+        let progress = &self.progress;
+        loop {
+            let since = progress.last();
+            tokio::time::sleep(progress.alive_every()).await;
+            if progress.last() == since {
+                continue;
+            }
+            let say = async {
+                lane.write_all(&[ARRIVING]).await?;
+                lane.flush().await
+            };
+            match progress.guard(say).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return progress.broken(error),
+                Err(error) => return error,
+            }
+        }
     }
 
     async fn piece(
         &self,
-        lane: &mut dyn Duplex,
+        lane: &mut (dyn AsyncRead + Send + Unpin),
         buffer: &mut [u8],
         (object, offset, len): (u32, u64, usize),
     ) -> Result<(), BulkError> {

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use phantom_model::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::lane::{DONE, Duplex, Frame, LaneHead, REFUSED, TAKEN, flush, read_exact, write_all};
+use super::lane::{
+    ARRIVING, DONE, Duplex, Frame, LaneHead, REFUSED, TAKEN, flush, read_exact, write_all,
+};
 use super::{
     BulkError, BulkOptions, BulkPath, BulkReport, BulkTicket, Extent, MAX_PIECE, Progress,
 };
@@ -153,37 +156,66 @@ async fn run(
     queue: Queue,
     progress: Arc<Progress>,
 ) -> Result<(), BulkError> {
-    let lane = &mut *lane;
+    let (mut from, mut to) = tokio::io::split(&mut *lane);
+    let mut stored = std::pin::pin!(stored(&mut from, &progress));
+    tokio::select! {
+        said = say(&mut to, &queue, &progress) => said?,
+        early = &mut stored => {
+            early?;
+            return Err(BulkError::Protocol { peer: progress.peer, what: "done before the end" });
+        }
+    }
+    stored.await?;
+    // The receiver has everything; whether the goodbye arrives no longer matters.
+    let _ = progress.guard(tokio::io::AsyncWriteExt::shutdown(&mut to)).await;
+    Ok(())
+}
+
+async fn say(
+    lane: &mut (dyn AsyncWrite + Send + Unpin),
+    queue: &Queue,
+    progress: &Progress,
+) -> Result<(), BulkError> {
     let mut carried = 0;
     loop {
-        let next = timeout(progress.alive_every(), next_of(&queue)).await;
+        let next = timeout(progress.alive_every(), next_of(queue)).await;
         progress.touch();
         let more = match next {
             Err(_) => {
-                write_all(lane, &Frame::Alive.encode(), &progress).await?;
+                write_all(lane, &Frame::Alive.encode(), progress).await?;
                 false
             }
             Ok(Some((extent, more))) => {
                 carried += extent.bytes.len() as u64;
-                send_extent(lane, extent, &progress).await?;
+                send_extent(lane, extent, progress).await?;
                 more
             }
             Ok(None) => break,
         };
         if !more {
-            flush(lane, &progress).await?;
+            flush(lane, progress).await?;
         }
     }
-    write_all(lane, &Frame::End { bytes: carried }.encode(), &progress).await?;
-    flush(lane, &progress).await?;
-    let mut answer = [0];
-    read_exact(lane, &mut answer, &progress).await?;
-    if answer != [DONE] {
-        return Err(BulkError::Protocol { peer: progress.peer, what: "an unknown answer" });
+    write_all(lane, &Frame::End { bytes: carried }.encode(), progress).await?;
+    flush(lane, progress).await
+}
+
+/// Completes when the receiver has stored all of the lane.
+async fn stored(
+    lane: &mut (dyn AsyncRead + Send + Unpin),
+    progress: &Progress,
+) -> Result<(), BulkError> {
+    loop {
+        let mut answer = [0];
+        read_exact(lane, &mut answer, progress).await?;
+        match answer {
+            [ARRIVING] => {}
+            [DONE] => return Ok(()),
+            _ => {
+                return Err(BulkError::Protocol { peer: progress.peer, what: "an unknown answer" });
+            }
+        }
     }
-    // The receiver has everything; whether the goodbye arrives no longer matters.
-    let _ = progress.guard(tokio::io::AsyncWriteExt::shutdown(lane)).await;
-    Ok(())
 }
 
 /// The next piece, and whether more are waiting.
@@ -194,7 +226,7 @@ async fn next_of(queue: &Queue) -> Option<(Extent, bool)> {
 }
 
 async fn send_extent(
-    lane: &mut dyn Duplex,
+    lane: &mut (dyn AsyncWrite + Send + Unpin),
     extent: Extent,
     progress: &Progress,
 ) -> Result<(), BulkError> {
