@@ -137,3 +137,19 @@ fn a_desktop_that_stops_is_told_with_its_reason() -> anyhow::Result<()> {
     bob.run("while pgrep -x sleep; do sleep 0.1; done")?;
     Ok(())
 }
+
+#[test]
+fn a_desktop_that_hangs_is_told_from_a_slow_command() -> anyhow::Result<()> {
+    let lan = Lan::new()?;
+    let alice = lan.desktop("alice").start()?;
+    // Its one processor does nothing else any more, for ever.
+    let hang = "echo -1 > /proc/sys/kernel/sched_rt_runtime_us
+                exec chrt -f 99 sh -c 'while :; do :; done'";
+    let error = alice.run_for(hang, Duration::from_secs(3)).expect_err("it hangs");
+    let text = format!("{error:#}");
+    ensure!(text.contains("it hangs") && text.contains("did not end within 3s"), "{text}");
+    let pid = alice.qemu_pid()?;
+    drop(alice);
+    ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "its QEMU is left");
+    Ok(())
+}

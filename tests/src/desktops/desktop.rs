@@ -338,12 +338,19 @@ impl Desktop {
         self.machine.as_ref().with_context(|| format!("{} has no power", self.name))
     }
 
+    /// Whether its agent does anything at all.
+    fn answers(&self) -> bool {
+        self.machine().is_ok_and(|machine| run(machine, shell(":"), Vec::new(), SOON).is_ok())
+    }
+
     /// Adds to an error what became of the desktop, or else what its kernel printed last.
     fn blame(&self, error: anyhow::Error) -> anyhow::Error {
         let patience = if error.is::<Gone>() { SOON } else { Duration::ZERO };
         let ended = self.machine.as_ref().and_then(|machine| machine.end(patience));
         let why = ended.unwrap_or_else(|| {
-            format!("the end of its console:\n{}\n", super::machine::tail(&self.serial(), 8))
+            let hangs = if error.is::<Late>() && !self.answers() { "it hangs; " } else { "" };
+            let tail = super::machine::tail(&self.serial(), 8);
+            format!("{hangs}the end of its console:\n{tail}\n")
         });
         error.context(format!("on {}: {why}", self.name))
     }
@@ -465,6 +472,14 @@ fn run(
 #[error("the desktop ended meanwhile")]
 struct Gone;
 
+/// A command that took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("it did not end within {deadline:?}; so far it printed {printed:?}")]
+struct Late {
+    deadline: Duration,
+    printed: String,
+}
+
 /// Hears a command to its end.
 fn finish(channel: &mut Channel, deadline: Duration) -> anyhow::Result<Output> {
     let end = Instant::now() + deadline;
@@ -472,10 +487,10 @@ fn finish(channel: &mut Channel, deadline: Duration) -> anyhow::Result<Output> {
     loop {
         let frame = match channel.next(end.saturating_duration_since(Instant::now())) {
             Next::Frame(frame) => frame,
-            Next::Late => bail!(
-                "it did not end within {deadline:?}; so far it printed {:?}",
-                String::from_utf8_lossy(&[stdout, stderr].concat())
-            ),
+            Next::Late => {
+                let printed = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+                return Err(Late { deadline, printed }.into());
+            }
             Next::Gone => return Err(Gone.into()),
         };
         match frame.kind {
