@@ -22,6 +22,8 @@ use crate::terminal::Terminal;
 const CLONE: Duration = Duration::from_secs(60);
 /// How long a boot may take.
 const BOOT: Duration = Duration::from_secs(180);
+/// How long an agent may take to do nothing, before its desktop is said to hang.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long a command may take that a scenario gives no deadline.
 const COMMAND: Duration = Duration::from_secs(120);
 
@@ -192,10 +194,13 @@ impl Desktop {
         self.machine.as_ref().map(Machine::serial).unwrap_or_default()
     }
 
-    /// The ends of its daemon's and shims' logs, for a failed scenario.
+    /// The ends of its daemon's and shims' logs, and of its journal where it has one, for a failed
+    /// scenario.
     pub fn logs(&self) -> String {
-        let script = "tail -n 60 /var/lib/phantom/daemon.log
-                      tail -n 30 /run/phantom/apps/*/shim.log 2>/dev/null || :";
+        let script = "tail -n 60 /var/lib/phantom/daemon.log || :
+                      tail -n 30 /run/phantom/apps/*/shim.log 2>/dev/null || :
+                      [ ! -d /run/systemd/system ] || journalctl --sync || :
+                      [ ! -d /run/systemd/system ] || journalctl -b -n 60 --no-pager";
         let logs = self.run(script).unwrap_or_else(|error| format!("{error:#}"));
         format!("--- {} ---\n{logs}\n", self.name)
     }
@@ -340,7 +345,7 @@ impl Desktop {
 
     /// Whether its agent does anything at all.
     fn answers(&self) -> bool {
-        self.machine().is_ok_and(|machine| run(machine, shell(":"), Vec::new(), SOON).is_ok())
+        self.machine().is_ok_and(|machine| run(machine, shell(":"), Vec::new(), ANSWER).is_ok())
     }
 
     /// Adds to an error what became of the desktop, or else what its kernel printed last.
@@ -382,6 +387,10 @@ impl Desktop {
                  echo '{name}:x:{uid}:' >> /etc/group\n\
                  mkdir -p /home/{name}; chown {uid}:{uid} /home/{name}; chmod 750 /home/{name}\n"
             );
+        }
+        if self.shape.init == Init::Systemd {
+            // It wrote for the machine that it was.
+            script += "systemctl restart systemd-journald\n";
         }
         self.run(&script)?;
         self.furnish()

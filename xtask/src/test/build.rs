@@ -32,11 +32,6 @@ impl TestProgram {
         format!("{}/{}", self.package, self.target)
     }
 
-    /// Whether it only runs when its tier or its name is asked for.
-    pub fn is_long(&self) -> bool {
-        self.target.starts_with("desktop_long_")
-    }
-
     /// Whether it belongs to the desktop tier.
     pub fn is_desktop(&self) -> bool {
         self.target.starts_with("desktop_")

@@ -152,10 +152,6 @@ impl Chosen {
 fn choose(built: &Built, options: &TestOptions) -> Result<Vec<(TestProgram, Chosen)>> {
     let mut chosen = Vec::new();
     for program in &built.tests {
-        if program.is_long() && options.tier.is_none() && options.filter.is_none() {
-            say::note(format!("{}: only with --tier desktops", program.name()));
-            continue;
-        }
         let tier = if program.is_desktop() { Tier::Desktops } else { Tier::Fast };
         if options.tier.is_some_and(|wanted| wanted != tier) {
             continue;

@@ -173,23 +173,30 @@ fn a_laptop_sleeps_and_wakes_with_a_stale_copy() -> anyhow::Result<()> {
     })
 }
 
+/// A shell, for a line that needs minutes for what Python brings along.
 #[test]
 fn a_program_moves_over_a_slow_line_with_loss() -> anyhow::Result<()> {
     let lan = Lan::new()?.delay_ms(20).loss_percent(1.0).rate_kbit(1000);
     scenario(&lan, None, |attic, cellar| {
-        let mut repl = Repl::start(attic)?;
-        repl.answers()?;
+        let mut shell = attic.terminal(&["run", "--name", "shell", "--", "/bin/sh"])?;
+        let mut answers = |count: u32| -> anyhow::Result<()> {
+            shell.type_line("n=$((n+1)); echo count $n")?;
+            shell.expect(&format!("count {count}\r"), LONG)
+        };
+        answers(1)?;
         let begun = std::time::Instant::now();
-        let mut moving = attic.terminal(&["migrate", "repl", "cellar"])?;
+        let mut moving = attic.terminal(&["migrate", "shell", "cellar"])?;
         // Typed while it is on its way.
-        repl.answers()?;
-        let code = moving.wait(2 * LONG)?;
+        answers(2)?;
+        let code = moving.wait(LONG)?;
         ensure!(code == 0, "the move: {}", moving.screen_text());
         println!("NOTE a move over 1 Mbit/s with 1% loss: {:.0} s", begun.elapsed().as_secs_f64());
-        attic.wait_for_host("repl", cellar.name())?;
-        repl.answers()?;
+        attic.wait_for_host("shell", cellar.name())?;
+        answers(3)?;
         attic.shell("echo found > notes")?;
-        repl.run("print(open('notes').read())", "found")?;
-        repl.end()
+        shell.type_line("read word < notes; echo it is $word; exit 7")?;
+        shell.expect("it is found", LONG)?;
+        ensure!(shell.wait(LONG)? == 7, "the shell's exit code");
+        Ok(())
     })
 }

@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// Where golden desktops are kept.
 const GOLDEN: &str = "/var/cache/phantom/desktops/golden";
 
-const QEMU: &str = "qemu-system-x86_64 ";
+/// What the command line of a desktop holds.
+const QEMU: &str = "qemu-system-x86_64 -accel ";
 
 /// A person's `cargo xtask desktop shell debian12`, with another folder mounted over that of the
 /// golden desktops by the first command, and with other programs first in the search path.
