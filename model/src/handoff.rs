@@ -245,4 +245,6 @@ pub enum Outcome {
     Reverted(Failure),
     /// It was committed, and neither copy could be confirmed. The user decides.
     Lost(Failure),
+    /// The app itself ended before its move was over.
+    Ended,
 }

@@ -108,6 +108,40 @@ for pid in children:
 ";
 
 #[test]
+fn whoever_sees_a_program_end_finds_its_name_free() -> anyhow::Result<()> {
+    Pair::scenario("whoever_sees_a_program_end_finds_its_name_free", |pair| {
+        let args = ["run", "--name", "same", "--", "sh", "-c", "exit 3"];
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            let begun = std::time::Instant::now();
+            let output = pair.home().phantom(true, &args)?;
+            ensure!(output.code == 3, "{output:?}");
+            times.push(begun.elapsed());
+            ensure!(pair.row("same")?.is_none(), "`phantom ps` shows it still");
+        }
+        times.sort();
+        println!("median of a short command: {:?}", times[times.len() / 2]);
+        for _ in 0..3 {
+            let mut shell = pair.home().terminal(&["run", "--name", "same", "--", "sh"])?;
+            pair.wait_for_host("same", "attic")?;
+            pair.migrate("same", "cellar")?;
+            shell.type_line("exit 4")?;
+            ensure!(shell.wait(SOON)? == 4, "its exit code");
+            ensure!(pair.row("same")?.is_none(), "`phantom ps` shows it still, away");
+        }
+        // Without a daemon, too, programs end.
+        let mut shell = pair.home().terminal(&["run", "--name", "same", "--", "sh"])?;
+        pair.wait_for_host("same", "attic")?;
+        pair.home().kill_daemon()?;
+        shell.type_line("exit 5")?;
+        ensure!(shell.wait(SOON)? == 5, "its exit code");
+        pair.home().up(&[])?;
+        ensure!(pair.row("same")?.is_none(), "it ended while there was no daemon");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_program_with_many_children_moves() -> anyhow::Result<()> {
     Pair::scenario("a_program_with_many_children_moves", |pair| {
         let args = ["run", "--name", "crowd", "--", "/usr/bin/python3", "-c", CROWD];

@@ -47,7 +47,8 @@ pub struct Arrival {
 /// What the hub tells its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubEvent {
-    /// The app has ended elsewhere, and all it printed has arrived.
+    /// The app has ended elsewhere, and all it printed has arrived. The terminals hear of it by
+    /// [`Hub::ended`].
     EndedAway(i32),
 }
 
@@ -114,10 +115,13 @@ impl Hub {
         self.send(Command::Tell(line)).await;
     }
 
-    /// The app has ended here. Completes when the terminals have been told.
+    /// The app has ended. Completes when the terminals have been told.
     pub async fn ended(&self, code: i32) {
         let (reply, told) = oneshot::channel();
         self.send(Command::Ended(code, reply)).await;
         let _ = told.await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,9 +57,9 @@ impl Screen {
         self.kept.len() >= BRIM_BYTES
     }
 
-    /// What to show to the first terminal: all there was, if that is still known.
-    pub fn everything(&self) -> Vec<u8> {
-        if self.forgot { self.replay() } else { self.kept.iter().copied().collect() }
+    /// All there was, if that is still known.
+    pub fn everything(&self) -> Option<Vec<u8>> {
+        (!self.forgot).then(|| self.kept.iter().copied().collect())
     }
 
     /// Whether the app has the whole screen; then it must be asked to draw it anew.
@@ -108,10 +108,10 @@ mod tests {
         }
         // The last output of an app that ends without a terminal.
         screen.feed(&[b'y'; 64 << 10]);
-        let shown = screen.everything();
+        let shown = screen.everything().unwrap();
         assert!(shown.starts_with(b"\x1b[?1049hx") && shown.ends_with(b"y"));
         screen.feed(&[b'z'; KEPT_BYTES]);
-        assert_eq!(screen.everything(), screen.replay());
+        assert_eq!(screen.everything(), None);
     }
 
     #[test]

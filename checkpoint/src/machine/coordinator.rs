@@ -44,6 +44,8 @@ pub enum Event {
     LinkLost(NodeId),
     /// The user wants the move ended.
     Cancel,
+    /// The app has ended. Nothing is left to decide; who has a copy of it hears so by other means.
+    Ended,
 }
 
 /// Why a move cannot start.
@@ -173,6 +175,7 @@ impl Coordinator {
             Event::Report { from, report } => self.report(from, report, now),
             Event::LinkLost(node) => self.link_lost(node, now),
             Event::Cancel => self.fail("cancelled by the user", now),
+            Event::Ended => self.ended(),
         }
     }
 
@@ -303,15 +306,13 @@ impl Coordinator {
                 self.record.epoch = pending.source_epoch;
                 self.abort(failure, false, now);
             }
-            // These must succeed before anything else may happen: the driver's store comes back
-            // or the home is restarted and settles it then.
-            Phase::Reverting(wanted, failure) if wanted == number => {
-                let number = self.persist();
-                self.enter(Phase::Reverting(number, failure), now);
-            }
-            Phase::Closing(wanted) if wanted == number => {
-                let number = self.persist();
-                self.enter(Phase::Closing(number), now);
+            // These must succeed before anything else may happen: they are tried again until the
+            // store comes back, or the home is restarted and settles it then.
+            Phase::Reverting(wanted, _) | Phase::Closing(wanted) if wanted == number => {
+                let again = now + self.deadlines.repeat;
+                if let Some(moving) = self.moving_mut() {
+                    moving.deadline = Some(again);
+                }
             }
             _ => {}
         }
@@ -385,7 +386,26 @@ impl Coordinator {
                 abort.discarded = true;
                 self.close_if_done();
             }
+            Phase::Reverting(_, failure) => {
+                let failure = failure.clone();
+                let number = self.persist();
+                self.enter(Phase::Reverting(number, failure), now);
+            }
+            Phase::Closing(_) => {
+                let number = self.persist();
+                self.enter(Phase::Closing(number), now);
+            }
             _ => {}
+        }
+    }
+
+    fn ended(&mut self) {
+        let State::Moving(moving) = std::mem::replace(&mut self.state, State::Idle) else { return };
+        self.commands.clear();
+        self.record.pending = None;
+        if !moving.phase.is_settled() {
+            let outcome = Outcome::Ended;
+            self.commands.push(Command::Settled { id: moving.pending.id, outcome });
         }
     }
 

@@ -512,6 +512,59 @@ fn a_target_that_never_reports_running_loses_the_app() {
 }
 
 #[test]
+fn a_store_that_fails_is_asked_again_later_and_not_at_once() {
+    let mut world = World::new(1, HOME, 0);
+    world.start(1);
+    // The last write of the move: the record without it.
+    let (number, mut asked_at) = loop {
+        let last = world.queue.iter().find_map(|(_, work)| match work {
+            Work::Persisted(number, record) if record.pending.is_none() => Some(*number),
+            _ => None,
+        });
+        match last {
+            Some(number) => break (number, world.now),
+            None => world.step(),
+        }
+    };
+    world.queue.retain(|_, work| !matches!(work, Work::Persisted(..)));
+    world.home.handle(Event::PersistFailed(number, "full".into()), world.now);
+    for failure in 1..=3 {
+        assert!(!world.home.has_commands(), "asked again at once");
+        let due = world.home.poll_timeout().unwrap();
+        assert!(due >= asked_at + world.limits.repeat, "{due:?} after {asked_at:?}");
+        (asked_at, world.now) = (due, due);
+        world.home.handle_timeout(due);
+        let commands = world.home.take_commands();
+        let [Command::Persist { number: next, .. }] = commands[..] else { panic!("{commands:?}") };
+        assert_eq!(next, number + failure);
+        world.home.handle(Event::PersistFailed(next, "full".into()), due);
+    }
+    world.heal_and_check();
+}
+
+#[test]
+fn the_end_of_the_app_ends_its_move_once() {
+    for steps in 0..40 {
+        let mut world = World::new(steps, HOME, 0);
+        world.start(1);
+        for _ in 0..steps {
+            world.step();
+        }
+        let settled = world.settled.clone();
+        world.home.handle(Event::Ended, world.now);
+        assert!(!world.home.is_busy() && world.home.poll_timeout().is_none());
+        world.drain_home();
+        match settled[..] {
+            [] => assert_eq!(world.settled, [Outcome::Ended]),
+            _ => assert_eq!(world.settled, settled),
+        }
+        // What comes late changes nothing.
+        world.home.handle(Event::Persisted(1), world.now);
+        assert!(!world.home.has_commands());
+    }
+}
+
+#[test]
 fn a_restart_of_anyone_at_any_step_is_survived() {
     for host in [HOME, OTHER] {
         for steps in 0..40 {

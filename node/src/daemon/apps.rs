@@ -411,6 +411,8 @@ impl Daemon {
         while let Some(event) = events.next().await {
             if let Event::Ended { code } = event {
                 self.apps.note(app, "end", format!("exit code {code}"));
+                // Its user hears of it next.
+                self.apps.lock().remove(&app);
                 return shim.tell(&Request::Finish, SHIM_DEADLINE).await;
             }
         }

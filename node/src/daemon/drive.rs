@@ -1,5 +1,6 @@
 //! One move's task: feeds the coordinator and does what it says.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,11 @@ impl Driver {
     /// Runs until the move is over and nobody speaks of it any more.
     pub(super) async fn run(mut self) {
         let mut peers = self.daemon.network.peer_changes();
+        let Ok(mut authority) = self.daemon.apps.authority(self.app) else {
+            return self.end().await;
+        };
         loop {
-            for command in self.machine.take_commands() {
-                self.carry_out(command).await;
-            }
+            self.carry_out().await;
             if self.check_links() {
                 continue;
             }
@@ -59,6 +61,9 @@ impl Driver {
                         self.machine.handle(event, self.origin.elapsed());
                     }
                     None => return,
+                },
+                changed = authority.changed() => if changed.is_err() {
+                    return self.end().await;
                 },
                 _ = peers.changed() => {}
                 () = tokio::time::sleep(until) => {
@@ -99,31 +104,45 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::Persist { number, record } => {
-                let event = match self.persist(*record).await {
-                    Ok(()) => Event::Persisted(number),
-                    Err(error) => Event::PersistFailed(number, format!("{error:#}")),
-                };
-                self.machine.handle(event, self.origin.elapsed());
-                // What it now commands comes after what it commanded before.
-                for command in self.machine.take_commands() {
-                    Box::pin(self.carry_out(command)).await;
-                }
+    /// The app has ended in the middle of its move: whoever has a copy of it hears so.
+    async fn end(mut self) {
+        let pending = self.machine.record().pending.clone();
+        for node in pending.iter().flat_map(|pending| [pending.source, pending.target]) {
+            if node != self.daemon.node {
+                self.daemon.tell_ended(node, self.app);
             }
-            Command::Send { to, request } => self.send(to, request),
-            Command::Settled { outcome, .. } => self.settle(outcome).await,
-            Command::Closed { .. } => self.close().await,
+        }
+        self.machine.handle(Event::Ended, self.origin.elapsed());
+        self.carry_out().await;
+        self.daemon.moves.remove(self.app);
+    }
+
+    /// Does what the machine has commanded, and what it commands upon that.
+    async fn carry_out(&mut self) {
+        let mut commands = VecDeque::from(self.machine.take_commands());
+        while let Some(command) = commands.pop_front() {
+            match command {
+                Command::Persist { number, record } => {
+                    let event = match self.persist(*record).await {
+                        Ok(()) => Event::Persisted(number),
+                        Err(error) => Event::PersistFailed(number, format!("{error:#}")),
+                    };
+                    self.machine.handle(event, self.origin.elapsed());
+                    commands.extend(self.machine.take_commands());
+                }
+                Command::Send { to, request } => self.send(to, request),
+                Command::Settled { outcome, .. } => self.settle(outcome).await,
+                Command::Closed { .. } => self.close().await,
+            }
         }
     }
 
     /// Writes the record, and makes it hold for streams and the terminal before anybody is told.
     async fn persist(&mut self, record: AppRecord) -> anyhow::Result<()> {
+        let before = self.daemon.apps.record(self.app)?;
         let store = self.daemon.store.clone();
         let written = record.clone();
         tokio::task::spawn_blocking(move || store.put_record(&written)).await??;
-        let before = self.daemon.apps.record(self.app)?;
         let granted = (before.host, before.epoch) != (record.host, record.epoch);
         if granted {
             self.daemon.hold(hold::Part::Home, Step::Commit).await;
@@ -204,6 +223,7 @@ impl Driver {
             Outcome::Stayed(failure) | Outcome::Reverted(failure) | Outcome::Lost(failure) => {
                 apps.note(self.app, "stays", in_words(failure));
             }
+            Outcome::Ended => {}
         }
         match self.settled.take() {
             Some(settled) => drop(settled.send((outcome, self.image_bytes))),

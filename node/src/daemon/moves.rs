@@ -262,6 +262,7 @@ impl Daemon {
             Outcome::Stayed(failure) | Outcome::Reverted(failure) => {
                 Err(anyhow!("{name} stays on {from}: {}", in_words(&failure)))
             }
+            Outcome::Ended => Err(anyhow!("{name} has ended before its move was over")),
             Outcome::Lost(failure) => Err(anyhow!(
                 "{name} was handed to {}, which does not answer, and could not be taken back: {}",
                 target.name,

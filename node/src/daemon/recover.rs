@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use phantom_capsule::cgroup::Cgroup;
 use phantom_model::{AppId, AppRecord};
 
@@ -64,8 +64,7 @@ impl Daemon {
         };
         let standing = tokio::time::timeout(STANDING_DEADLINE, standing).await??;
         let Event::Standing { running, epoch, frozen, arrived } = standing else {
-            // It has ended; the follower takes its exit code.
-            return self.take_up_home(app, shim, record);
+            bail!("it does not say how it stands");
         };
         self.guests.adopt_ids(app, charge.id_base);
         let home = match &charge.role {
@@ -82,7 +81,12 @@ impl Daemon {
             _ => {}
         }
         match &charge.role {
-            Role::Home => self.take_up_home(app, shim, record)?,
+            Role::Home => match record {
+                Some(record) => self.take_up_home(app, shim, record.clone()),
+                // A daemon before has heard of its end and could not let it go.
+                None if !running => return shim.tell(&Request::Finish, SHIM_DEADLINE).await,
+                None => bail!("its record is gone"),
+            },
             Role::Guest(guest) => {
                 if !running && frozen.is_none() {
                     // It was on its way here when the daemon stopped; its home has given up.
@@ -104,13 +108,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn take_up_home(
-        self: &Arc<Self>,
-        app: AppId,
-        shim: ShimClient,
-        record: Option<&AppRecord>,
-    ) -> anyhow::Result<()> {
-        let record = record.context("its record is gone")?.clone();
+    fn take_up_home(self: &Arc<Self>, app: AppId, shim: ShimClient, record: AppRecord) {
         let (host, epoch, limits) = (record.host, record.epoch, record.spec.limits.clone());
         let timeline = self.store.timeline(app).unwrap_or_else(|error| {
             tracing::warn!(%app, error = format!("{error:#}"), "its life so far cannot be read");
@@ -129,7 +127,6 @@ impl Daemon {
             });
         }
         self.clone().follow_home_shim(app);
-        Ok(())
     }
 
     /// Follows what a guest's shim tells, until it ends.

@@ -25,6 +25,8 @@ use crate::frames;
 
 /// How long a connection may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a daemon that is there may take to hear of the app's end, before the terminals do.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// Serves until the app has ended and everybody who must know it does, or it has gone elsewhere.
 pub async fn run(
@@ -70,10 +72,26 @@ pub async fn run(
     }
     listen(&shim, &shim.dir.control(), control)?;
     super::tell_daemon(&Ok(notes));
-    let mut finish = shim.finish.subscribe();
-    let _ = finish.wait_for(|finish| *finish).await;
+    live(&shim).await;
     clear_away(&shim).await;
     Ok(())
+}
+
+/// Returns when the daemon has let the shim go. The terminals have the app's exit code by then, but
+/// not before the daemon knows it: whoever sees a program end finds its name free.
+async fn live(shim: &SharedShim) {
+    let mut finish = shim.finish.subscribe();
+    let ended = tokio::select! {
+        _ = finish.wait_for(|finish| *finish) => *shim.ended.borrow(),
+        code = shim.end() => code,
+    };
+    if shim.ended.receiver_count() > 0 {
+        let _ = tokio::time::timeout(HEARD, finish.wait_for(|finish| *finish)).await;
+    }
+    if let (Some(code), Some(hub)) = (ended, &shim.hub) {
+        hub.ended(code).await;
+    }
+    let _ = finish.wait_for(|finish| *finish).await;
 }
 
 /// Leaves nothing of the app on this node.
@@ -206,6 +224,12 @@ async fn answer(shim: &SharedShim, request: Request) -> anyhow::Result<Reply> {
 }
 
 impl Shim {
+    /// Waits for the app's end; gives its exit code.
+    async fn end(&self) -> Option<i32> {
+        let code = self.ended.subscribe().wait_for(Option::is_some).await.map(|code| *code);
+        code.ok().flatten()
+    }
+
     /// At home: the app runs elsewhere with this epoch.
     async fn follow(&self, epoch: Epoch) {
         if let Some(hub) = &self.hub {
@@ -266,10 +290,9 @@ async fn tell_events(shim: SharedShim, mut stream: UnixStream) -> anyhow::Result
         }
     };
     frames::write(&mut stream, &standing).await?;
-    let mut ended = shim.ended.subscribe();
     let mut probe = [0];
     let code = tokio::select! {
-        code = ended.wait_for(Option::is_some) => code.ok().and_then(|code| *code),
+        code = shim.end() => code,
         // Readable means that the daemon has gone.
         _ = tokio::io::AsyncReadExt::read(&mut stream, &mut probe) => return Ok(()),
     };
@@ -299,10 +322,8 @@ pub fn watch_end(shim: &SharedShim, here: &Here) -> anyhow::Result<()> {
         state.pending = None;
         let endpoint = state.endpoint.take();
         drop(state);
-        match (&shim.hub, endpoint) {
-            (Some(hub), _) => hub.ended(code).await,
-            (None, Some(endpoint)) => endpoint.end(code).await,
-            (None, None) => {}
+        if let Some(endpoint) = endpoint {
+            endpoint.end(code).await;
         }
         let lock = shim.charge.network_lock.clone();
         let _ = tokio::task::spawn_blocking(move || here.clear_away(&lock)).await;

@@ -60,7 +60,7 @@ impl Driver {
             match self.wait(&mut beat).await {
                 Wake::Command(Some(command)) => self.obey(command),
                 Wake::Command(None) => return,
-                Wake::Typed(_, Some(message)) => self.typed(message),
+                Wake::Typed(id, Some(message)) => self.typed(id, message),
                 Wake::Typed(id, None) => self.terminals.detach(id),
                 Wake::App(Said::Printed(bytes)) => self.print(bytes),
                 Wake::App(Said::Closed) => self.app.set_held(true),
@@ -122,9 +122,8 @@ impl Driver {
         for event in self.app.take(frame) {
             match event {
                 Event::Bytes(bytes) => self.print(bytes),
-                Event::Exit(code) if !self.terminals.know_the_end() => {
+                Event::Exit(code) => {
                     self.app.flush();
-                    self.terminals.farewell(code).await;
                     let _ = self.events.send(HubEvent::EndedAway(code)).await;
                 }
                 _ => {}
@@ -132,12 +131,19 @@ impl Driver {
         }
     }
 
-    fn typed(&mut self, message: ToShim) {
+    fn typed(&mut self, id: u64, message: ToShim) {
         match message {
             ToShim::Hello(size) => {
-                // An app that owns the whole screen draws it anew when the size changes.
-                if self.screen.is_full() && size == self.app.size() && size.rows > 1 {
+                // An app that owns the whole screen draws it anew when the size changes. Not for
+                // nothing: vim lets keys wait that are typed just then.
+                if self.screen.is_full()
+                    && !self.terminals.knows_all(id)
+                    && size == self.app.size()
+                    && size.rows > 1
+                {
                     self.app.resize(TermSize { rows: size.rows - 1, ..size });
+                    // Of sizes that wait the relay sends the last only.
+                    self.app.flush();
                 }
                 self.app.resize(size);
             }

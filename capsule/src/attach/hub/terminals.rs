@@ -39,6 +39,8 @@ impl Lag {
 /// One of them.
 struct Terminal {
     id: u64,
+    /// It was shown all that the app ever printed.
+    knows_all: bool,
     out: mpsc::Sender<ToTerminal>,
     task: tokio::task::JoinHandle<()>,
     lag: Lag,
@@ -86,18 +88,22 @@ impl Terminals {
         self.next_id += 1;
         let id = self.next_id;
         let (out, frames) = mpsc::channel(MAX_LAG_FRAMES);
-        let shown = match self.first_until.take() {
-            Some(_) => screen.everything(),
-            None => screen.replay(),
-        };
+        let everything = self.first_until.take().and_then(|_| screen.everything());
+        let knows_all = everything.is_some();
         // The queue is new and has room.
+        let shown = everything.unwrap_or_else(|| screen.replay());
         let _ = out.try_send(ToTerminal::Data(shown));
         if let Some(code) = self.ended {
             let _ = out.try_send(ToTerminal::Exit(code));
         }
         let task =
             tokio::spawn(serve(id, stream, self.sender.clone(), frames, self.drained.clone()));
-        self.attached.push(Terminal { id, out, task, lag: Lag::default() });
+        self.attached.push(Terminal { id, knows_all, out, task, lag: Lag::default() });
+    }
+
+    /// Whether one was shown all that the app ever printed.
+    pub(super) fn knows_all(&self, id: u64) -> bool {
+        self.attached.iter().any(|terminal| terminal.id == id && terminal.knows_all)
     }
 
     /// One has gone.
@@ -129,11 +135,6 @@ impl Terminals {
             terminal.lag.note(lags, now);
         }
         self.attached.retain(|terminal| alone || !terminal.lag.is_stuck(now));
-    }
-
-    /// Whether they have been told the app's end.
-    pub(super) fn know_the_end(&self) -> bool {
-        self.ended.is_some()
     }
 
     /// Tells every one the app's end and waits until they have taken everything.
@@ -204,6 +205,6 @@ mod tests {
         let terminals = Terminals::new(start);
         assert!(terminals.first_is_due(start));
         assert!(!terminals.first_is_due(start + FIRST_TERMINAL));
-        assert!(!terminals.lag() && !terminals.know_the_end());
+        assert!(!terminals.lag() && terminals.ended.is_none());
     }
 }

@@ -65,6 +65,15 @@ impl Phase {
         }
     }
 
+    /// Whether it has been told how the move ended.
+    pub(super) fn is_settled(&self) -> bool {
+        match self {
+            Phase::Dropping | Phase::Closing(_) => true,
+            Phase::Aborting(abort) => abort.thawed,
+            _ => false,
+        }
+    }
+
     /// Whether it waits for somebody's answer, rather than for the store.
     pub(super) fn repeats(&self) -> bool {
         !matches!(
