@@ -216,14 +216,22 @@ impl Daemon {
             true => ShimRequest::Finish,
             false => ShimRequest::Abort { id },
         };
-        if let Ok(shim) = self.shim_of(app)
-            && let Err(error) = shim.tell(&request, STEP_DEADLINE).await
-        {
-            tracing::warn!(%app, error = format!("{error:#}"), "what came of the app could not be removed");
-        }
+        let told = match self.shim_of(app) {
+            Ok(shim) => shim.tell(&request, STEP_DEADLINE).await,
+            Err(_) => Ok(()),
+        };
         let _ = std::fs::remove_dir_all(self.config.app_dir(app).image(id));
-        if self.apps.record(app).is_err() && self.guests.get(app).is_ok_and(|g| !g.running) {
+        let guest =
+            self.apps.record(app).is_err() && self.guests.get(app).is_ok_and(|g| !g.running);
+        if guest {
             self.guests.remove(app);
+        }
+        if let Err(error) = told {
+            tracing::warn!(%app, error = format!("{error:#}"), "what came of the app is not removed by its shim");
+            if guest {
+                let daemon = self.clone();
+                let _ = tokio::task::spawn_blocking(move || daemon.clear_remains(app)).await;
+            }
         }
     }
 }
