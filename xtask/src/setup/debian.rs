@@ -62,9 +62,11 @@ impl Recipe {
             .context("Debian's keys are missing: install debian-archive-keyring")?;
         let log = workspace.log(&format!("mmdebstrap-{}", self.release.codename))?;
         remove(to)?;
-        // In a mount namespace of its own: however it ends, no mount is left in the root.
-        let mut cmd = Cmd::new("unshare")
-            .args(["--mount", "--propagation", "private", "--", "mmdebstrap"])
+        // In namespaces of its own: however it ends, no mount is left in the root. Whoever kills us
+        // kills all of it, so that nothing writes there when the next run clears it away.
+        let mut cmd = Cmd::new("setpriv")
+            .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--", "mmdebstrap"])
             .args(["--mode=root", "--variant=minbase", "--format=directory"])
             .arg(format!("--keyring={}", keys.display()))
             .arg(format!("--include={}", self.packages.join(",")));
