@@ -118,8 +118,8 @@ pub fn drain(master: BorrowedFd<'_>) -> Result<TerminalState, Error> {
 
 /// Puts what was taken out of one terminal into another that is empty and that nobody uses yet,
 /// and gives it the settings and the size. What did not fit comes back: bytes to be written to the
-/// new master before anything else is. These are typed once more, so they are echoed once more; it
-/// takes more than [`INPUT_LIMIT`] bytes typed ahead to get there.
+/// new master before anything else is. They waited before the old terminal, more than
+/// [`INPUT_LIMIT`] bytes ahead, and were never echoed there.
 pub fn refill(master: BorrowedFd<'_>, state: &TerminalState) -> Result<Vec<u8>, Error> {
     let slave = pty::open_slave(master)?;
     let slave = slave.as_fd();
@@ -219,7 +219,18 @@ fn stop_output(slave: BorrowedFd<'_>, termios: &libc::termios, flow: Flow) -> io
     }
 }
 
+/// What waits before a full terminal comes in as room is made, and is not echoed here: it does not
+/// fit into the next one either, and is typed there.
 fn drain_input(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec<Input>> {
+    let mut silent = *termios;
+    silent.c_lflag &= !(libc::ECHO | libc::ECHONL);
+    pty::set_termios(slave, &silent)?;
+    let pieces = drain_silently(slave, &silent);
+    pty::set_termios(slave, termios)?;
+    pieces
+}
+
+fn drain_silently(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec<Input>> {
     if termios.c_lflag & libc::ICANON == 0 {
         let mut raw = Vec::new();
         read_all(slave, &mut raw, DRAIN_LIMIT)?;
@@ -229,7 +240,7 @@ fn drain_input(slave: BorrowedFd<'_>, termios: &libc::termios) -> io::Result<Vec
     // The unfinished line can only be seen without canonical mode. Nothing is echoed or
     // interpreted meanwhile.
     let mut raw = *termios;
-    raw.c_lflag &= !(libc::ICANON | libc::ECHO | libc::ECHONL | libc::ISIG);
+    raw.c_lflag &= !(libc::ICANON | libc::ISIG);
     pty::set_termios(slave, &raw)?;
     let mut unfinished = Vec::new();
     let result = read_all(slave, &mut unfinished, DRAIN_LIMIT);
@@ -277,23 +288,43 @@ fn places(piece: &Input) -> usize {
     }
 }
 
-/// What fits into so many places, and the rest.
+/// What fits into so many places, and the rest. A line at the border is cut: its beginning was in
+/// the old terminal, and echoed there.
 fn split(input: &[Input], mut room: usize) -> (Vec<Input>, Vec<Input>) {
     let (mut fits, mut rest) = (Vec::new(), Vec::new());
     for piece in input {
-        if !rest.is_empty() || places(piece) > room {
-            match piece {
-                Input::Raw(bytes) if rest.is_empty() => {
-                    let (head, tail) = bytes.split_at(room.min(bytes.len()));
-                    fits.push(Input::Raw(head.to_vec()));
-                    rest.push(Input::Raw(tail.to_vec()));
-                }
-                _ => rest.push(piece.clone()),
-            }
-        } else {
+        if places(piece) <= room {
             room -= places(piece);
             fits.push(piece.clone());
+            continue;
         }
+        let cut = |bytes: &[u8]| {
+            let (head, tail) = bytes.split_at(room.min(bytes.len()));
+            (head.to_vec(), tail.to_vec())
+        };
+        let (head, tail) = match piece {
+            Input::Raw(bytes) => {
+                let (head, tail) = cut(bytes);
+                (Input::Raw(head), Input::Raw(tail))
+            }
+            Input::Line(bytes) => {
+                let (head, tail) = cut(bytes);
+                (Input::Unfinished(head), Input::Line(tail))
+            }
+            Input::Ended(bytes) => {
+                let (head, tail) = cut(bytes);
+                (Input::Unfinished(head), Input::Ended(tail))
+            }
+            Input::Unfinished(bytes) => {
+                let (head, tail) = cut(bytes);
+                (Input::Unfinished(head), Input::Unfinished(tail))
+            }
+        };
+        if room > 0 {
+            fits.push(head);
+        }
+        room = 0;
+        rest.push(tail);
     }
     (fits, rest)
 }

@@ -90,7 +90,8 @@ fn job_control_and_terminal_work_for_children_that_were_running() {
     screen.type_keys("print(x + 1, os.write(os.open('/dev/tty', 1), b'to tty'))\n");
     screen.expect("to tty42 6");
     screen.expect(">>> ");
-    screen.type_keys("print('wait'); time.sleep(60)\n");
+    // Not one long sleep: Python may get the signal between its last look and the system call.
+    screen.type_keys("exec(\"print('wait')\\nwhile True: time.sleep(0.1)\")\n");
     screen.expect("wait\r\n");
     screen.type_keys("\x03");
     screen.expect("KeyboardInterrupt");
