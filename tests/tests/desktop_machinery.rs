@@ -1,11 +1,13 @@
 //! What can go wrong with the machinery of test desktops is said with its remedy, and leaves nothing.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use phantom_tests::lab::processes_with;
@@ -19,6 +21,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// Where golden desktops are kept.
 const GOLDEN: &str = "/var/cache/phantom/desktops/golden";
 
+/// What golden desktops may take.
+const CACHE_MIB: i64 = 2048;
 /// What the command line of a desktop holds.
 const QEMU: &str = "qemu-system-x86_64 -accel ";
 
@@ -54,6 +58,17 @@ impl Empty {
 
     fn mount(&self) -> String {
         format!("mkdir -p {GOLDEN} && mount --bind {} {GOLDEN}", self.0.display())
+    }
+
+    /// A golden desktop of long ago that takes this much room.
+    fn kept(&self, name: &str, mib: i64) -> anyhow::Result<PathBuf> {
+        let folder = self.0.join(name);
+        std::fs::create_dir(&folder)?;
+        File::create(folder.join("used"))?.set_modified(SystemTime::UNIX_EPOCH)?;
+        let state = File::create(folder.join("state"))?;
+        fallocate(&state, FallocateFlags::empty(), 0, mib << 20)
+            .with_context(|| format!("{mib} MiB in {}", folder.display()))?;
+        Ok(folder)
     }
 
     fn names(&self) -> anyhow::Result<Vec<String>> {
@@ -107,6 +122,12 @@ fn a_golden_boot_may_be_killed_and_two_runs_may_want_the_same() -> anyhow::Resul
     wait_until("its machine to go with it", SOON, || Ok(machines() == 0))?;
     ensure!(folder.names()?.iter().any(|name| name.ends_with(".new")), "nothing was left to clear");
 
+    // More than the cache may hold, and somebody uses most of it.
+    let busy = folder.kept("busy", CACHE_MIB + 100)?;
+    let _in_use = Flock::lock(File::open(busy.join("used"))?, FlockArg::LockSharedNonblock)
+        .map_err(|(_, errno)| errno)?;
+    folder.kept("idle", 1)?;
+
     let mut visits = Vec::new();
     for _ in 0..2 {
         visits.push(Terminal::spawn(visit(&folder.mount(), None), 24, 120)?);
@@ -115,7 +136,9 @@ fn a_golden_boot_may_be_killed_and_two_runs_may_want_the_same() -> anyhow::Resul
         visit.expect("root@debian12", BOOT)?;
     }
     let names = folder.names()?;
-    ensure!(names.len() == 1 && !names[0].ends_with(".new"), "{names:?}");
+    let made = |name: &&String| name.starts_with("debian12-") && !name.ends_with(".new");
+    ensure!(names.iter().filter(made).count() == 1, "{names:?}");
+    ensure!(names.len() == 2 && names.iter().any(|name| name == "busy"), "{names:?}");
     for visit in &mut visits {
         visit.type_line("exit")?;
         ensure!(visit.wait(SOON)? == 0, "{}", visit.screen_text());

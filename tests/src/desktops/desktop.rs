@@ -194,15 +194,16 @@ impl Desktop {
         self.machine.as_ref().map(Machine::serial).unwrap_or_default()
     }
 
-    /// The ends of its daemon's and shims' logs, and of its journal where it has one, for a failed
-    /// scenario.
+    /// The ends of its daemon's and shims' logs, of its journal where it has one, and of what its
+    /// kernel printed, for a failed scenario.
     pub fn logs(&self) -> String {
         let script = "tail -n 60 /var/lib/phantom/daemon.log || :
                       tail -n 30 /run/phantom/apps/*/shim.log 2>/dev/null || :
                       [ ! -d /run/systemd/system ] || journalctl --sync || :
                       [ ! -d /run/systemd/system ] || journalctl -b -n 60 --no-pager";
         let logs = self.run(script).unwrap_or_else(|error| format!("{error:#}"));
-        format!("--- {} ---\n{logs}\n", self.name)
+        let console = super::machine::tail(&self.serial(), 100);
+        format!("--- {} ---\n{logs}\n--- the console of {} ---\n{console}\n", self.name, self.name)
     }
 
     /// Runs a shell script as root; gives what it printed, and fails when it does.
