@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use phantom_tests::desktops::golden::{CACHE, ROOM_MIB};
 use phantom_tests::lab::processes_with;
 use phantom_tests::node::wait_until;
 use phantom_tests::terminal::Terminal;
@@ -18,11 +19,6 @@ use phantom_tests::terminal::Terminal;
 const BOOT: Duration = Duration::from_secs(300);
 /// How long it may take to say that there will be none.
 const SOON: Duration = Duration::from_secs(60);
-/// Where golden desktops are kept.
-const GOLDEN: &str = "/var/cache/phantom/desktops/golden";
-
-/// What golden desktops may take.
-const CACHE_MIB: i64 = 2048;
 /// What the command line of a desktop holds.
 const QEMU: &str = "qemu-system-x86_64 -accel ";
 
@@ -57,16 +53,16 @@ impl Empty {
     }
 
     fn mount(&self) -> String {
-        format!("mkdir -p {GOLDEN} && mount --bind {} {GOLDEN}", self.0.display())
+        format!("mkdir -p {CACHE} && mount --bind {} {CACHE}", self.0.display())
     }
 
     /// A golden desktop of long ago that takes this much room.
-    fn kept(&self, name: &str, mib: i64) -> anyhow::Result<PathBuf> {
+    fn kept(&self, name: &str, mib: u64) -> anyhow::Result<PathBuf> {
         let folder = self.0.join(name);
         std::fs::create_dir(&folder)?;
         File::create(folder.join("used"))?.set_modified(SystemTime::UNIX_EPOCH)?;
         let state = File::create(folder.join("state"))?;
-        fallocate(&state, FallocateFlags::empty(), 0, mib << 20)
+        fallocate(&state, FallocateFlags::empty(), 0, i64::try_from(mib << 20)?)
             .with_context(|| format!("{mib} MiB in {}", folder.display()))?;
         Ok(folder)
     }
@@ -88,7 +84,7 @@ impl Drop for Empty {
 
 #[test]
 fn no_room_for_a_golden_desktop_is_said_before_anything_is_made() -> anyhow::Result<()> {
-    let mount = format!("mkdir -p {GOLDEN} && mount -t tmpfs -o size=100m none {GOLDEN}");
+    let mount = format!("mkdir -p {CACHE} && mount -t tmpfs -o size=100m none {CACHE}");
     let words = refused(visit(&mount, None))?;
     ensure!(words.contains("MiB free") && words.contains("make room"), "{words}");
     Ok(())
@@ -123,7 +119,7 @@ fn a_golden_boot_may_be_killed_and_two_runs_may_want_the_same() -> anyhow::Resul
     ensure!(folder.names()?.iter().any(|name| name.ends_with(".new")), "nothing was left to clear");
 
     // More than the cache may hold, and somebody uses most of it.
-    let busy = folder.kept("busy", CACHE_MIB + 100)?;
+    let busy = folder.kept("busy", ROOM_MIB + 100)?;
     let _in_use = Flock::lock(File::open(busy.join("used"))?, FlockArg::LockSharedNonblock)
         .map_err(|(_, errno)| errno)?;
     folder.kept("idle", 1)?;

@@ -19,9 +19,9 @@ use super::shape::{Parts, Shape, qemu_args};
 use super::{desktop, initrd};
 
 /// Where they are kept.
-const CACHE: &str = "/var/cache/phantom/desktops/golden";
+pub const CACHE: &str = "/var/cache/phantom/desktops/golden";
 /// How much room they may take.
-const ROOM_MIB: u64 = 2048;
+pub const ROOM_MIB: u64 = 2048;
 /// How much must be free to make one.
 const NEEDED_MIB: u64 = 512;
 /// How long another test run may take to make the same one.

@@ -174,7 +174,10 @@ fn obsolete(present: &[PathBuf], image: &Path) -> Vec<PathBuf> {
 fn retire(old: &Path) -> Result<()> {
     let locked = lock(old, FlockArg::LockExclusiveNonblock)?;
     if locked.is_none() && old.join(LOCK).exists() {
-        say::note(format!("{} is in use: it stays for now", old.display()));
+        say::note(format!(
+            "{} is in use and kept; the next build of such an image removes it",
+            old.display()
+        ));
         return Ok(());
     }
     debian::remove(old)
