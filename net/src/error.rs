@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::bulk::BulkError;
 use crate::link::LinkError;
-use crate::member::{CertificateError, JoinRefusal, TokenError};
+use crate::member::{CertificateError, Code, JoinRefusal, TokenError};
 use crate::store::StoreError;
 use crate::wire::FrameError;
 
@@ -110,6 +110,9 @@ pub enum Error {
         "this node belongs to no sub-grid yet: run `phantom up` to found one, or `phantom up --join TOKEN`"
     )]
     NotMember,
+    /// The node is a member no more, by its own wish.
+    #[error("the node has left the sub-grid")]
+    Left,
     /// What the store says of the membership is not true.
     #[error("this node takes part in no sub-grid, because what its store says does not hold: {0}")]
     FalseMember(CertificateError),
@@ -124,12 +127,33 @@ pub enum Error {
         /// Under which name.
         name: String,
     },
-    /// Only the founder can invite.
-    #[error("only {founder} can invite: run `phantom invite` there")]
-    NotFounder {
-        /// Which node that is, in words.
-        founder: String,
+    /// This node may let nobody in.
+    #[error(
+        "this node may not let others in: do it on {who}; who holds the sub-grid's key can give this node the right with `phantom delegate`"
+    )]
+    MayNotAccept {
+        /// Which nodes may, in words.
+        who: String,
     },
+    /// The right to let others in is the key's to give.
+    #[error(
+        "only the node that founded this sub-grid can give or take the right to let others in: run it there"
+    )]
+    NotHolder,
+    /// A delegation cannot be taken from who has none.
+    #[error("node {} has no right to let others in that could be taken from it", .0.short())]
+    NoDelegate(NodeId),
+    /// Nobody puts himself out.
+    #[error("this node cannot remove itself: `phantom leave` makes it forget the sub-grid")]
+    OwnRemoval,
+    /// Whoever asked to be let in cannot be.
+    #[error("it cannot be let in: {0}")]
+    CannotLetIn(JoinRefusal),
+    /// Nobody with that code waits.
+    #[error(
+        "no machine with the code {0} waits to be let in: `phantom requests` lists those that do"
+    )]
+    NoRequest(Code),
     /// The node knows no address others could dial.
     #[error(
         "this machine has no network address that another could reach: connect it to a network, or set `advertise` in the configuration"

@@ -2,19 +2,27 @@
 //!
 //! A node is an Ed25519 key. A sub-grid is another: it signs the certificates of its members. A
 //! node becomes a member by [founding](Network::found) a sub-grid or by [joining](Network::join)
-//! one with a one-time [`Token`] that the founder [made](Network::invite). From then on members
-//! find each other by the addresses they know, prove their keys and show their certificates on
-//! every connection, and open streams to each other's services.
+//! one: with a one-time [`Token`] that a member [made](Network::invite), or by
+//! [asking](Network::ask), which shows a code on both sides and waits until it is
+//! [accepted](Network::accept_request). From then on members find each other by the addresses they know,
+//! prove their keys and show their certificates on every connection, and open streams to each
+//! other's services.
 //!
 //! ```text
 //!  nothing ──found──> founder ──invite──> Token ┐
 //!  nothing ──join(Token)──> member <────────────┘
+//!  nothing ──ask──> waiting, code shown ──accept there──> member
 //!
 //!  a peer:   Unknown ──dial──> Connecting ──certificates──> Connected
-//!               ^                  │ failed                    │ silent, closed, expired
+//!               ^                  │ failed                    │ silent, closed, expired, removed
 //!               │                  v                           v
 //!               └────── dial ── Unreachable{reason} <──────────┘
 //! ```
+//!
+//! The founder holds the sub-grid's key. It makes [delegates](Network::delegate) of nodes that may
+//! let others in and [remove](Network::remove) them as well. Certificates, delegations and removals
+//! are proof in themselves and spread over every connection; see [`member`] for what counts when
+//! they contradict each other.
 //!
 //! What holds:
 //! - No outside server is contacted. A relay is used only when the node's own configuration names
@@ -29,11 +37,16 @@
 //!   is known to be after [`config::Timing::idle`]; connections are made again as needed.
 //! - Bulk data has its own lanes, see [`bulk`].
 //!
-//! A certificate holds a year. The founder renews its own when it starts in the last months of it;
-//! a member whose certificate is over joins again.
+//! - Whoever is removed is parted from as soon as the removal is heard.
 //!
-//! Deliberately absent: revocation of certificates (it comes with the registry), invitations by other members than the founder, discovery on the
-//! local network, and datagrams.
+//! A certificate holds a year. Who may let others in renews those of members it knows in the last
+//! two months; a member whose certificate is over joins again.
+//!
+//! Asking trusts whoever answers first: the codes tell the person at the asked side whom he lets
+//! in. A joiner that was answered by somebody else's sub-grid sees that its code is not among the
+//! requests, and leaves.
+//!
+//! Deliberately absent: finding a first member ([`Network::ask`] is given one), and datagrams.
 //!
 //! | module | |
 //! |---|---|
@@ -64,9 +77,10 @@ pub use bulk::{
 };
 pub use config::Config;
 pub use error::Error;
+pub use join::request::{Asked, Asking};
 pub use key::NodeKey;
 pub use link::{PeerAddr, RecvStream, RelayStatus, SendStream, Stream};
-pub use member::{Member, Token};
+pub use member::{Code, Member, Request, Token};
 pub use network::Network;
 pub use peer::{PeerState, PeerStatus};
 pub use service::{Incoming, ServiceId};

@@ -1,6 +1,7 @@
 //! The node's network as the rest of the node sees it.
 
 mod bulk;
+mod rights;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +21,7 @@ use crate::bulk::tcp::Listener;
 use crate::bulk::tls::Tls;
 use crate::config::Config;
 use crate::error::Error;
-use crate::join;
+use crate::join::{self, request::Requests};
 use crate::key::{NodeKey, SubgridKey};
 use crate::link::quic::QuicLink;
 use crate::link::{CloseCode, Link, PeerAddr, Protocol, RelayStatus, Stream};
@@ -52,6 +53,8 @@ pub(crate) struct Inner {
     pub config: Config,
     pub link: Arc<dyn Link>,
     pub book: Book,
+    /// Who asks to be let in.
+    pub requests: Requests,
     pub table: Arc<Table>,
     pub dials: Dials,
     pub refused: Refused,
@@ -114,7 +117,7 @@ impl Network {
     ) -> Result<Self, Error> {
         let subgrid_key = SubgridKey::load(&config.state_dir)?;
         let id = key.id();
-        let book = Book::open(id, store, subgrid_key, config.clock.clone()).await?;
+        let book = Book::open(key.clone(), store, subgrid_key, config.clock.clone()).await?;
         let tls = Tls::new(key)
             .map_err(|error| Error::Bind { addr: "bulk".to_owned(), reason: error.to_string() })?;
         let (incoming, accepted) = mpsc::channel(INCOMING);
@@ -128,6 +131,7 @@ impl Network {
             config,
             link,
             book,
+            requests: Requests::default(),
             table,
             dials: Dials::default(),
             refused: Refused::default(),
@@ -215,7 +219,7 @@ impl Network {
     /// Makes an invitation for one node that holds for `ttl`.
     ///
     /// # Errors
-    /// This node is not the founder, has no address, or the store cannot be written.
+    /// This node may let nobody in, has no address, or the store cannot be written.
     pub async fn invite(&self, ttl: Duration) -> Result<Token, Error> {
         let mut addrs = self.addrs().await;
         addrs.truncate(crate::member::MAX_TOKEN_ADDRS);
@@ -241,14 +245,18 @@ impl Network {
         if !self.membership().is_some_and(|membership| is_over(&membership)) {
             self.not_yet_member()?;
         }
-        let membership = join::ask(&self.inner, token, name).await?;
-        // So that the inviter, and through it everybody, can be reached at once.
-        let (inner, inviter) = (self.inner.clone(), token.inviter);
+        let membership = join::token::ask(&self.inner, token, name).await?;
+        self.meet(token.inviter);
+        Ok(membership)
+    }
+
+    /// Connects to a node, so that through it everybody can be reached at once.
+    fn meet(&self, node: NodeId) {
+        let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
             let within = inner.config.timing.handshake;
-            let _ = dial::connected(&inner, inviter, within).await;
+            let _ = dial::connected(&inner, node, within).await;
         });
-        Ok(membership)
     }
 
     fn not_yet_member(&self) -> Result<(), Error> {
@@ -443,10 +451,10 @@ async fn answer(inner: Arc<Inner>) {
             let inner = handled;
             let stop = inner.stop.clone();
             let work = async {
-                let _place = place;
                 match connection.protocol() {
-                    Protocol::Join => join::answer(&inner, &*connection).await,
+                    Protocol::Join => join::answer(&inner, &*connection, place).await,
                     Protocol::Member => {
+                        let _place = place;
                         // On failure both sides have been told.
                         if let Ok(established) = session::establish(&inner, connection, None).await
                         {

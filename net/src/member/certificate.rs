@@ -1,12 +1,10 @@
 //! Membership certificates: the sub-grid's word that a node is one of its own.
 
-use iroh_base::{PublicKey, Signature};
 use phantom_model::{NodeId, SubgridId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::CLOCK_SKEW_S;
-use crate::key::SubgridKey;
+use super::{Authority, CLOCK_SKEW_S, Seal};
 
 /// How long a certificate holds: a year.
 pub const VALIDITY_S: u64 = 365 * 24 * 3600;
@@ -34,13 +32,13 @@ pub struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     terms: Terms,
-    signature: Signature,
+    seal: Seal,
 }
 
 /// Why a certificate does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CertificateError {
-    /// The signature is not the sub-grid's.
+    /// The seal is not the sub-grid's.
     #[error(
         "the membership certificate of `{name}` is not signed by sub-grid {}, so it was changed or made up: let the node join again, with a token from `phantom invite`",
         .subgrid.short()
@@ -97,6 +95,14 @@ pub enum CertificateError {
         /// What the checking node's clock says.
         now: u64,
     },
+    /// The node was put out of the sub-grid.
+    #[error(
+        "`{name}` was removed from the sub-grid: if it shall take part again, run `sudo phantom up` on it and accept it"
+    )]
+    Removed {
+        /// The name it claims.
+        name: String,
+    },
     /// The name is not one.
     #[error(
         "{0:?} is not a node name (1 to 63 letters, digits, `.`, `-` or `_`, first a letter or digit)"
@@ -113,17 +119,23 @@ pub fn valid_name(name: &str) -> bool {
 }
 
 impl Certificate {
-    /// Signs `terms`; the sub-grid named there is replaced by the key's own.
+    /// Signs `terms`; the sub-grid named there is replaced by the signer's own.
     ///
     /// # Errors
     /// The name is not one.
-    pub fn issue(key: &SubgridKey, terms: Terms) -> Result<Self, CertificateError> {
+    pub fn issue(by: impl Into<Authority>, terms: Terms) -> Result<Self, CertificateError> {
+        let by = by.into();
         if !valid_name(&terms.name) {
             return Err(CertificateError::Name(terms.name));
         }
-        let terms = Terms { subgrid: key.id(), ..terms };
-        let signature = key.0.sign(&signed_bytes(&terms));
-        Ok(Self { terms, signature })
+        let terms = Terms { subgrid: by.subgrid(), ..terms };
+        let seal = by.seal(&signed_bytes(&terms));
+        Ok(Self { terms, seal })
+    }
+
+    /// The signature under it.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// What it says. Not to be believed before [`Certificate::check`].
@@ -198,10 +210,10 @@ impl Certificate {
                 ours: subgrid,
             });
         }
-        PublicKey::from_bytes(&subgrid.0)
-            .ok()
-            .and_then(|key| key.verify(&signed_bytes(&self.terms), &self.signature).ok())
-            .ok_or_else(|| CertificateError::Forged { name: name.clone(), subgrid })
+        if !self.seal.is_genuine(subgrid, &signed_bytes(&self.terms)) {
+            return Err(CertificateError::Forged { name: name.clone(), subgrid });
+        }
+        Ok(())
     }
 }
 

@@ -70,11 +70,25 @@ pub enum JoinRefusal {
         "the node belongs to another sub-grid than the invitation says: make a new one there with `phantom invite`"
     )]
     OtherSubgrid,
-    /// The inviter does not hold the sub-grid's key.
+    /// The asked node may let nobody in, and knows none that may.
     #[error(
-        "the node cannot issue certificates, only the one that founded the sub-grid can: invite from there"
+        "the node may not let others in, and none that may is known to it: ask one that may, or get a token from there (`phantom invite`)"
     )]
-    NotFounder,
+    MayNot,
+    /// The owner said no.
+    #[error("the request was denied there")]
+    Denied,
+    /// The owner said nothing.
+    #[error("nobody has accepted the request there in time: ask again with `sudo phantom up`")]
+    Unanswered,
+    /// Too many ask at once.
+    #[error(
+        "too many machines ask to be let in there: try again in ten minutes, or join with a token (`phantom invite`)"
+    )]
+    Crowded,
+    /// The exchange of nonces was not as it must be.
+    #[error("the exchange of codes went wrong, or took too long: try again")]
+    Unproven,
     /// The name is not one.
     #[error(
         "the name asked for is not a node name (1 to 63 letters, digits, `.`, `-` or `_`, first a letter or digit)"

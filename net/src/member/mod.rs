@@ -1,16 +1,23 @@
-//! Who belongs to the sub-grid: certificates, invitations, the list of members. No I/O, no clock:
-//! the time is a parameter, in seconds since 1970.
+//! Who belongs to the sub-grid and who may say so: certificates, delegations and removals,
+//! invitations and requests, the list of members. No I/O, no clock: the time is a parameter, in
+//! seconds since 1970.
 
 mod certificate;
 mod invitation;
+mod request;
+mod rights;
 mod roster;
+mod seal;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use certificate::{Certificate, CertificateError, Terms, VALIDITY_S, valid_name};
 pub use invitation::{Decision, Invitation, JoinAsk, JoinRefusal, decide, proof};
+pub use request::{Code, CodeError, Desk, Opening, REQUEST_S, Request, commitment};
+pub use rights::{Removal, Rights, Scope, Statements};
 pub use roster::{MAX_ADDRS, MAX_MEMBERS, Member, Roster};
+pub use seal::{Authority, Delegation, MAX_DELEGATES, Seal};
 pub(crate) use token::MAX_TOKEN_ADDRS;
 pub use token::{Token, TokenError, TokenId};
 

@@ -133,6 +133,11 @@ impl Roster {
         true
     }
 
+    /// Forgets `node`.
+    pub fn remove(&mut self, node: NodeId) {
+        self.members.remove(&node);
+    }
+
     /// `wanted`, or `wanted-2`, `wanted-3`, … so that no other node bears it.
     pub fn free_name(&self, wanted: &str, node: NodeId) -> String {
         let taken =

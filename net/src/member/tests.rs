@@ -206,3 +206,154 @@ proptest! {
         let _ = postcard::from_bytes::<JoinAsk>(&bytes);
     }
 }
+
+/// A sub-grid with two delegates, all of whose statements a test shuffles.
+struct World {
+    key: SubgridKey,
+    delegates: [Authority; 2],
+    delegations: Vec<Delegation>,
+}
+
+impl World {
+    fn new() -> Self {
+        let key = SubgridKey::ephemeral();
+        let nodes = [NodeKey::ephemeral(), NodeKey::ephemeral()];
+        let delegations: Vec<_> =
+            nodes.iter().map(|node| Delegation::issue(&key, node.id(), 10)).collect();
+        let delegates = [0, 1].map(|number: usize| {
+            Authority::Delegate(nodes[number].clone(), delegations[number].clone())
+        });
+        Self { key, delegates, delegations }
+    }
+
+    fn delegate(&self, number: usize) -> NodeId {
+        self.delegations[number].node()
+    }
+
+    fn holder(&self) -> Authority {
+        (&self.key).into()
+    }
+
+    /// Rights after hearing `removals` in that order.
+    fn rights(&self, removals: &[Removal]) -> Rights {
+        let mut rights = Rights::new(self.key.id());
+        rights.learn(Statements { delegations: self.delegations.clone(), removals: vec![] }, NOW);
+        for removal in removals {
+            rights.learn(Statements { removals: vec![removal.clone()], ..Default::default() }, NOW);
+        }
+        rights
+    }
+}
+
+#[test]
+fn a_delegate_lets_in_and_puts_out_until_its_right_is_withdrawn() {
+    let world = World::new();
+    let node = NodeKey::ephemeral().id();
+    let by_key = Certificate::issue(&world.key, Terms { serial: 5, ..terms(node, "a") }).unwrap();
+    let guest = NodeKey::ephemeral().id();
+    let let_in = terms(guest, "b");
+    let by_delegate = Certificate::issue(&world.delegates[0], let_in).unwrap();
+    by_delegate.check_for(guest, world.key.id(), NOW).unwrap();
+
+    let out = Removal::issue(&world.delegates[0], node, Scope::Member, 5, NOW);
+    let rights = world.rights(std::slice::from_ref(&out));
+    assert!(rights.voids(&by_key).is_some(), "put out");
+    assert!(rights.voids(&by_delegate).is_none());
+    let again = Terms { serial: rights.next_serial(node, 0), ..terms(node, "a") };
+    let again = Certificate::issue(&world.key, again).unwrap();
+    assert!(rights.voids(&again).is_none(), "let in again");
+
+    let withdrawn = Removal::issue(&world.holder(), world.delegate(0), Scope::Delegate, 10, NOW);
+    let rights = world.rights(&[out, withdrawn]);
+    assert!(rights.voids(&by_delegate).is_some(), "all it signed is void");
+    assert!(rights.voids(&by_key).is_none(), "its removals too");
+    assert_eq!(rights.delegates().collect::<Vec<_>>(), [world.delegate(1)]);
+}
+
+#[test]
+fn a_delegate_cannot_take_rights_nor_shut_out_for_ever_and_a_stranger_nothing() {
+    let world = World::new();
+    let other = world.delegate(1);
+    let refused = [
+        Removal::issue(&world.delegates[0], other, Scope::Delegate, 10, NOW),
+        Removal::issue(&world.delegates[0], other, Scope::Member, u64::MAX, NOW),
+        Removal::issue(&world.delegates[0], other, Scope::Member, NOW, NOW + 3600),
+        Removal::issue(&(&SubgridKey::ephemeral()).into(), other, Scope::Member, 10, NOW),
+    ];
+    for removal in refused {
+        assert!(world.rights(&[removal]).statements().removals.is_empty());
+    }
+    // As a member it can be put out by the other, its delegation stays the key's matter.
+    let out = Removal::issue(&world.delegates[0], other, Scope::Member, 10, NOW);
+    assert!(world.rights(&[out]).delegation(other).is_some());
+    let out = Removal::issue(&world.holder(), other, Scope::Member, 10, NOW);
+    assert!(world.rights(&[out]).delegation(other).is_none());
+}
+
+#[test]
+fn a_delegate_that_floods_removals_makes_nobody_forget_the_keys() {
+    let world = World::new();
+    let node = NodeKey::ephemeral().id();
+    let mut rights = world.rights(&[Removal::issue(&world.holder(), node, Scope::Member, 1, NOW)]);
+    for number in 0..3 * MAX_MEMBERS as u32 {
+        let mut id = [9; 32];
+        id[..4].copy_from_slice(&number.to_le_bytes());
+        let out = Removal::issue(&world.delegates[0], NodeId(id), Scope::Member, 1, NOW);
+        rights.learn(Statements { removals: vec![out], ..Default::default() }, NOW);
+    }
+    assert!(rights.statements().removals.len() <= 2 * MAX_MEMBERS + 1);
+    let certificate = Certificate::issue(&world.key, terms(node, "a")).unwrap();
+    assert!(rights.voids(&certificate).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the order, nodes that have heard the same statements agree on what counts, also
+    /// when they hear each other's lists afterwards.
+    #[test]
+    fn the_order_of_news_does_not_matter(
+        said in proptest::collection::vec((0usize..3, 0u8..3, any::<bool>(), 1u64..20), 0..12),
+        order in any::<u64>(),
+    ) {
+        let world = World::new();
+        let node = |number: u8| match number {
+            0 => world.delegate(0),
+            1 => world.delegate(1),
+            _ => NodeId([5; 32]),
+        };
+        let removals: Vec<_> = said
+            .iter()
+            .map(|(by, of, right, serial)| {
+                let holder = world.holder();
+                let by = [&holder, &world.delegates[0], &world.delegates[1]][*by];
+                let scope = if *right { Scope::Delegate } else { Scope::Member };
+                Removal::issue(by, node(*of), scope, *serial, NOW)
+            })
+            .collect();
+        let mut shuffled = removals.clone();
+        let mut seed = order;
+        for at in (1..shuffled.len()).rev() {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            shuffled.swap(at, (seed >> 33) as usize % (at + 1));
+        }
+        let (mut a, mut b) = (world.rights(&removals), world.rights(&shuffled));
+        for _ in 0..2 {
+            let (from_a, from_b) = (a.statements(), b.statements());
+            a.learn(from_b, NOW);
+            b.learn(from_a, NOW);
+        }
+        prop_assert_eq!(a.digest(), b.digest());
+        prop_assert_eq!(a.delegates().collect::<Vec<_>>(), b.delegates().collect::<Vec<_>>());
+        for serial in 1..20 {
+            for of in 0..3 {
+                for by in [world.holder(), world.delegates[0].clone(), world.delegates[1].clone()] {
+                    let terms = Terms { serial, ..terms(node(of), "x") };
+                    let certificate = Certificate::issue(by, terms).unwrap();
+                    prop_assert_eq!(
+                        a.voids(&certificate).is_some(), b.voids(&certificate).is_some());
+                }
+            }
+        }
+    }
+}

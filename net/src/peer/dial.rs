@@ -18,6 +18,8 @@ use crate::network::Inner;
 const IMPATIENT: Duration = Duration::from_secs(1);
 /// Up to this many members each keeps a connection to every other.
 const FULL_MESH: usize = 64;
+/// How often it is looked for certificates to renew.
+const RENEW: Duration = Duration::from_secs(3600);
 
 /// The pauses of all peers.
 #[derive(Default)]
@@ -148,7 +150,14 @@ async fn dial(inner: &Arc<Inner>, peer: NodeId, begun: u64) -> Result<Arc<Live>,
 /// every member is known.
 pub(crate) async fn seek(inner: Arc<Inner>) {
     let mut changes = inner.book.changes();
+    let mut renewed = Instant::now();
     loop {
+        if renewed.elapsed() >= RENEW {
+            renewed = Instant::now();
+            if let Err(error) = inner.book.renew().await {
+                tracing::warn!(%error, "certificates that end before long are not renewed");
+            }
+        }
         changes.mark_unchanged();
         let members = inner.book.members();
         if members.len() <= FULL_MESH {

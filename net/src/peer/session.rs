@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use phantom_model::{SubgridId, frame};
+use phantom_model::frame;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -13,7 +13,7 @@ use super::table::{Arriving, Live, Origin, Remote};
 use crate::book::Membership;
 use crate::error::Error;
 use crate::link::{CloseCode, Connection, LinkError, PeerAddr, RecvStream, SendStream, Stream};
-use crate::member::{Certificate, MAX_ADDRS, Member};
+use crate::member::{Certificate, MAX_ADDRS, Member, Statements};
 use crate::network::Inner;
 use crate::service::{Incoming, ServiceId, StreamHead};
 use crate::wire::{self, FrameError, read_frame, write_frame};
@@ -31,6 +31,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const JOINING: Duration = Duration::from_secs(1);
 /// How long a spare connection must be unused before its maker closes it.
 const SPARE: Duration = Duration::from_secs(2);
+/// How long a node that was put out has to hear of it before its connection is closed.
+const LAST_NEWS: Duration = Duration::from_millis(200);
 
 /// The first message of each side.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,9 +45,12 @@ pub(crate) struct Hello {
     pub addrs: Vec<PeerAddr>,
 }
 
-/// What goes over the first stream afterwards: the members one side knows.
+/// What goes over the first stream afterwards: what one side knows of members and their rights.
 #[derive(Debug, Serialize, Deserialize)]
-struct Members(Vec<Member>);
+struct News {
+    members: Vec<Member>,
+    statements: Statements,
+}
 
 /// An admitted connection and its first stream.
 pub(crate) struct Established {
@@ -75,14 +80,14 @@ pub(crate) async fn establish(
                 certificate: established.1.certificate.clone(),
                 addrs: addrs.iter().take(MAX_ADDRS).cloned().collect(),
             };
-            inner.book.learn(vec![own], true).await;
+            inner.book.announce(own).await;
             match connection.stats().path {
                 Some(path) if connection.dialled() => inner.book.worked(peer, &path).await,
                 // Where it came from is where it may be reached: nodes dial from the port they
                 // listen on.
                 Some(path) => {
                     let certificate = established.1.certificate.clone();
-                    inner.book.learn(vec![Member { certificate, addrs: vec![path] }], false).await;
+                    inner.book.learn(vec![Member { certificate, addrs: vec![path] }]).await;
                 }
                 None => {}
             }
@@ -156,18 +161,17 @@ async fn exchange(
         FrameError::Io(error) => cut(LinkError::Other(error.to_string())),
         source => Error::Protocol { peer, what, source },
     };
-    let subgrid = membership.subgrid();
     let (stream, theirs, arriving) = if begun.is_some() {
         let mut stream = connection.open().await.map_err(cut)?;
         write_frame(&mut stream, &hello, MAX_HELLO).await.map_err(frame)?;
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
-        check(inner, connection, &theirs, subgrid)?;
+        inner.book.check(&theirs.certificate, peer)?;
         (stream, theirs, None)
     } else {
         let mut stream = connection.accept().await.map_err(cut)?;
         let theirs: Hello = read_frame(&mut stream, MAX_HELLO).await.map_err(frame)?;
         // A stranger learns nothing before this.
-        check(inner, connection, &theirs, subgrid)?;
+        inner.book.check(&theirs.certificate, peer)?;
         // From here on no dial begins, and only then is the time taken: see `Origin`.
         let arriving = inner.table.arriving(peer);
         hello.made_at_us = inner.clock_us();
@@ -182,16 +186,6 @@ async fn exchange(
     let origin = Origin { here: hello.made_at_us, there: theirs.made_at_us, arrived };
     let live = Live::new(connection.clone(), remote, origin);
     Ok((Established { live, stream, arriving }, theirs))
-}
-
-fn check(
-    inner: &Inner,
-    connection: &Arc<dyn Connection>,
-    hello: &Hello,
-    subgrid: SubgridId,
-) -> Result<(), Error> {
-    hello.certificate.check_for(connection.peer(), subgrid, inner.book.now())?;
-    Ok(())
 }
 
 /// Serves an admitted connection until it ends.
@@ -222,7 +216,7 @@ async fn broken(live: &Live, reason: &str) -> LinkError {
     })
 }
 
-/// Sends the list of members now and whenever it has changed.
+/// Sends what is known of members now and whenever it has changed.
 async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkError {
     let mut changes = inner.book.changes();
     let mut told = None;
@@ -230,8 +224,9 @@ async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkErro
         changes.mark_unchanged();
         let digest = inner.book.digest();
         if digest != told {
-            let members = Members(inner.book.members());
-            if let Err(error) = write_frame(&mut send, &members, MAX_LIST).await {
+            let (members, statements) = inner.book.news();
+            let news = News { members, statements };
+            if let Err(error) = write_frame(&mut send, &news, MAX_LIST).await {
                 return broken(live, &error.to_string()).await;
             }
             told = digest;
@@ -242,11 +237,15 @@ async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkErro
     }
 }
 
-/// Takes lists of members.
+/// Takes what the peer knows of members.
 async fn hear(inner: &Arc<Inner>, live: &Live, mut recv: RecvStream) -> LinkError {
     loop {
-        match read_frame::<Members>(&mut recv, MAX_LIST).await {
-            Ok(Members(members)) => inner.book.learn(members, false).await,
+        match read_frame::<News>(&mut recv, MAX_LIST).await {
+            Ok(News { members, statements }) => {
+                // A right that is withdrawn comes with the certificates that replace what it gave.
+                inner.book.learn(members).await;
+                inner.book.heed(statements).await;
+            }
             Err(error) => return broken(live, &error.to_string()).await,
         }
     }
@@ -298,34 +297,48 @@ async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
     let _ = inner.incoming.send_timeout(incoming, limit).await;
 }
 
-/// Checks the certificates of both sides from time to time, and closes a spare connection.
+/// Checks the certificates of both sides from time to time and when rights have changed, and closes
+/// a spare connection.
 async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
     let every = inner.config.timing.expiry_check.min(SPARE);
     let mut tick = interval(every.max(Duration::from_millis(10)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = inner.book.changes();
     let mut was_unused = false;
     loop {
-        tick.tick().await;
-        let now = inner.book.now();
-        let own = inner.book.membership();
-        let Some(own) = own else {
-            live.connection.close(CloseCode::NotAdmitted, "the node has left the sub-grid");
-            return LinkError::ClosedHere;
+        let ticked = tokio::select! {
+            _ = tick.tick() => true,
+            _ = changes.changed() => false,
         };
-        for certificate in [&live.remote.certificate, &own.certificate] {
-            if let Err(error) = certificate.check(own.subgrid(), now) {
-                tracing::warn!(peer = %live.peer().short(), reason = %error, "parted from a node");
-                live.connection.close(CloseCode::NotAdmitted, &error.to_string());
-                return LinkError::Other(error.to_string());
+        if let Some(error) = parted(inner, live) {
+            // So that the other side hears, and can show, what it was.
+            tokio::time::sleep(LAST_NEWS).await;
+            tracing::warn!(peer = %live.peer().short(), reason = %error, "parted from a node");
+            live.connection.close(CloseCode::NotAdmitted, &error.to_string());
+            return LinkError::Other(error.to_string());
+        }
+        if ticked {
+            let unused =
+                live.connection.dialled() && inner.table.is_spare(live) && live.is_unused();
+            if unused && was_unused {
+                live.connection.close(CloseCode::Duplicate, "there is a better connection");
+                return LinkError::ClosedHere;
             }
+            was_unused = unused;
         }
-        let unused = live.connection.dialled() && inner.table.is_spare(live) && live.is_unused();
-        if unused && was_unused {
-            live.connection.close(CloseCode::Duplicate, "there is a better connection");
-            return LinkError::ClosedHere;
-        }
-        was_unused = unused;
     }
+}
+
+/// Why this node and the other are no longer members of one sub-grid.
+fn parted(inner: &Inner, live: &Live) -> Option<Error> {
+    let own = match inner.book.standing() {
+        Ok(own) => own.certificate,
+        Err(Error::NotMember) => return Some(Error::Left),
+        Err(error) => return Some(error),
+    };
+    [(&live.remote.certificate, live.peer()), (&own, inner.id)]
+        .into_iter()
+        .find_map(|(certificate, node)| inner.book.check(certificate, node).err())
 }
 
 /// Writes the head of a stream for `service`.

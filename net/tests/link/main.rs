@@ -7,3 +7,4 @@ mod membership;
 mod namespaces;
 mod netns;
 mod relay;
+mod requests;

@@ -90,7 +90,8 @@ async fn expired_wrong_and_foreign_tokens_are_refused() {
     let error = b.invite(SOON).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "only a, which founded this sub-grid, can invite: run `phantom invite` there"
+        "this node may not let others in: do it on a; who holds the sub-grid's key can give this node \
+         the right with `phantom delegate`"
     );
     assert!(matches!(c.invite(SOON).await, Err(Error::NotMember)));
 

@@ -1,0 +1,469 @@
+//! The node's membership, the members it knows and their rights, kept in the store.
+
+mod issue;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use phantom_model::{NodeId, SubgridId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::key::{NodeKey, SubgridKey};
+use crate::link::PeerAddr;
+use crate::member::{
+    Authority, Certificate, CertificateError, MAX_MEMBERS, Member, Rights, Roster, Statements,
+};
+use crate::store::{Store, StoreError};
+
+const MEMBERSHIP: &str = "net/membership";
+const ISSUER: &str = "net/issuer";
+const MEMBERS: &str = "net/member/";
+const RIGHTS: &str = "net/rights";
+const INVITATIONS: &str = "net/invitation/";
+
+/// This node's place in a sub-grid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// The certificate it shows.
+    pub certificate: Certificate,
+    /// Whether it holds the sub-grid's key.
+    pub founder: bool,
+    /// Whether it may let others in: it holds the key, or is a delegate.
+    pub may_accept: bool,
+}
+
+impl Membership {
+    /// Which sub-grid.
+    pub fn subgrid(&self) -> SubgridId {
+        self.certificate.terms().subgrid
+    }
+
+    /// What the node is called there.
+    pub fn name(&self) -> &str {
+        &self.certificate.terms().name
+    }
+}
+
+pub(crate) struct Book {
+    id: NodeId,
+    key: NodeKey,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    state: Mutex<State>,
+    /// Counts changes of the membership or of what is known of members.
+    changed: watch::Sender<u64>,
+    /// Certificates are issued one at a time.
+    one_at_a_time: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    own: Option<Own>,
+    /// Why the membership in the store is none.
+    false_member: Option<CertificateError>,
+    /// Who let this node in, so holds the sub-grid's key.
+    issuer: Option<NodeId>,
+    key: Option<SubgridKey>,
+}
+
+/// What a member knows.
+struct Own {
+    certificate: Certificate,
+    roster: Roster,
+    rights: Rights,
+}
+
+impl Own {
+    fn new(certificate: Certificate, statements: Statements, now: u64) -> Self {
+        let subgrid = certificate.terms().subgrid;
+        let mut rights = Rights::new(subgrid);
+        rights.learn(statements, now);
+        Self { certificate, roster: Roster::new(subgrid), rights }
+    }
+
+    /// Whether a certificate counts, whatever the time.
+    fn voids(&self, certificate: &Certificate) -> Option<CertificateError> {
+        let removed = || CertificateError::Removed { name: certificate.terms().name.clone() };
+        self.rights.voids(certificate).map(|_| removed())
+    }
+
+    /// Takes what is said of a member, unless it was put out.
+    fn learn(&mut self, heard: Member, now: u64) -> bool {
+        self.voids(&heard.certificate).is_none() && self.roster.learn(heard, now)
+    }
+}
+
+impl Book {
+    /// Reads the store.
+    pub async fn open(
+        node_key: NodeKey,
+        store: Arc<dyn Store>,
+        key: Option<SubgridKey>,
+        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    ) -> Result<Self, Error> {
+        let issuer = read(&store, ISSUER, "who let this node in").await?;
+        let state = Mutex::new(State { key, issuer, ..State::default() });
+        let (changed, one_at_a_time) = (watch::Sender::new(0), Default::default());
+        let id = node_key.id();
+        let book = Self { id, key: node_key, store, clock, state, changed, one_at_a_time };
+        book.recall().await?;
+        Ok(book)
+    }
+
+    /// Takes up the membership in the store.
+    async fn recall(&self) -> Result<(), Error> {
+        let store = &self.store;
+        let own: Option<Certificate> = read(store, MEMBERSHIP, "the membership").await?;
+        let Some(certificate) = own else { return Ok(()) };
+        let (subgrid, now) = (certificate.terms().subgrid, self.now());
+        let rights: Option<Statements> = read(store, RIGHTS, "list of rights").await?;
+        let mut own = Own::new(certificate.clone(), rights.unwrap_or_default(), now);
+        let holds = self.state().key.as_ref().is_some_and(|key| key.id() == subgrid);
+        let checked = certificate.check_for_ever(self.id, subgrid);
+        // Who holds the key need not heed what others say of its own membership.
+        let voided = own.voids(&certificate).filter(|_| !holds);
+        if let Err(error) = checked.and(voided.map_or(Ok(()), Err)) {
+            // Apps at home here must stay within reach all the same.
+            tracing::error!(%error, "the membership in the store does not hold");
+            self.state().false_member = Some(error);
+            return Ok(());
+        }
+        let listed = on_store(store, "list the members", |store| store.list(MEMBERS)).await?;
+        for (_, bytes) in listed {
+            // An entry that no longer decodes or holds is learned anew from other members.
+            if let Ok(member) = postcard::from_bytes::<Member>(&bytes) {
+                own.learn(member, now);
+            }
+        }
+        own.learn(Member { certificate, addrs: vec![] }, now);
+        self.state().own = Some(own);
+        self.renew().await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub fn membership(&self) -> Option<Membership> {
+        let state = self.state();
+        let certificate = state.own.as_ref()?.certificate.clone();
+        let authority = state.authority(&self.key);
+        let founder = matches!(authority, Some(Authority::Holder(_)));
+        Some(Membership { certificate, founder, may_accept: authority.is_some() })
+    }
+
+    /// The membership, or why there is none.
+    pub fn standing(&self) -> Result<Membership, Error> {
+        self.membership().ok_or_else(|| match &self.state().false_member {
+            Some(error) => Error::FalseMember(error.clone()),
+            None => Error::NotMember,
+        })
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        self.state().own.iter().flat_map(|own| own.roster.iter().cloned()).collect()
+    }
+
+    pub fn member(&self, node: NodeId) -> Option<Member> {
+        self.state().own.as_ref()?.roster.get(node).cloned()
+    }
+
+    /// Changes with what members tell each other: see [`Book::news`].
+    pub fn digest(&self) -> Option<[[u8; 32]; 2]> {
+        let state = self.state();
+        let own = state.own.as_ref()?;
+        Some([own.roster.digest(), own.rights.digest()])
+    }
+
+    /// What members tell each other.
+    pub fn news(&self) -> (Vec<Member>, Statements) {
+        let state = self.state();
+        let Some(own) = &state.own else { return Default::default() };
+        (own.roster.iter().cloned().collect(), own.rights.statements())
+    }
+
+    /// Whether `certificate` counts at this time for the node that has proven to be `proven`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check(&self, certificate: &Certificate, proven: NodeId) -> Result<(), Error> {
+        let state = self.state();
+        let own = state.own.as_ref().ok_or(Error::NotMember)?;
+        let subgrid = own.certificate.terms().subgrid;
+        certificate.check_for(proven, subgrid, self.now())?;
+        own.voids(certificate).map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// The members that may let others in, as far as known.
+    pub fn acceptors(&self) -> Vec<Member> {
+        let state = self.state();
+        let Some(own) = &state.own else { return Vec::new() };
+        let delegates = own.rights.delegates().filter_map(|node| own.roster.get(node));
+        // Who let this node in may do so again.
+        let issuer = state.issuer.and_then(|node| own.roster.get(node));
+        let mut found: Vec<_> = issuer.into_iter().chain(delegates).cloned().collect();
+        found.retain(|member| member.node() != self.id);
+        found.dedup_by_key(|member| member.node());
+        found
+    }
+
+    /// Makes this node the founder of a new sub-grid.
+    pub async fn found(
+        &self,
+        key: SubgridKey,
+        name: &str,
+        addrs: Vec<PeerAddr>,
+    ) -> Result<Membership, Error> {
+        let certificate = issue::certificate(&(&key).into(), self.id, name, self.now(), 0)?;
+        self.state().key = Some(key);
+        self.enter(certificate, Default::default(), addrs, self.id).await
+    }
+
+    /// Becomes a member by `certificate`, which `issuer` gave, knowing what it said of others.
+    pub async fn enter(
+        &self,
+        certificate: Certificate,
+        (members, statements): (Vec<Member>, Statements),
+        addrs: Vec<PeerAddr>,
+        issuer: NodeId,
+    ) -> Result<Membership, Error> {
+        let now = self.now();
+        let subgrid = certificate.terms().subgrid;
+        certificate.check_for(self.id, subgrid, now)?;
+        let mut own = Own::new(certificate.clone(), statements, now);
+        if let Some(error) = own.voids(&certificate) {
+            return Err(error.into());
+        }
+        let this = Member { certificate: certificate.clone(), addrs };
+        for member in members.into_iter().take(MAX_MEMBERS).chain([this]) {
+            own.learn(member, now);
+        }
+        let members: Vec<_> = own.roster.iter().cloned().collect();
+        let rights = encode(&own.rights.statements());
+        let put = move |store: &dyn Store| {
+            forget(store, &[MEMBERS])?;
+            for member in &members {
+                store.put(&member_key(member.node()), &encode(member))?;
+            }
+            store.put(RIGHTS, &rights)?;
+            store.put(ISSUER, &encode(&issuer))?;
+            store.put(MEMBERSHIP, &encode(&certificate))
+        };
+        on_store(&self.store, "record the membership", put).await?;
+        {
+            let mut state = self.state();
+            state.own = Some(own);
+            state.issuer = Some(issuer);
+            state.false_member = None;
+        }
+        self.bump();
+        self.standing()
+    }
+
+    /// Forgets the sub-grid.
+    pub async fn leave(&self) -> Result<(), Error> {
+        let forget = |store: &dyn Store| {
+            for key in [MEMBERSHIP, ISSUER, RIGHTS] {
+                store.remove(key)?;
+            }
+            forget(store, &[MEMBERS, INVITATIONS])
+        };
+        on_store(&self.store, "forget the membership", forget).await?;
+        {
+            let mut state = self.state();
+            (state.own, state.issuer, state.false_member) = (None, None, None);
+        }
+        self.bump();
+        Ok(())
+    }
+
+    /// Takes what a peer says about members.
+    pub async fn learn(&self, heard: Vec<Member>) {
+        self.take(heard, |own, member, now| own.learn(member, now)).await;
+    }
+
+    /// Takes what a peer says about itself.
+    pub async fn announce(&self, itself: Member) {
+        self.take(vec![itself], |own, member, now| {
+            own.voids(&member.certificate).is_none() && own.roster.announce(member, now)
+        })
+        .await;
+    }
+
+    async fn take(&self, heard: Vec<Member>, learn: impl Fn(&mut Own, Member, u64) -> bool) {
+        let now = self.now();
+        let mut changed = Vec::new();
+        let mut renewed = None;
+        if let Some(own) = &mut self.state().own {
+            for member in heard.into_iter().take(MAX_MEMBERS) {
+                let node = member.node();
+                if !learn(own, member, now) {
+                    continue;
+                }
+                let known = own.roster.get(node).cloned();
+                // Others may say where this node is, but it knows better; a new certificate counts.
+                if node == self.id {
+                    renewed = known.filter(|known| known.certificate != own.certificate);
+                }
+                changed.extend(own.roster.get(node).cloned());
+            }
+            if let Some(member) = &renewed {
+                own.certificate = member.certificate.clone();
+            }
+        }
+        if let Some(member) = renewed {
+            let put = move |store: &dyn Store| store.put(MEMBERSHIP, &encode(&member.certificate));
+            if let Err(error) = on_store(&self.store, "renew the membership", put).await {
+                tracing::warn!(%error, "the membership is renewed but not recorded");
+            }
+        }
+        self.record(changed).await;
+    }
+
+    /// Takes what a peer says of rights given and taken, and parts from those that were put out.
+    pub async fn heed(&self, heard: Statements) {
+        let now = self.now();
+        {
+            let mut state = self.state();
+            let Some(own) = &mut state.own else { return };
+            if !own.rights.learn(heard, now) {
+                return;
+            }
+        }
+        if let Err(error) = self.apply_rights().await {
+            tracing::warn!(%error, "rights given or taken are known but not recorded");
+        }
+    }
+
+    /// Lets go of members that were put out, this node among them, and records the rights.
+    async fn apply_rights(&self) -> Result<(), Error> {
+        let (rights, gone) = {
+            let mut state = self.state();
+            let Some(own) = &mut state.own else { return Ok(()) };
+            let is_void = |member: &&Member| own.rights.voids(&member.certificate).is_some();
+            let gone: Vec<_> = own.roster.iter().filter(is_void).map(Member::node).collect();
+            for node in gone.iter().filter(|node| **node != self.id) {
+                own.roster.remove(*node);
+            }
+            let rights = own.rights.statements();
+            let voided = own.voids(&own.certificate);
+            if let Some(error) = voided {
+                let holds =
+                    state.authority(&self.key).is_some_and(|by| matches!(by, Authority::Holder(_)));
+                if !holds {
+                    tracing::warn!("this node was removed from its sub-grid");
+                    (state.own, state.false_member) = (None, Some(error));
+                }
+            }
+            (rights, gone)
+        };
+        let put = move |store: &dyn Store| {
+            store.put(RIGHTS, &encode(&rights))?;
+            gone.iter().try_for_each(|node| store.remove(&member_key(*node)))
+        };
+        let recorded = on_store(&self.store, "record rights", put).await;
+        self.bump();
+        recorded?;
+        self.renew().await
+    }
+
+    /// Remembers over which address `node` was just reached.
+    pub async fn worked(&self, node: NodeId, addr: &PeerAddr) {
+        let changed = {
+            let mut state = self.state();
+            let Some(own) = &mut state.own else {
+                return;
+            };
+            if !own.roster.worked(node, addr) {
+                return;
+            }
+            own.roster.get(node).cloned()
+        };
+        self.record(changed.into_iter().collect()).await;
+    }
+
+    async fn record(&self, changed: Vec<Member>) {
+        for member in &changed {
+            // What is lost here is learned again; the connection need not fail for it.
+            if let Err(error) = self.save(member).await {
+                tracing::warn!(%error, member = member.name(), "a member is known but not recorded");
+            }
+        }
+        if !changed.is_empty() {
+            self.bump();
+        }
+    }
+
+    async fn save(&self, member: &Member) -> Result<(), Error> {
+        let (key, bytes) = (member_key(member.node()), encode(member));
+        on_store(&self.store, "record a member", move |store| store.put(&key, &bytes)).await
+    }
+
+    fn bump(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl State {
+    /// How this node may speak for its sub-grid, if it may.
+    fn authority(&self, node: &NodeKey) -> Option<Authority> {
+        let own = self.own.as_ref()?;
+        let subgrid = own.certificate.terms().subgrid;
+        match &self.key {
+            Some(key) if key.id() == subgrid => Some(Authority::Holder(key.clone())),
+            _ => {
+                let delegation = own.rights.delegation(node.id())?.clone();
+                Some(Authority::Delegate(node.clone(), delegation))
+            }
+        }
+    }
+}
+
+fn member_key(node: NodeId) -> String {
+    format!("{MEMBERS}{node}")
+}
+
+fn forget(store: &dyn Store, prefixes: &[&str]) -> Result<(), StoreError> {
+    for prefix in prefixes {
+        for (key, _) in store.list(prefix)? {
+            store.remove(&key)?;
+        }
+    }
+    Ok(())
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Plain structs of numbers, strings and lists always serialize.
+    postcard::to_stdvec(value).unwrap_or_default()
+}
+
+async fn read<T: DeserializeOwned>(
+    store: &Arc<dyn Store>,
+    key: &str,
+    what: &'static str,
+) -> Result<Option<T>, Error> {
+    let key = key.to_owned();
+    let bytes = on_store(store, "read", move |store| store.get(&key)).await?;
+    bytes.map(|bytes| postcard::from_bytes(&bytes).map_err(|_| Error::Damaged { what })).transpose()
+}
+
+async fn on_store<T: Send + 'static>(
+    store: &Arc<dyn Store>,
+    what: &'static str,
+    work: impl FnOnce(&dyn Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Error> {
+    let store = store.clone();
+    let done = tokio::task::spawn_blocking(move || work(&*store)).await;
+    done.unwrap_or_else(|error| Err(StoreError(error.to_string())))
+        .map_err(|source| Error::Store { what, source })
+}

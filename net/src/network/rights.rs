@@ -1,0 +1,104 @@
+//! Asking to be let in, and letting in, removing, delegating.
+
+use phantom_model::NodeId;
+use tokio::sync::watch;
+
+use super::Network;
+use crate::book::Membership;
+use crate::error::Error;
+use crate::join::request::{self, Asked, Asking};
+use crate::link::PeerAddr;
+use crate::member::{Code, Member, Request};
+
+impl Network {
+    /// Asks the member `asked`, to be reached at `addrs`, to let this node in as `name`. If it may
+    /// not, those are asked that it says may.
+    ///
+    /// # Errors
+    /// This node is a member already, nobody who may let it in can be reached, or the request is
+    /// refused at once.
+    pub async fn ask(&self, asked: NodeId, addrs: &[PeerAddr], name: &str) -> Result<Asked, Error> {
+        self.not_yet_member()?;
+        let outcome = request::ask(&self.inner, asked, addrs, name).await?;
+        if let Asked::Joined(_) = &outcome {
+            self.meet(asked);
+        }
+        Ok(outcome)
+    }
+
+    /// Waits until a request is accepted.
+    ///
+    /// # Errors
+    /// It is denied, or the asked member is out of reach for too long.
+    pub async fn answered(&self, asking: Asking) -> Result<Membership, Error> {
+        let asked = asking.asked_node();
+        let membership = asking.answer().await?;
+        self.meet(asked);
+        Ok(membership)
+    }
+
+    /// Nodes that wait here to be let in, oldest first.
+    pub fn requests(&self) -> Vec<Request> {
+        self.inner.requests.desk().requests(self.inner.book.now())
+    }
+
+    /// Counts changes of [`Network::requests`].
+    pub fn request_changes(&self) -> watch::Receiver<u64> {
+        self.inner.requests.changes()
+    }
+
+    /// Lets in the node that shows `code`. Returns its certificate's name.
+    ///
+    /// # Errors
+    /// Nobody with that code waits, this node may let nobody in, or the store cannot be written.
+    pub async fn accept_request(&self, code: Code) -> Result<String, Error> {
+        let inner = &self.inner;
+        let request = inner.requests.find(code, inner.book.now())?;
+        let certificate = inner.book.let_in(request.node, &request.name, request.addrs).await?;
+        inner.requests.bump();
+        tracing::info!(joiner = %request.node.short(), name = certificate.terms().name, "accepted");
+        Ok(certificate.terms().name.clone())
+    }
+
+    /// Refuses the node that shows `code`. Returns the name it asked for.
+    ///
+    /// # Errors
+    /// Nobody with that code waits.
+    pub fn deny_request(&self, code: Code) -> Result<String, Error> {
+        let inner = &self.inner;
+        let request = inner.requests.find(code, inner.book.now())?;
+        inner.requests.desk().deny(request.node);
+        inner.requests.bump();
+        Ok(request.name)
+    }
+
+    /// Puts a member out of the sub-grid. All members part from it as they hear of it.
+    ///
+    /// # Errors
+    /// It is no member or this node itself, this node may not, or the store cannot be written.
+    pub async fn remove(&self, node: NodeId) -> Result<(), Error> {
+        self.inner.book.remove(node).await
+    }
+
+    /// Gives a member the right to let others in and to remove them.
+    ///
+    /// # Errors
+    /// It is no member, this node does not hold the sub-grid's key, or the store cannot be written.
+    pub async fn delegate(&self, node: NodeId) -> Result<(), Error> {
+        self.inner.book.delegate(node).await
+    }
+
+    /// Takes that right back. Whom the delegate has let in stays, whom it has removed stays out.
+    ///
+    /// # Errors
+    /// It has no such right, this node does not hold the sub-grid's key, or the store cannot be
+    /// written.
+    pub async fn withdraw(&self, node: NodeId) -> Result<(), Error> {
+        self.inner.book.withdraw(node).await
+    }
+
+    /// The other members that are known to be able to let others in.
+    pub fn acceptors(&self) -> Vec<Member> {
+        self.inner.book.acceptors()
+    }
+}
