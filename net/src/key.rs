@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use iroh_base::SecretKey;
+use iroh_base::{PublicKey, SecretKey};
 use phantom_model::{NodeId, SubgridId};
 
 use crate::error::KeyError;
@@ -41,6 +41,24 @@ impl NodeKey {
     /// The public half, by which others know this node.
     pub fn id(&self) -> NodeId {
         NodeId(*self.0.public().as_bytes())
+    }
+}
+
+impl NodeKey {
+    /// A secret that this node and `peer` know and nobody else: X25519 (RFC 7748) between the two
+    /// keys' Montgomery forms, hashed for the `context` it is to be used in. `None` when `peer` is
+    /// no key, or one with which anybody would come to the same.
+    pub fn shared_with(&self, peer: NodeId, context: &str) -> Option<[u8; 32]> {
+        let theirs = PublicKey::from_bytes(&peer.0).ok()?.as_verifying_key();
+        if theirs.is_weak() {
+            return None;
+        }
+        let point = theirs.to_montgomery() * self.0.as_signing_key().to_scalar();
+        let (own, mut hasher) = (self.id(), blake3::Hasher::new_derive_key(context));
+        hasher.update(point.as_bytes());
+        // The same on both sides.
+        hasher.update(&own.0.min(peer.0)).update(&own.0.max(peer.0));
+        Some(*hasher.finalize().as_bytes())
     }
 }
 
@@ -159,6 +177,19 @@ mod tests {
         let mode = fs::metadata(state.join(NODE_KEY_FILE)).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no staged file stays");
+    }
+
+    #[test]
+    fn two_nodes_share_a_secret_with_nobody_else() {
+        let [a, b, c] = [(); 3].map(|()| NodeKey::ephemeral());
+        let secret = a.shared_with(b.id(), "test 1").unwrap();
+        assert_eq!(b.shared_with(a.id(), "test 1"), Some(secret));
+        assert_ne!(c.shared_with(a.id(), "test 1"), Some(secret));
+        assert_ne!(a.shared_with(b.id(), "test 2"), Some(secret));
+        // The neutral point, with which every product is zero.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        assert_eq!(a.shared_with(NodeId(neutral), "test 1"), None);
     }
 
     #[test]

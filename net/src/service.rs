@@ -26,6 +26,8 @@ impl ServiceId {
     pub const TERMINAL: ServiceId = ServiceId(Cow::Borrowed("terminal"));
     /// A home's files.
     pub const FILES: ServiceId = ServiceId(Cow::Borrowed("files"));
+    /// What members tell each other of who is there, where its own way is blocked.
+    pub const GOSSIP: ServiceId = ServiceId(Cow::Borrowed("gossip"));
     /// Bulk data over the node connection; served by this crate itself.
     pub const BULK: ServiceId = ServiceId(Cow::Borrowed("bulk"));
 

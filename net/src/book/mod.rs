@@ -146,6 +146,10 @@ impl Book {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    pub fn key(&self) -> &NodeKey {
+        &self.key
+    }
+
     pub fn now(&self) -> u64 {
         (self.clock)()
     }

@@ -4,6 +4,7 @@
 
 mod certificate;
 mod invitation;
+mod note;
 mod request;
 mod rights;
 mod roster;
@@ -14,6 +15,7 @@ mod token;
 
 pub use certificate::{Certificate, CertificateError, Terms, VALIDITY_S, valid_name};
 pub use invitation::{Decision, Invitation, JoinAsk, JoinRefusal, decide, proof};
+pub use note::{Note, NoteError};
 pub use request::{Code, CodeError, Desk, Opening, REQUEST_S, Request, commitment};
 pub use rights::{Removal, Rights, Scope, Statements};
 pub use roster::{MAX_ADDRS, MAX_MEMBERS, Member, Roster};

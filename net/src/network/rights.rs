@@ -8,7 +8,8 @@ use crate::book::Membership;
 use crate::error::Error;
 use crate::join::request::{self, Asked, Asking};
 use crate::link::PeerAddr;
-use crate::member::{Code, Member, Request};
+use crate::member::{Code, Member, Note, Request};
+use crate::peer::dial;
 
 impl Network {
     /// Asks the member `asked`, to be reached at `addrs`, to let this node in as `name`. If it may
@@ -95,6 +96,34 @@ impl Network {
     /// written.
     pub async fn withdraw(&self, node: NodeId) -> Result<(), Error> {
         self.inner.book.withdraw(node).await
+    }
+
+    /// Signs `body` as a member, so that whoever gets it, however, can tell whose word it is.
+    ///
+    /// # Errors
+    /// This node is no member.
+    pub fn note(&self, body: Vec<u8>) -> Result<Note, Error> {
+        let membership = self.standing()?;
+        Ok(Note::sign(self.inner.book.key(), membership.certificate, body))
+    }
+
+    /// Whether a note that was found genuine is by one who is a member here, at this time.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn vouch(&self, note: &Note) -> Result<(), Error> {
+        self.inner.book.check(note.certificate(), note.node())
+    }
+
+    /// The secret this node shares with `peer` for use in `context`: see
+    /// [`NodeKey::shared_with`](crate::NodeKey::shared_with).
+    pub fn shared_with(&self, peer: NodeId, context: &str) -> Option<[u8; 32]> {
+        self.inner.book.key().shared_with(peer, context)
+    }
+
+    /// Somebody may have seen `node` at `addr`: it is dialled there too, unless it is connected.
+    pub fn hint(&self, node: NodeId, addr: PeerAddr) {
+        dial::hint(&self.inner, node, addr);
     }
 
     /// The other members that are known to be able to let others in.

@@ -1,6 +1,6 @@
 //! Making connections: one dial at a time per peer, with a growing pause after failures.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,19 +11,24 @@ use super::session;
 use super::table::Live;
 use crate::config::Timing;
 use crate::error::Error;
-use crate::link::{LinkError, Protocol};
+use crate::link::{LinkError, PeerAddr, Protocol};
 use crate::network::Inner;
 
 /// Somebody who waits for a peer is not made to wait longer than this between attempts.
 const IMPATIENT: Duration = Duration::from_secs(1);
 /// Up to this many members each keeps a connection to every other.
 const FULL_MESH: usize = 64;
+/// So many addresses by hearsay are kept for a peer.
+const MAX_HINTS: usize = 4;
 /// How often it is looked for certificates to renew.
 const RENEW: Duration = Duration::from_secs(3600);
 
 /// The pauses of all peers.
 #[derive(Default)]
-pub(crate) struct Dials(Mutex<HashMap<NodeId, Pause>>);
+pub(crate) struct Dials {
+    pauses: Mutex<HashMap<NodeId, Pause>>,
+    hints: Mutex<HashMap<NodeId, VecDeque<PeerAddr>>>,
+}
 
 /// Locked while a dial is under way.
 type Pause = Arc<tokio::sync::Mutex<PauseState>>;
@@ -44,13 +49,13 @@ impl PauseState {
 
 impl Dials {
     fn pause(&self, peer: NodeId) -> Pause {
-        let mut pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut pauses = self.pauses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         pauses.entry(peer).or_default().clone()
     }
 
     /// Forgets all failures: the network has changed.
     pub fn reset(&self) {
-        let pauses = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let pauses = self.pauses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for pause in pauses.values() {
             // Where a dial is under way it goes on.
             if let Ok(mut state) = pause.try_lock() {
@@ -58,6 +63,43 @@ impl Dials {
             }
         }
     }
+}
+
+impl Dials {
+    /// Where a peer may be, by hearsay: tried beside the addresses known, recorded only if it is
+    /// met there. `true` when that is new.
+    fn add_hint(&self, peer: NodeId, addr: PeerAddr) -> bool {
+        let mut hints = self.hints.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known = hints.entry(peer).or_default();
+        if known.contains(&addr) {
+            return false;
+        }
+        known.push_back(addr);
+        if known.len() > MAX_HINTS {
+            known.pop_front();
+        }
+        true
+    }
+
+    fn take_hints(&self, peer: NodeId) -> VecDeque<PeerAddr> {
+        let mut hints = self.hints.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        hints.remove(&peer).unwrap_or_default()
+    }
+}
+
+/// Takes note of an address where `peer`, a member, may be, and dials it there.
+pub(crate) fn hint(inner: &Arc<Inner>, peer: NodeId, addr: PeerAddr) {
+    if peer == inner.id || !addr.is_sane() || inner.table.current(peer).is_some() {
+        return;
+    }
+    if inner.book.member(peer).is_some_and(|known| !known.addrs.contains(&addr)) {
+        inner.dials.add_hint(peer, addr);
+    }
+    // It has just been heard: what failed before may work now.
+    if let Ok(mut state) = inner.dials.pause(peer).try_lock() {
+        *state = PauseState::default();
+    }
+    seek_one(inner, peer);
 }
 
 /// The pause after `failures` failed dials in a row.
@@ -141,7 +183,9 @@ fn reason(error: &Error) -> String {
 async fn dial(inner: &Arc<Inner>, peer: NodeId, begun: u64) -> Result<Arc<Live>, Error> {
     let member = inner.book.member(peer).ok_or(Error::UnknownPeer(peer))?;
     let cut = |source| Error::Cut { peer, what: "dialling", source };
-    let connection = inner.link.dial(peer, &member.addrs, Protocol::Member).await.map_err(cut)?;
+    let mut addrs = member.addrs;
+    addrs.extend(inner.dials.take_hints(peer));
+    let connection = inner.link.dial(peer, &addrs, Protocol::Member).await.map_err(cut)?;
     let established = session::establish(inner, connection, Some(begun)).await?;
     Ok(inner.admit(established))
 }
