@@ -10,13 +10,14 @@ use crate::workspace::Package;
 /// The vocabulary: no I/O, depends on nothing of ours.
 const VOCABULARY: [&str; 1] = ["phantom-model"];
 /// The domain packages: depend on the vocabulary only.
-const DOMAIN: [&str; 6] = [
+const DOMAIN: [&str; 7] = [
     "phantom-ebpf",
     "phantom-qos",
     "phantom-capsule",
     "phantom-checkpoint",
     "phantom-fs",
     "phantom-net",
+    "phantom-discovery",
 ];
 /// What wires the domain packages.
 const NODE: &str = "phantom";

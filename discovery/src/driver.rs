@@ -1,0 +1,449 @@
+//! The one task that owns sockets and machines.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use phantom_model::NodeId;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::config::Config;
+use crate::envelope::{self, Pair, ShortId};
+use crate::fabric::Fabric;
+use crate::machine::{Beacon, Command, Found, Membership, Search, Seen};
+use crate::socket::{Sockets, is_plain};
+use crate::wire::{self, Datagram, Presence, Query};
+
+/// How often connections are looked at for silence, and the clocks for sleep.
+const LOOK: Duration = Duration::from_millis(500);
+/// A connection over which nothing has come for so long is silent: twice the time between two signs
+/// of life.
+const SILENT: Duration = Duration::from_secs(2);
+/// How often the networks of the machine are looked at.
+const NETWORKS: u32 = 10;
+/// Gossip also goes over the connection unless a datagram of the other has come within this time.
+const DATAGRAMS_WORK: Duration = Duration::from_secs(10);
+/// A presence whose time is further off is of no use.
+const FRESH_MS: u64 = 300_000;
+/// Searches at once.
+const MAX_SEARCHES: usize = 4;
+const MAX_ORDERS: usize = 256;
+
+/// Finds who is near and knows who lives. Clones are the same.
+#[derive(Clone)]
+pub struct Discovery {
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<Order>,
+}
+
+#[derive(Default)]
+struct Shared {
+    seen: Mutex<HashMap<NodeId, (bool, Instant)>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Shared {
+    fn seen(&self) -> MutexGuard<'_, HashMap<NodeId, (bool, Instant)>> {
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+enum Order {
+    Search { peers: Vec<SocketAddr>, founding: bool, found: oneshot::Sender<Vec<Found>> },
+    Payload { from: NodeId, payload: Vec<u8> },
+}
+
+impl Discovery {
+    /// Begins. Where the port cannot be had there is no search, and members gossip over their
+    /// connections only.
+    pub fn start(config: Config, fabric: Arc<dyn Fabric>) -> Self {
+        let sockets = match Sockets::bind(config.port) {
+            Ok(sockets) => Some(sockets),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    port = config.port,
+                    "no UDP port to find others by: choose another with `discovery_port`, or stop \
+                     what uses it"
+                );
+                None
+            }
+        };
+        let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let shared = Arc::new(Shared::default());
+        let began = Instant::now();
+        let membership =
+            Membership::new(fabric.node(), config.generation, rand::random(), Duration::ZERO);
+        let driver = Driver {
+            config,
+            fabric,
+            sockets,
+            shared: shared.clone(),
+            began,
+            beacon: Beacon::default(),
+            membership,
+            searches: Vec::new(),
+            pairs: HashMap::new(),
+            shorts: HashMap::new(),
+            peers: HashMap::new(),
+            told_ms: 0,
+            was_member: false,
+        };
+        tokio::spawn(driver.run(ordered));
+        Self { shared, orders }
+    }
+
+    /// Looks for members of any sub-grid: on the local network, or only at `peers` if there are
+    /// any. `founding` tells whether a sub-grid will be founded if none is found. Takes up to
+    /// 1.2 s, or as long again when another node looks at the same time.
+    pub async fn search(&self, peers: Vec<SocketAddr>, founding: bool) -> Vec<Found> {
+        let (found, answer) = oneshot::channel();
+        let order = Order::Search { peers, founding, found };
+        if self.orders.send(order).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+
+    /// A member has sent this over its connection.
+    pub async fn take(&self, from: NodeId, payload: Vec<u8>) {
+        let _ = self.orders.send(Order::Payload { from, payload }).await;
+    }
+
+    /// Whether a member lives and for how long that is known; `None` when it was not heard yet.
+    pub fn seen(&self, node: NodeId) -> Option<Seen> {
+        let (up, since) = *self.shared.seen().get(&node)?;
+        Some(Seen { up, since: since.elapsed() })
+    }
+
+    /// Counts changes of [`Discovery::seen`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changed.subscribe()
+    }
+}
+
+/// What is known of the way to a member.
+#[derive(Default)]
+struct Peer {
+    /// Where its last authentic datagram came from.
+    addr: Option<SocketAddr>,
+    heard: Option<Instant>,
+    /// Its last presence, by its own clock.
+    presence_ms: u64,
+    /// Bytes that had come over the connection when they last grew, and whether the silence since
+    /// was told.
+    received: u64,
+    grew: Option<Instant>,
+    silence_told: bool,
+}
+
+struct Driver {
+    config: Config,
+    fabric: Arc<dyn Fabric>,
+    sockets: Option<Sockets>,
+    shared: Arc<Shared>,
+    began: Instant,
+    beacon: Beacon,
+    membership: Membership,
+    searches: Vec<(Search, Vec<SocketAddr>, oneshot::Sender<Vec<Found>>)>,
+    pairs: HashMap<NodeId, Pair>,
+    shorts: HashMap<ShortId, NodeId>,
+    peers: HashMap<NodeId, Peer>,
+    told_ms: u64,
+    was_member: bool,
+}
+
+impl Driver {
+    async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = 0u32;
+        let mut slept = asleep();
+        let mut changes = self.fabric.changes();
+        changes.mark_changed();
+        loop {
+            let next = self.began + self.next_timeout();
+            tokio::select! {
+                order = ordered.recv() => match order {
+                    Some(order) => self.obey(order),
+                    // The node is shutting down.
+                    None => return,
+                },
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.members_changed(),
+                    Err(_) => return,
+                },
+                (datagram, from) = receive(&self.sockets) => self.received(&datagram, from).await,
+                _ = look.tick() => {
+                    self.watch_connections();
+                    let woke = std::mem::replace(&mut slept, asleep()) + LOOK < asleep();
+                    let networks = looks.is_multiple_of(NETWORKS) || woke;
+                    looks = looks.wrapping_add(1);
+                    let moved = networks && self.look_at_networks();
+                    if woke || moved {
+                        self.network_changed().await;
+                    }
+                }
+                () = sleep_until(next) => {}
+            }
+            self.act().await;
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn next_timeout(&self) -> Duration {
+        let searches = self.searches.iter().map(|(search, ..)| search.poll_timeout());
+        let machines = [self.beacon.poll_timeout(), self.membership.poll_timeout()];
+        // Without any it is looked again soon enough.
+        let idle = self.now() + Duration::from_secs(60);
+        machines.into_iter().flatten().chain(searches).min().unwrap_or(idle)
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now = self.now();
+        match order {
+            Order::Payload { from, payload } => {
+                self.membership.handle_payload(from, &payload, now);
+            }
+            Order::Search { peers, founding, found } => {
+                if self.searches.len() < MAX_SEARCHES && self.sockets.is_some() {
+                    let search = Search::new(self.fabric.node(), rand::random(), founding, now);
+                    self.searches.push((search, peers, found));
+                }
+                // Dropped, a search has found nobody.
+            }
+        }
+    }
+
+    fn members_changed(&mut self) {
+        let (now, own) = (self.now(), self.fabric.node());
+        let members = self.fabric.members();
+        self.shorts = members.iter().map(|node| (ShortId::from(*node), *node)).collect();
+        self.pairs.retain(|node, _| members.contains(node));
+        self.peers.retain(|node, _| members.contains(node));
+        self.shared.seen().retain(|node, _| members.contains(node));
+        let is_member = members.contains(&own);
+        if is_member && !self.was_member {
+            self.beacon.handle_change(now);
+        } else if !is_member {
+            self.beacon.handle_leave();
+        }
+        self.was_member = is_member;
+        self.membership.handle_roster(members, now);
+    }
+
+    fn look_at_networks(&mut self) -> bool {
+        self.config.multicast && self.sockets.as_mut().is_some_and(Sockets::join)
+    }
+
+    async fn network_changed(&mut self) {
+        if self.was_member {
+            self.beacon.handle_change(self.now());
+        }
+        for peer in self.peers.values_mut() {
+            peer.heard = None;
+        }
+        self.fabric.network_changed().await;
+    }
+
+    /// Tells the machine of members whose connection has fallen silent.
+    fn watch_connections(&mut self) {
+        let at = Instant::now();
+        let mut silent = Vec::new();
+        for contact in self.fabric.contacts() {
+            let peer = self.peers.entry(contact.node).or_default();
+            if peer.received != contact.received || peer.grew.is_none() {
+                (peer.received, peer.grew, peer.silence_told) = (contact.received, Some(at), false);
+            }
+            let is_silent = peer.grew.is_some_and(|grew| at.duration_since(grew) >= SILENT);
+            if is_silent && !std::mem::replace(&mut peer.silence_told, is_silent) {
+                silent.push(contact.node);
+            }
+        }
+        for node in silent {
+            self.membership.handle_silence(node, self.now());
+        }
+    }
+
+    async fn received(&mut self, datagram: &[u8], from: SocketAddr) {
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let now = self.now();
+        match wire::read(datagram) {
+            Some(Datagram::Query(query)) if query.node != self.fabric.node() => {
+                for (search, ..) in &mut self.searches {
+                    search.handle_query(query, now);
+                }
+                if self.was_member && self.beacon.handle_query(from.ip(), now) {
+                    self.tell(Some((query, from))).await;
+                }
+            }
+            Some(Datagram::Presence(signed)) => self.presence(signed, from, now),
+            Some(Datagram::Gossip(sealed)) => self.gossip(sealed, from, now),
+            _ => {}
+        }
+    }
+
+    fn presence(&mut self, signed: &[u8], from: SocketAddr, now: Duration) {
+        let Some(signed) = self.fabric.read(signed) else { return };
+        let Some(presence) = Presence::read(&signed.body) else { return };
+        if signed.node == self.fabric.node() || !is_plain(from.ip()) {
+            return;
+        }
+        if signed.is_member {
+            let peer = self.peers.entry(signed.node).or_default();
+            let age = self.fabric.unix_ms().abs_diff(presence.at_ms);
+            if presence.at_ms > peer.presence_ms && age < FRESH_MS {
+                peer.presence_ms = presence.at_ms;
+                peer.addr = Some(SocketAddr::new(from.ip(), presence.datagram_port));
+                self.fabric.heard(signed.node, SocketAddr::new(from.ip(), presence.port));
+            }
+        }
+        let found = Found {
+            subgrid: signed.subgrid,
+            node: signed.node,
+            name: signed.name,
+            ip: from.ip(),
+            presence,
+        };
+        for (search, ..) in &mut self.searches {
+            search.handle_presence(found.clone(), now);
+        }
+    }
+
+    fn gossip(&mut self, sealed: &[u8], from: SocketAddr, now: Duration) {
+        let sender = envelope::sender(sealed).and_then(|short| self.shorts.get(&short).copied());
+        let Some(node) = sender.filter(|node| *node != self.fabric.node()) else { return };
+        let Some(payload) = self.pair(node).and_then(|pair| pair.open(sealed)) else { return };
+        self.membership.handle_payload(node, payload, now);
+        let peer = self.peers.entry(node).or_default();
+        (peer.addr, peer.heard) = (Some(from), Some(Instant::now()));
+    }
+
+    fn pair(&mut self, node: NodeId) -> Option<&mut Pair> {
+        if !self.pairs.contains_key(&node) {
+            let (own, start) = (self.fabric.node(), self.fabric.unix_ms().saturating_mul(1000));
+            let key = self.fabric.shared_key(node)?;
+            self.pairs.insert(node, Pair::new(own, node, key, start));
+        }
+        self.pairs.get_mut(&node)
+    }
+
+    /// Does what is due and what the machines want done.
+    async fn act(&mut self) {
+        let now = self.now();
+        if self.beacon.handle_timeout(now) {
+            self.tell(None).await;
+        }
+        self.search(now).await;
+        if self.membership.poll_timeout().is_some_and(|at| at <= now) {
+            self.membership.handle_timeout(now);
+        }
+        let contacts: BTreeMap<NodeId, Option<IpAddr>> =
+            self.fabric.contacts().iter().map(|contact| (contact.node, contact.ip)).collect();
+        while let Some(command) = self.membership.poll_command(now) {
+            match command {
+                Command::Send { to, payload } => {
+                    self.send(to, &payload, contacts.get(&to).copied()).await;
+                }
+                Command::Up(node) => self.note(node, true),
+                Command::Down(node) => self.note(node, false),
+            }
+        }
+    }
+
+    fn note(&self, node: NodeId, up: bool) {
+        tracing::info!(node = %node.short(), up, "a member");
+        self.shared.seen().insert(node, (up, Instant::now()));
+        self.shared.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Sends gossip: by datagram where it may arrive, and over the connection unless datagrams are
+    /// known to. `contact` is the connection with it, and where it leads.
+    async fn send(&mut self, to: NodeId, payload: &[u8], contact: Option<Option<IpAddr>>) {
+        let peer = self.peers.entry(to).or_default();
+        let works = peer.heard.is_some_and(|at| at.elapsed() < DATAGRAMS_WORK);
+        let mut places: Vec<SocketAddr> = peer.addr.into_iter().collect();
+        if !works {
+            let port = self.config.port;
+            let connected = contact.flatten();
+            let known = if contact.is_some() { Vec::new() } else { self.fabric.known_at(to) };
+            let ips = connected.into_iter().chain(known.into_iter().take(2));
+            places.extend(ips.filter(|ip| is_plain(*ip)).map(|ip| SocketAddr::new(ip, port)));
+            places.dedup();
+        }
+        if let Some(pair) = self.pair(to) {
+            let datagram = wire::gossip(&pair.seal(payload));
+            if let Some(sockets) = &self.sockets {
+                for place in places {
+                    sockets.send(&datagram, place).await;
+                }
+            }
+        }
+        if !works && contact.is_some() {
+            let (fabric, payload) = (self.fabric.clone(), payload.to_vec());
+            tokio::spawn(async move { fabric.pass(to, payload).await });
+        }
+    }
+
+    /// Tells everybody, or who has asked, where this node is.
+    async fn tell(&mut self, asked: Option<(Query, SocketAddr)>) {
+        self.told_ms = self.fabric.unix_ms().max(self.told_ms + 1);
+        let presence = Presence {
+            port: self.fabric.port(),
+            datagram_port: self.config.port,
+            may_accept: self.fabric.may_accept(),
+            echo: asked.map_or(0, |(query, _)| query.nonce),
+            at_ms: self.told_ms,
+        };
+        let Some(signed) = self.fabric.sign(presence.to_bytes()) else { return };
+        let datagram = wire::presence(&signed);
+        let Some(sockets) = &self.sockets else { return };
+        match asked {
+            Some((_, from)) => sockets.send(&datagram, from).await,
+            None => sockets.send_to_all(&datagram).await,
+        }
+    }
+
+    async fn search(&mut self, now: Duration) {
+        for (search, peers, _) in &mut self.searches {
+            let (Some(query), Some(sockets)) = (search.poll_query(now), &self.sockets) else {
+                continue;
+            };
+            let datagram = wire::query(&query);
+            if peers.is_empty() {
+                sockets.send_to_all(&datagram).await;
+            }
+            for peer in peers.iter() {
+                sockets.send(&datagram, *peer).await;
+            }
+        }
+        let (over, on) = std::mem::take(&mut self.searches)
+            .into_iter()
+            .partition(|(search, ..)| search.is_over(now));
+        self.searches = on;
+        for (search, _, found) in over {
+            // Whoever asked may have gone.
+            let _ = found.send(search.found());
+        }
+    }
+}
+
+async fn receive(sockets: &Option<Sockets>) -> (Vec<u8>, SocketAddr) {
+    match sockets {
+        Some(sockets) => sockets.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long the machine has slept since it was started: what CLOCK_BOOTTIME counts and
+/// CLOCK_MONOTONIC does not (clock_gettime(2)).
+fn asleep() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
+    read(ClockId::CLOCK_BOOTTIME).saturating_sub(read(ClockId::CLOCK_MONOTONIC))
+}

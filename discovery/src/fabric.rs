@@ -1,0 +1,77 @@
+use std::net::{IpAddr, SocketAddr};
+
+use async_trait::async_trait;
+use phantom_model::{NodeId, SubgridId};
+use tokio::sync::watch;
+
+/// A connection that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contact {
+    /// With whom.
+    pub node: NodeId,
+    /// Where the other is, if not behind a relay.
+    pub ip: Option<IpAddr>,
+    /// Bytes received over it. They grow every second while the other lives.
+    pub received: u64,
+}
+
+/// Something signed by a node that some sub-grid calls its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// Which sub-grid.
+    pub subgrid: SubgridId,
+    /// Which node.
+    pub node: NodeId,
+    /// What it is called.
+    pub name: String,
+    /// Whether it is a member of this node's own sub-grid, now.
+    pub is_member: bool,
+    /// What it has signed.
+    pub body: Vec<u8>,
+}
+
+/// What this crate needs of the node: keys, members and connections.
+#[async_trait]
+pub trait Fabric: Send + Sync + 'static {
+    /// This node.
+    fn node(&self) -> NodeId;
+
+    /// The members of its sub-grid, this node among them; none when it belongs to none.
+    fn members(&self) -> Vec<NodeId>;
+
+    /// Counts changes of [`Fabric::members`].
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// The connections that stand.
+    fn contacts(&self) -> Vec<Contact>;
+
+    /// Where a member may be, the likeliest first.
+    fn known_at(&self, node: NodeId) -> Vec<IpAddr>;
+
+    /// The secret this node shares with a member.
+    fn shared_key(&self, node: NodeId) -> Option<[u8; 32]>;
+
+    /// The port on which this node takes connections.
+    fn port(&self) -> u16;
+
+    /// Whether this node may let others in.
+    fn may_accept(&self) -> bool;
+
+    /// Signs as a member; `None` when this node is none.
+    fn sign(&self, body: Vec<u8>) -> Option<Vec<u8>>;
+
+    /// Checks what some node has signed; `None` when it is not genuine.
+    fn read(&self, signed: &[u8]) -> Option<Signed>;
+
+    /// A member has just told that it takes connections at `addr`.
+    fn heard(&self, node: NodeId, addr: SocketAddr);
+
+    /// The machine has slept, or its network has changed.
+    async fn network_changed(&self);
+
+    /// Sends a payload to a member over the connection with it, if there is one.
+    async fn pass(&self, to: NodeId, payload: Vec<u8>);
+
+    /// Milliseconds since 1970.
+    fn unix_ms(&self) -> u64;
+}

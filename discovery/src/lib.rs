@@ -1,0 +1,49 @@
+//! Who is near: finding a sub-grid on the local network, and which of its members live.
+//!
+//! ```text
+//!  a node that belongs nowhere                     members
+//!    Search ── query, multicast or to a peer ──>     Beacon
+//!           <── presence, signed, to who asked ──            ── presence, multicast, when they come
+//!    found: several sub-grids, one, or none                     or their network has changed
+//!
+//!  Membership: SWIM among the members, over authenticated datagrams
+//!    Alive ── no answer, or its connection is silent ──> Suspect ── no objection ──> Gone
+//!      ^                                                    │ objection               │ heard again
+//!      └────────────────────────────────────────────────────┴─────────────────────────┘
+//! ```
+//!
+//! What holds:
+//! - Who is a member, certificates tell (the network crate's matter, asked through [`Fabric`]).
+//!   What this crate learns is only where members are and whether they live.
+//! - A presence is signed by the node and carries its certificate. Where it came from is a hint:
+//!   whoever is there must prove its key.
+//! - Gossip is taken from members only, each datagram once ([`envelope`]). Where datagrams are
+//!   blocked it goes over the node's connection.
+//! - A query is never shorter than its answer, and answers are bounded in number: nobody can have
+//!   others flooded.
+//! - The machines take the time as a parameter and are tested in virtual time, whole sub-grids of
+//!   them; `--no-default-features` leaves only these.
+//!
+//! Deliberately absent: elections and the registry; IPv6 multicast (a local network without IPv4
+//! needs `--peer`).
+
+pub mod envelope;
+pub mod machine;
+pub mod wire;
+
+#[cfg(feature = "driver")]
+mod config;
+#[cfg(feature = "driver")]
+mod driver;
+#[cfg(feature = "driver")]
+mod fabric;
+#[cfg(feature = "driver")]
+mod socket;
+
+#[cfg(feature = "driver")]
+pub use config::{Config, DEFAULT_PORT, GROUP};
+#[cfg(feature = "driver")]
+pub use driver::Discovery;
+#[cfg(feature = "driver")]
+pub use fabric::{Contact, Fabric, Signed};
+pub use machine::{Found, Seen};

@@ -1,0 +1,9 @@
+//! The pure core: what to send and what to believe, with the time as a parameter.
+
+mod beacon;
+mod membership;
+mod search;
+
+pub use beacon::Beacon;
+pub use membership::{Command, Membership, Seen};
+pub use search::{Found, Search};
