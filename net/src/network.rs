@@ -25,7 +25,7 @@ use crate::join::{self, request::Requests};
 use crate::key::{NodeKey, SubgridKey};
 use crate::link::quic::QuicLink;
 use crate::link::{CloseCode, Link, PeerAddr, Protocol, RelayStatus, Stream};
-use crate::member::{Member, Token, valid_name};
+use crate::member::{CertificateError, Member, Token, valid_name};
 use crate::peer::dial::{self, Dials};
 use crate::peer::refused::Refused;
 use crate::peer::session::{self, Established, MAX_HEADER};
@@ -204,11 +204,13 @@ impl Network {
     /// It is a member already, the name is not one, or key or store cannot be written.
     pub async fn found(&self, name: &str) -> Result<Membership, Error> {
         self.not_yet_member()?;
-        if let Err(error @ Error::FalseMember(_)) = self.standing() {
-            return Err(error);
+        match self.standing() {
+            // It has no sub-grid to lose.
+            Err(Error::FalseMember(CertificateError::Removed { .. })) | Err(Error::NotMember) => {}
+            other => drop(other?),
         }
         if !valid_name(name) {
-            return Err(crate::member::CertificateError::Name(name.to_owned()).into());
+            return Err(CertificateError::Name(name.to_owned()).into());
         }
         let dir = self.inner.config.state_dir.clone();
         let key = tokio::task::spawn_blocking(move || SubgridKey::load_or_create(&dir)).await;

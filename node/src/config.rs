@@ -21,6 +21,10 @@ pub struct Config {
     pub name: String,
     /// UDP (and TCP, for bulk) address other nodes reach it at.
     pub listen: SocketAddr,
+    /// UDP port by which nodes find each other; all of one local network use the same.
+    pub discovery_port: u16,
+    /// Whether to look for others on the local network by multicast, and to be found so.
+    pub multicast: bool,
     /// Own relay for nodes that cannot reach each other directly; none by default.
     pub relay_url: Option<String>,
     /// PEM file of the authority that signed the relay's certificate, when it is one's own.
@@ -48,6 +52,8 @@ impl Default for Config {
         Self {
             name: String::new(),
             listen: SocketAddr::from(([0, 0, 0, 0], DEFAULT_PORT)),
+            discovery_port: phantom_discovery::DEFAULT_PORT,
+            multicast: true,
             relay_url: None,
             relay_ca: None,
             run_dir: "/run/phantom".into(),

@@ -109,7 +109,27 @@ pub trait Node {
         Ok(())
     }
 
-    /// Lets another node into this one's sub-grid, and waits until they see each other.
+    /// Starts the daemon and lets it found a sub-grid, without looking whether one is near.
+    fn found(&self) -> anyhow::Result<()> {
+        self.up(&["--new"])
+    }
+
+    /// Starts the daemon of another node and lets it ask to be let in here, which is granted, and
+    /// waits until they see each other.
+    fn accept(&self, other: &Self) -> anyhow::Result<()>
+    where
+        Self: Sized,
+    {
+        let asked: serde_json::Value = other.phantom_json(false, &["up", "--no-wait"])?;
+        let code = asked["asked"]["code"].as_str().with_context(|| {
+            format!("{} did not ask to be let in: {}", other.name(), asked["line"])
+        })?;
+        let accepted = self.phantom(false, &["accept", code])?;
+        ensure!(accepted.code == 0, "`phantom accept`: {}", accepted.stderr.trim());
+        self.wait_for_nodes(2)
+    }
+
+    /// Lets another node into this one's sub-grid by a token, and waits until they see each other.
     fn let_in(&self, other: &Self) -> anyhow::Result<()>
     where
         Self: Sized,

@@ -10,8 +10,9 @@ fn pair(lan: &Lan) -> anyhow::Result<(Desktop, Desktop)> {
     let plan = lan.desktop("attic").release(Release::Debian12).cpus(2);
     let attic = plan.person("ada", 1000).start()?;
     let cellar = lan.desktop("cellar").person("bob", 1500).start()?;
+    // As their owners do it: `phantom up` on each, `phantom accept` on one.
     attic.up(&[])?;
-    attic.let_in(&cellar)?;
+    attic.accept(&cellar)?;
     Ok((attic, cellar))
 }
 

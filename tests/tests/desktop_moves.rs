@@ -20,7 +20,7 @@ fn pair(lan: &Lan, hold_at: Option<&str>) -> anyhow::Result<(Desktop, Desktop)> 
     if let Some(border) = hold_at {
         cellar.run(&format!("echo 'hold_at = \"{border}\"' >> /etc/phantom/phantom.toml"))?;
     }
-    attic.up(&[])?;
+    attic.found()?;
     attic.let_in(&cellar)?;
     Ok((attic, cellar))
 }

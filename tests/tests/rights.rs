@@ -10,7 +10,7 @@ fn a_working_directory_the_user_cannot_reach_is_refused() -> anyhow::Result<()> 
     std::fs::create_dir_all(closed.join("open"))?;
     std::fs::write(closed.join("open/secret"), "s")?;
     std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    assert_eq!(lab.node(node).phantom(false, &["up"])?.code, 0);
+    assert_eq!(lab.node(node).phantom(false, &["up", "--new"])?.code, 0);
     // Root's shell stands there; the user's program is started from it.
     let id = lab.node(node).person().uid.to_string();
     let script = format!(

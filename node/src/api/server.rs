@@ -71,7 +71,12 @@ pub fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
 pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Result<()> {
     let stop = daemon.stopping();
     let router = Router::new()
-        .route("/v1/up", post(up))
+        .route("/v1/up", get(joined).post(up))
+        .route("/v1/requests", get(requests))
+        .route("/v1/requests/accept", post(accept))
+        .route("/v1/requests/deny", post(deny))
+        .route("/v1/delegates", post(delegate))
+        .route("/v1/nodes/{node}/remove", post(remove))
         .route("/v1/down", post(down))
         .route("/v1/invite", post(invite))
         .route("/v1/leave", post(leave))
@@ -93,7 +98,35 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
 
 async fn up(node: Node, from: From, body: Json<UpRequest>) -> Answer<UpReply> {
     from.caller()?.must_be_admin("change what this node is a member of")?;
-    Ok(Json(node.up(body.0).await?))
+    Ok(Json(node.0.up(body.0).await?))
+}
+
+async fn joined(node: Node) -> Answer<UpReply> {
+    Ok(Json(node.joined().await?))
+}
+
+async fn requests(node: Node) -> Answer<Vec<RequestRow>> {
+    Ok(Json(node.requests()?))
+}
+
+async fn accept(node: Node, from: From, body: Json<CodeRequest>) -> Answer<AcceptReply> {
+    from.caller()?.must_be_admin("let others in")?;
+    Ok(Json(node.accept(body.0).await?))
+}
+
+async fn deny(node: Node, from: From, body: Json<CodeRequest>) -> Answer<AcceptReply> {
+    from.caller()?.must_be_admin("turn others away")?;
+    Ok(Json(node.deny(body.0)?))
+}
+
+async fn delegate(node: Node, from: From, body: Json<DelegateRequest>) -> Answer<AcceptReply> {
+    from.caller()?.must_be_admin("say who may let others in")?;
+    Ok(Json(node.delegate(body.0).await?))
+}
+
+async fn remove(node: Node, from: From, member: UrlPath<String>) -> Answer<AcceptReply> {
+    from.caller()?.must_be_admin("remove members")?;
+    Ok(Json(node.remove(&member).await?))
 }
 
 async fn down(node: Node, from: From) -> Answer<()> {

@@ -79,6 +79,18 @@ pub struct AppRow {
     pub attach: Option<PathBuf>,
 }
 
+/// Whether a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// It lives.
+    Up,
+    /// It does not answer, but was heard of a moment ago.
+    Silent,
+    /// It is gone, switched off or asleep.
+    Away,
+}
+
 /// One node in a listing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeRow {
@@ -90,6 +102,8 @@ pub struct NodeRow {
     pub this: bool,
     /// Whether it answers.
     pub reachable: bool,
+    /// Whether it is there, by what all members have heard of it.
+    pub state: NodeState,
     /// Cores, when known.
     pub cores: Option<u32>,
     /// Idle hundredths of a core, when known.
@@ -105,23 +119,83 @@ pub struct NodeRow {
 }
 
 /// `POST /v1/up`: take part.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct UpRequest {
-    /// Join with this token; without one, found a sub-grid unless already a member.
+    /// Join with this token.
     pub join: Option<String>,
+    /// Found a sub-grid without looking for one.
+    #[serde(default)]
+    pub new: bool,
+    /// Ask these machines instead of the local network: name or address, with or without a port.
+    #[serde(default)]
+    pub peers: Vec<String>,
+    /// Which sub-grid, if there are several: the beginning of its id, or the name of a member.
+    #[serde(default)]
+    pub subgrid: Option<String>,
 }
 
-/// Answer to [`UpRequest`].
+/// Answer to [`UpRequest`], and to `GET /v1/up`, which waits for news of a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct UpReply {
     /// This node.
     pub node: NodeId,
     /// Its name.
     pub name: String,
-    /// What happened, one line.
+    /// What happened, one line; empty while it waits.
     pub line: String,
-    /// Members, this one included.
+    /// Members, this one included; none while it waits.
     pub members: usize,
+    /// The request that waits to be accepted.
+    pub asked: Option<AskedRow>,
+}
+
+/// This machine's own request to be let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedRow {
+    /// What both sides show.
+    pub code: String,
+    /// What the asked member is called.
+    pub of: String,
+    /// Its sub-grid, short.
+    pub subgrid: String,
+}
+
+/// A machine that waits to be let in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RequestRow {
+    /// The code it shows as well.
+    pub code: String,
+    /// What it wants to be called.
+    pub name: String,
+    /// Which node.
+    pub node: NodeId,
+    /// Where it asks from.
+    pub from: String,
+    /// For how long, in seconds.
+    pub waiting_s: u64,
+}
+
+/// `POST /v1/requests/accept` and `/deny`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CodeRequest {
+    /// The code of the request.
+    pub code: String,
+}
+
+/// `POST /v1/delegates`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DelegateRequest {
+    /// Name of a member, or the beginning of its id.
+    pub node: String,
+    /// Take the right back.
+    pub withdraw: bool,
+}
+
+/// Answer to what concerns one node.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptReply {
+    /// What it is called.
+    pub name: String,
 }
 
 /// `POST /v1/invite`.

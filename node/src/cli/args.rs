@@ -24,12 +24,23 @@ pub struct Cli {
 pub enum Command {
     /// Tell what this machine can do for Phantom, and how to mend what it cannot.
     Doctor,
-    /// Take part: start the daemon, found a sub-grid or join one.
+    /// Take part: start the daemon, ask the sub-grid on this network to let this machine in, or
+    /// found one where there is none.
     Up(Up),
     /// Stop the daemon; running apps keep running.
     Down,
     /// Make a token with which one more node can join.
     Invite(Invite),
+    /// List machines that ask to be let in.
+    Requests,
+    /// Let in the machine that shows this code.
+    Accept(Code),
+    /// Do not let in the machine that shows this code.
+    Deny(Code),
+    /// Put a member out of the sub-grid.
+    Remove(Member),
+    /// Give a member the right to let others in and to remove them.
+    Delegate(Delegate),
     /// Forget the sub-grid; this machine can then found or join another.
     Leave,
     /// List the members of the sub-grid.
@@ -66,6 +77,43 @@ pub struct Up {
     /// Token from `phantom invite` on a member.
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
+    /// Ask this machine, where the network carries no multicast: name or address; may be repeated.
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "join")]
+    pub peer: Vec<String>,
+    /// Which sub-grid, where there are several: the beginning of its id, or the name of a member.
+    #[arg(long, value_name = "ID|NODE", conflicts_with = "join")]
+    pub subgrid: Option<String>,
+    /// Found a sub-grid without looking for one.
+    #[arg(long, conflicts_with_all = ["join", "peer", "subgrid"])]
+    pub new: bool,
+    /// Do not wait until the request is accepted; it stands all the same.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// The code of a request.
+#[derive(Debug, Args)]
+pub struct Code {
+    /// The six digits that the other machine shows.
+    #[arg(required = true, num_args = 1..=2)]
+    pub code: Vec<String>,
+}
+
+/// Which member.
+#[derive(Debug, Args)]
+pub struct Member {
+    /// Name of a node, or the beginning of its id.
+    pub node: String,
+}
+
+/// Arguments of `delegate`.
+#[derive(Debug, Args)]
+pub struct Delegate {
+    /// Name of a node, or the beginning of its id.
+    pub node: String,
+    /// Take the right back.
+    #[arg(long)]
+    pub withdraw: bool,
 }
 
 /// Arguments of `invite`.

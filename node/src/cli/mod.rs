@@ -96,12 +96,40 @@ async fn ask(
 ) -> anyhow::Result<u8> {
     let client = Client::new(&config.api_socket());
     match command {
-        Command::Up(args) => up::up(&client, config, config_file, args.join, json).await?,
+        Command::Up(args) => up::up(&client, config, config_file, args, json).await?,
         Command::Down => up::down(&client, config).await?,
         Command::Invite(args) => {
             let request = InviteRequest { ttl_s: args.ttl.0.as_secs().max(1) };
             let reply: InviteReply = client.post("/v1/invite", &request, DEADLINE).await?;
             show::invite(&reply, args.ttl, json)?;
+        }
+        Command::Requests => {
+            show::requests(&client.get::<Vec<RequestRow>>("/v1/requests").await?, json)?;
+        }
+        Command::Accept(args) => {
+            let request = CodeRequest { code: args.code.concat() };
+            let reply: AcceptReply = client.post("/v1/requests/accept", &request, DEADLINE).await?;
+            show::done(&reply, &format!("{} is a member now.", reply.name), json)?;
+        }
+        Command::Deny(args) => {
+            let request = CodeRequest { code: args.code.concat() };
+            let reply: AcceptReply = client.post("/v1/requests/deny", &request, DEADLINE).await?;
+            show::done(&reply, &format!("{} is told that it may not come in.", reply.name), json)?;
+        }
+        Command::Remove(args) => {
+            let path = format!("/v1/nodes/{}/remove", quoted(&args.node));
+            let reply: AcceptReply = client.post(&path, &(), DEADLINE).await?;
+            let line = format!("{} is no member any more; all others part from it.", reply.name);
+            show::done(&reply, &line, json)?;
+        }
+        Command::Delegate(args) => {
+            let request = DelegateRequest { node: args.node, withdraw: args.withdraw };
+            let reply: AcceptReply = client.post("/v1/delegates", &request, DEADLINE).await?;
+            let line = match args.withdraw {
+                false => format!("{} may let others in and remove them now.", reply.name),
+                true => format!("{} may not let others in any more.", reply.name),
+            };
+            show::done(&reply, &line, json)?;
         }
         Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
         Command::Nodes => show::nodes(&client.get::<Vec<NodeRow>>("/v1/nodes").await?, json)?,
@@ -142,14 +170,17 @@ async fn ask(
 
 /// The API path of an app, whatever its user called it.
 fn app_path(app: &str, rest: &str) -> String {
-    let quoted: String = app
-        .bytes()
+    format!("/v1/apps/{}{rest}", quoted(app))
+}
+
+/// A text as one part of a path.
+fn quoted(text: &str) -> String {
+    text.bytes()
         .map(|byte| match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(byte).to_string(),
             _ => format!("%{byte:02X}"),
         })
-        .collect();
-    format!("/v1/apps/{quoted}{rest}")
+        .collect()
 }
 
 fn signal_number(text: &str) -> anyhow::Result<i32> {

@@ -40,6 +40,41 @@ pub fn invite(reply: &InviteReply, ttl: Window, json: bool) -> anyhow::Result<()
     Ok(())
 }
 
+/// `phantom requests`.
+pub fn requests(rows: &[RequestRow], json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(&rows);
+    }
+    if rows.is_empty() {
+        println!("Nobody asks to be let in.");
+        return Ok(());
+    }
+    let cells: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                row.code.clone(),
+                row.name.clone(),
+                row.node.short(),
+                row.from.clone(),
+                format!("{} s", row.waiting_s),
+            ]
+        })
+        .collect();
+    table(["CODE", "NAME", "ID", "FROM", "WAITS"], &cells);
+    println!("\nIf the other machine shows the same code: sudo phantom accept {}", rows[0].code);
+    Ok(())
+}
+
+/// What concerned one node is done.
+pub fn done(reply: &AcceptReply, line: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(reply);
+    }
+    println!("{line}");
+    Ok(())
+}
+
 /// `phantom nodes`.
 pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
     if json {
@@ -51,7 +86,12 @@ pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
             [
                 format!("{}{}", row.name, if row.this { " *" } else { "" }),
                 row.node.short(),
-                if row.reachable { "up" } else { "away" }.to_owned(),
+                match row.state {
+                    NodeState::Up => "up",
+                    NodeState::Silent => "silent",
+                    NodeState::Away => "away",
+                }
+                .to_owned(),
                 or_dash(row.cores),
                 or_dash(row.idle_centicores.map(|idle| format!("{:.1}", f64::from(idle) / 100.0))),
                 or_dash(row.memory_free.map(Bytes)),

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
+use super::args::Up;
 use super::{DEADLINE, print_json};
 use crate::api::client::Client;
-use crate::api::types::{QosState, UpReply, UpRequest};
+use crate::api::types::{AskedRow, QosState, UpReply, UpRequest};
 use crate::config::Config;
 
 /// Starts the daemon unless one answers, and takes part in a sub-grid.
@@ -21,14 +22,35 @@ pub async fn up(
     client: &Client,
     config: &Config,
     config_file: Option<&Path>,
-    join: Option<String>,
+    args: Up,
     json: bool,
 ) -> anyhow::Result<()> {
     // Asked, not only connected to: a daemon that is just dying still takes connections.
     if client.get::<QosState>("/v1/qos").await.is_err() {
         start_daemon(config, config_file)?;
     }
-    let reply: UpReply = client.post("/v1/up", &UpRequest { join }, DEADLINE).await?;
+    let Up { join, peer: peers, subgrid, new, no_wait } = args;
+    let request = UpRequest { join, new, peers, subgrid };
+    let mut reply: UpReply = client.post("/v1/up", &request, DEADLINE).await?;
+    if let Some(asked) = reply.asked.clone() {
+        if no_wait {
+            if json {
+                return print_json(&reply);
+            }
+            print!("{}", question(&asked));
+            return Ok(());
+        }
+        if json {
+            // One document says what to compare, the other how it ended.
+            print_json(&reply)?;
+        } else {
+            print!("{}", question(&asked));
+            println!("\nWaiting. (Ctrl-C ends only the waiting: the request stands for an hour.)");
+        }
+        while reply.asked.is_some() {
+            reply = client.get("/v1/up").await?;
+        }
+    }
     if json {
         return print_json(&reply);
     }
@@ -43,6 +65,15 @@ pub async fn up(
         }
     );
     Ok(())
+}
+
+/// What a person at the other machine has to do.
+fn question(asked: &AskedRow) -> String {
+    let AskedRow { code, of, subgrid } = asked;
+    format!(
+        "Found the sub-grid {subgrid} and asked {of} to let this machine in.\n\n    \
+         Code: {code}\n\nOn {of}, if it shows the same code: sudo phantom accept {code}\n"
+    )
 }
 
 /// Starts the daemon in the background and waits until it answers or says why not.

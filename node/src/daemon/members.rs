@@ -1,4 +1,4 @@
-//! Who is in the sub-grid, what they last said of themselves, and taking part in it.
+//! Who is in the sub-grid, and what they last said of themselves.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use phantom_model::{Capability, NodeFacts, NodeId};
-use phantom_net::{Network, PeerAddr, PeerState, RelayStatus, Token};
+use phantom_net::{Network, PeerAddr, PeerState, PeerStatus, RelayStatus};
 
 use super::choose::Candidate;
 use super::peers::{Answer, Ask};
@@ -54,67 +54,15 @@ impl Members {
 }
 
 impl Daemon {
-    /// Takes part: joins with a token, or founds a sub-grid unless it is a member already.
-    pub async fn up(&self, request: UpRequest) -> Result<UpReply, Refusal> {
-        let membership = self.network.membership();
-        let line = match (request.join, membership) {
-            (Some(text), _) => {
-                let token: Token = text.parse().map_err(Refusal::usage)?;
-                let membership =
-                    self.network.join(&token, &self.config.name).await.map_err(Refusal::failed)?;
-                format!("Joined the sub-grid {}.", membership.subgrid().short())
-            }
-            (None, Some(membership)) => {
-                format!("Member of the sub-grid {}.", membership.subgrid().short())
-            }
-            (None, None) => {
-                let membership =
-                    self.network.found(&self.config.name).await.map_err(Refusal::failed)?;
-                format!(
-                    "Founded the sub-grid {}; `phantom invite` lets others in.",
-                    membership.subgrid().short()
-                )
-            }
-        };
-        let name = self.network.membership().map(|membership| membership.name().to_owned());
-        Ok(UpReply {
-            node: self.node,
-            name: name.unwrap_or_else(|| self.config.name.clone()),
-            line,
-            members: self.network.members().len(),
-        })
-    }
-
-    /// Makes an invitation.
-    pub async fn invite(&self, request: InviteRequest) -> Result<InviteReply, Refusal> {
-        let ttl = Duration::from_secs(request.ttl_s);
-        let token = self.network.invite(ttl).await.map_err(Refusal::failed)?;
-        Ok(InviteReply { token: token.to_string() })
-    }
-
-    /// Forgets the sub-grid, unless an app needs it to come home.
-    pub async fn leave(&self) -> Result<(), Refusal> {
-        let records = self.apps.records();
-        let away = records.iter().find(|record| record.is_away() || record.pending.is_some());
-        if let Some(record) = away {
-            let (name, home) = (&record.spec.name, &self.config.name);
-            return Err(Refusal::failed(format!(
-                "{name} is away from home; bring it back first: `phantom migrate {name} {home}`"
-            )));
-        }
-        if let Some(home) = self.guests.first_home() {
-            return Err(Refusal::failed(format!(
-                "an app of {} runs here; its user moves or ends it first (`phantom ps`)",
-                self.members.name(home)
-            )));
-        }
-        self.network.leave().await.map_err(Refusal::failed)
-    }
-
     /// Asks all members what they are and gives those that answered. A connection that stands may
     /// be one whose other side has just gone: only an answer shows that a node can be used.
     async fn refresh(&self) -> HashSet<NodeId> {
-        let peers = self.network.peers();
+        // Who is known to be away is not waited for.
+        let may_answer = |peer: &PeerStatus| {
+            let lives = self.discovery.seen(peer.node).is_none_or(|seen| seen.up);
+            lives || peer.state == PeerState::Connected
+        };
+        let peers: Vec<_> = self.network.peers().into_iter().filter(may_answer).collect();
         let asked = peers.iter().map(|peer| self.facts_of(peer.node));
         let mut answered = HashSet::from([self.node]);
         for facts in join_all(asked).await.into_iter().flatten() {
@@ -212,6 +160,11 @@ impl Daemon {
                     name: member.name().to_owned(),
                     this,
                     reachable,
+                    state: match self.discovery.seen(node) {
+                        _ if reachable => NodeState::Up,
+                        Some(seen) if seen.up => NodeState::Silent,
+                        Some(_) | None => NodeState::Away,
+                    },
                     cores: facts.as_ref().map(|facts| facts.cores),
                     idle_centicores: facts.as_ref().map(|facts| facts.idle_centicores),
                     memory_free: facts.as_ref().map(|facts| facts.memory_free.0),

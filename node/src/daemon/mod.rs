@@ -15,6 +15,9 @@
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
 //! | [`choose`] | which member takes an app |
+//! | [`joining`] | found, join, let others in, put members out |
+//! | [`members`] | who is in the sub-grid, and what they said of themselves |
+//! | [`near`] | what discovery needs of this node |
 //! | [`facts`] | what this node says of itself |
 //! | [`store`] | what must not be forgotten |
 //! | [`timeline`] | what happened to each app |
@@ -28,8 +31,10 @@ pub mod facts;
 pub mod guests;
 pub mod hold;
 pub mod images;
+pub mod joining;
 pub mod members;
 pub mod moves;
+pub mod near;
 pub mod parts;
 pub mod peers;
 pub mod recover;
@@ -116,6 +121,10 @@ pub struct Daemon {
     pub guests: guests::Guests,
     /// Identity, members and connections.
     pub network: phantom_net::Network,
+    /// Finds who is near, and knows which members live.
+    pub discovery: phantom_discovery::Discovery,
+    /// This node's own request to be let in.
+    pub joining: joining::Joining,
     /// What other members last said of themselves.
     pub members: members::Members,
     /// Moves under way of apps at home here.
@@ -179,12 +188,23 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         store.clone(),
     )
     .await?;
+    let fabric = near::Near { network: network.clone(), port: config.listen.port() };
+    let discovery = phantom_discovery::Discovery::start(
+        phantom_discovery::Config {
+            port: config.discovery_port,
+            multicast: config.multicast,
+            generation: store.count_start()? << GENERATIONS_BITS,
+        },
+        Arc::new(fabric),
+    );
     let daemon = Arc::new(Daemon {
         node,
         store,
         facts,
         apps: apps::HomeApps::default(),
         guests: guests::Guests::new(node),
+        discovery,
+        joining: joining::Joining::default(),
         members: members::Members::default(),
         moves: moves::Moves::default(),
         parts: parts::Parts::default(),
@@ -271,6 +291,9 @@ impl Daemon {
         Ok(())
     }
 }
+
+/// Within one run, a node may have to show two to this power times that it is not gone.
+const GENERATIONS_BITS: u32 = 20;
 
 /// How long connections have to be closed in order.
 const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(2);

@@ -91,6 +91,8 @@ impl Daemon {
                 let peer = incoming.peer;
                 let handled = if incoming.service == ServiceId::CONTROL {
                     daemon.answer_peer(incoming).await
+                } else if incoming.service == ServiceId::GOSSIP {
+                    daemon.take_gossip(incoming).await
                 } else {
                     daemon.let_in(incoming).await
                 };
@@ -99,6 +101,13 @@ impl Daemon {
                 }
             });
         }
+    }
+
+    /// Gossip that came over the connection: the header is all of it.
+    async fn take_gossip(&self, incoming: Incoming) -> anyhow::Result<()> {
+        let payload: Vec<u8> = incoming.header()?;
+        self.discovery.take(incoming.peer, payload).await;
+        Ok(())
     }
 
     async fn answer_peer(self: Arc<Self>, mut incoming: Incoming) -> anyhow::Result<()> {

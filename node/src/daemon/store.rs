@@ -46,6 +46,21 @@ impl Store {
         Ok(Self { database })
     }
 
+    /// Counts one start of the daemon more, and says how many there were.
+    pub fn count_start(&self) -> anyhow::Result<u64> {
+        const STARTS: &str = "node/starts";
+        let write = self.database.begin_write()?;
+        let count = {
+            let mut blobs = write.open_table(BLOBS)?;
+            let known = blobs.get(STARTS)?.and_then(|bytes| bytes.value().try_into().ok());
+            let count = known.map_or(0, u64::from_le_bytes).saturating_add(1);
+            blobs.insert(STARTS, count.to_le_bytes().as_slice())?;
+            count
+        };
+        write.commit().context("cannot count the starts of the daemon")?;
+        Ok(count)
+    }
+
     /// All app records. One that cannot be read is reported and left where it is.
     pub fn records(&self) -> anyhow::Result<Vec<AppRecord>> {
         let read = self.database.begin_read()?;

@@ -41,7 +41,7 @@ impl Pair {
     }
 
     fn join(&self) -> anyhow::Result<()> {
-        self.home().up(&[])?;
+        self.home().found()?;
         self.home().let_in(self.away())
     }
 

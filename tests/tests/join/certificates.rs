@@ -61,7 +61,7 @@ fn a_foreign_certificate_gets_a_refusal_and_nothing_else() -> anyhow::Result<()>
     let (founder, cellar, shed) = (lab.node(founder), lab.node(cellar), lab.node(shed));
     let joined = join(cellar, &invite(founder, "1h")?)?;
     ensure!(joined.code == 0, "{}", joined.stderr);
-    shed.up(&[])?;
+    shed.found()?;
     // Its sub-grid claims our founder as a member, so its daemon dials ours.
     shed.kill_daemon()?;
     let claim = certify(&subgrid_key(shed)?, id(founder)?, "attic", 9000)?;

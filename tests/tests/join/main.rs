@@ -1,6 +1,7 @@
 //! Who is let in, who is not and with which words; nodes that lack something; the monitor's switch.
 
 mod certificates;
+mod near;
 mod papers;
 
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ fn three(test: &str) -> anyhow::Result<Option<(Lab, [usize; 3])>> {
         Ok(node)
     };
     let nodes = [founder, add("cellar", 1)?, add("shed", 2)?];
-    lab.node(founder).up(&[])?;
+    lab.node(founder).found()?;
     Ok(Some((lab, nodes)))
 }
 
@@ -87,7 +88,7 @@ fn a_member_of_another_sub_grid_stays_outside() -> anyhow::Result<()> {
     let Some((lab, [founder, cellar, shed])) = three(test)? else { return Ok(()) };
     let joined = join(lab.node(cellar), &invite(lab.node(founder), "1h")?)?;
     ensure!(joined.code == 0, "{}", joined.stderr);
-    lab.node(shed).up(&[])?;
+    lab.node(shed).found()?;
     let output = join(lab.node(shed), &invite(lab.node(founder), "1h")?)?;
     refused(&output, 1, "`phantom leave` ends that")?;
     ensure!(members(lab.node(founder))? == 2 && members(lab.node(shed))? == 1, "two sub-grids");

@@ -1,0 +1,118 @@
+//! What discovery needs of this node: its keys, members and connections.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use phantom_discovery::{Contact, Fabric, Signed};
+use phantom_model::NodeId;
+use phantom_net::member::{Note, NoteError};
+use phantom_net::{Network, PeerAddr, PeerState, ServiceId};
+use tokio::sync::watch;
+
+/// What secrets between two nodes are used for here.
+const CONTEXT: &str = "phantom gossip between two members 1";
+/// A payload that does not leave within this time is of no use any more.
+const PASSING: Duration = Duration::from_secs(1);
+
+/// The network, as discovery sees it.
+pub struct Near {
+    /// Identity, members and connections.
+    pub network: Network,
+    /// The port on which this node takes connections.
+    pub port: u16,
+}
+
+#[async_trait]
+impl Fabric for Near {
+    fn node(&self) -> NodeId {
+        self.network.id()
+    }
+
+    fn members(&self) -> Vec<NodeId> {
+        self.network.members().iter().map(|member| member.node()).collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.network.member_changes()
+    }
+
+    fn contacts(&self) -> Vec<Contact> {
+        let connected = |peer: &phantom_net::PeerStatus| peer.state == PeerState::Connected;
+        let peers = self.network.peers().into_iter().filter(connected);
+        peers
+            .map(|peer| Contact {
+                node: peer.node,
+                ip: peer.path.as_ref().and_then(ip),
+                received: peer.bytes_in,
+            })
+            .collect()
+    }
+
+    fn known_at(&self, node: NodeId) -> Vec<IpAddr> {
+        let members = self.network.members();
+        let member = members.iter().find(|member| member.node() == node);
+        member.map(|member| member.addrs.iter().filter_map(ip).collect()).unwrap_or_default()
+    }
+
+    fn shared_key(&self, node: NodeId) -> Option<[u8; 32]> {
+        self.network.shared_with(node, CONTEXT)
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn may_accept(&self) -> bool {
+        self.network.membership().is_some_and(|membership| membership.may_accept)
+    }
+
+    fn sign(&self, body: Vec<u8>) -> Option<Vec<u8>> {
+        self.network.note(body).ok().map(|note| note.to_bytes())
+    }
+
+    fn read(&self, signed: &[u8]) -> Option<Signed> {
+        let note = match Note::read(signed) {
+            Ok(note) => note,
+            Err(NoteError::Malformed) => return None,
+            Err(error) => {
+                tracing::debug!(%error, "an announcement is not genuine");
+                return None;
+            }
+        };
+        Some(Signed {
+            subgrid: note.subgrid(),
+            node: note.node(),
+            name: note.name().to_owned(),
+            is_member: self.network.vouch(&note).is_ok(),
+            body: note.body().to_vec(),
+        })
+    }
+
+    fn heard(&self, node: NodeId, addr: SocketAddr) {
+        self.network.hint(node, PeerAddr::Ip(addr));
+    }
+
+    async fn network_changed(&self) {
+        self.network.network_changed().await;
+    }
+
+    async fn pass(&self, to: NodeId, payload: Vec<u8>) {
+        // The header is all there is: the stream ends with it.
+        if let Err(error) = self.network.open(to, &ServiceId::GOSSIP, &payload, PASSING).await {
+            tracing::trace!(%error, "gossip was not passed");
+        }
+    }
+
+    fn unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+}
+
+fn ip(addr: &PeerAddr) -> Option<IpAddr> {
+    match addr {
+        PeerAddr::Ip(addr) => Some(addr.ip()),
+        PeerAddr::Relay(_) => None,
+    }
+}
