@@ -357,7 +357,10 @@ impl Driver {
     }
 
     fn note(&self, node: NodeId, up: bool) {
-        tracing::info!(node = %node.short(), up, "a member");
+        match up {
+            true => tracing::info!(node = %node.short(), "a member lives"),
+            false => tracing::info!(node = %node.short(), "a member is gone"),
+        }
         self.shared.seen().insert(node, (up, Instant::now()));
         self.shared.changed.send_modify(|count| *count += 1);
     }

@@ -1,6 +1,7 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
 pub mod fs;
+pub mod join;
 mod machine;
 pub mod migration;
 mod mounts;
@@ -31,6 +32,11 @@ pub const ALL: &[Bench] = &[
         name: "fs",
         about: "files away from home, against the local disk and sshfs",
         run: fs::run,
+    },
+    Bench {
+        name: "join",
+        about: "from `phantom up` to a member, and how fast twenty nodes know that one is gone",
+        run: join::run,
     },
     Bench {
         name: "migration",

@@ -129,6 +129,48 @@ impl Lab {
         Ok(())
     }
 
+    /// Puts nodes on one local network, with addresses 10.77.NET.1 and on, in their order. Its
+    /// switch lies in the first one's namespace.
+    pub fn lan(&mut self, nodes: &[usize], net: u8) -> anyhow::Result<()> {
+        let (switch, others) = nodes.split_first().context("a network without nodes")?;
+        let hub = &self.nodes[*switch];
+        let bridge = format!("ph{net}a");
+        // Without snooping it carries multicast as the cheap switches of a home do.
+        hub.enter(&["ip", "link", "add", &bridge, "type", "bridge", "mcast_snooping", "0"])?;
+        hub.enter(&["ip", "addr", "add", &format!("10.77.{net}.1/24"), "dev", &bridge])?;
+        hub.enter(&["ip", "link", "set", &bridge, "up"])?;
+        let hub_pid = hub.pid().to_string();
+        for (number, node) in (2..).zip(others) {
+            let node = &self.nodes[*node];
+            let (port, device) = (format!("ph{net}p{number}"), format!("ph{net}b"));
+            stdout_of(Command::new("ip").args([
+                "link",
+                "add",
+                &port,
+                "netns",
+                &hub_pid,
+                "type",
+                "veth",
+                "peer",
+                "name",
+                &device,
+                "netns",
+                &node.pid().to_string(),
+            ]))?;
+            hub.enter(&["ip", "link", "set", &port, "master", &bridge, "up"])?;
+            node.enter(&[
+                "ip",
+                "addr",
+                "add",
+                &format!("10.77.{net}.{number}/24"),
+                "dev",
+                &device,
+            ])?;
+            node.enter(&["ip", "link", "set", &device, "up"])?;
+        }
+        Ok(())
+    }
+
     /// Cuts or restores a link.
     pub fn set_link(&self, node: usize, net: u8, up: bool) -> anyhow::Result<()> {
         let list = self.nodes[node].enter(&["ip", "-o", "link"])?.stdout;

@@ -141,7 +141,7 @@ fn a_member_that_cannot_invite_says_who_can() -> anyhow::Result<()> {
     refused(&cellar.phantom(false, &["invite"])?, 1, "`sudo phantom up`")?;
     let joined = join(cellar, &invite(founder, "1h")?)?;
     ensure!(joined.code == 0, "{}", joined.stderr);
-    let words = "only attic, which founded this sub-grid, can invite: run `phantom invite` there";
+    let words = "this node may not let others in: do it on attic";
     refused(&cellar.phantom(false, &["invite"])?, 1, words)?;
     // It still knows after a restart.
     cellar.restart_daemon()?;
