@@ -135,11 +135,28 @@ pub enum Error {
         /// Which nodes may, in words.
         who: String,
     },
-    /// The right to let others in is the key's to give.
-    #[error(
-        "only the node that founded this sub-grid can give or take the right to let others in: run it there"
-    )]
+    /// Only the holder of the sub-grid's key may.
+    #[error("this takes the sub-grid's key, which the node has that founded it: run it there")]
     NotHolder,
+    /// The policy document is too long.
+    #[error(
+        "the policy document has {bytes} bytes, and at most {} are allowed",
+        crate::member::MAX_DOCUMENT
+    )]
+    LongPolicy {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Somebody else was quicker.
+    #[error(
+        "version {seen} of the policy was edited, but version {version} counts by now: look at it with `phantom policy show` and edit that"
+    )]
+    StalePolicy {
+        /// The version that was edited.
+        seen: u64,
+        /// The version that counts.
+        version: u64,
+    },
     /// A delegation cannot be taken from who has none.
     #[error("node {} has no right to let others in that could be taken from it", .0.short())]
     NoDelegate(NodeId),

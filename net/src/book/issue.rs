@@ -6,8 +6,9 @@ use super::{Book, INVITATIONS, Own, encode, on_store, read};
 use crate::error::Error;
 use crate::link::PeerAddr;
 use crate::member::{
-    Authority, Certificate, Decision, Delegation, Invitation, JoinAsk, JoinRefusal, MAX_MEMBERS,
-    Member, Removal, Scope, Statements, Terms, Token, TokenId, VALIDITY_S, decide,
+    Authority, Certificate, Decision, Delegation, Document, Invitation, JoinAsk, JoinRefusal,
+    MAX_DOCUMENT, MAX_MEMBERS, Member, Removal, Scope, Statements, Terms, Token, TokenId,
+    VALIDITY_S, decide,
 };
 use crate::store::Store;
 
@@ -218,6 +219,26 @@ impl Book {
             own.rights.learn(statements, now);
         }
         self.apply_rights().await
+    }
+
+    /// Makes `text` the policy document, one version on. `seen` is the version it was made from.
+    pub async fn decree(&self, text: String, seen: u64) -> Result<Document, Error> {
+        let _one_at_a_time = self.one_at_a_time.lock().await;
+        let Authority::Holder(key) = self.must_hold_the_key()? else {
+            return Err(Error::NotHolder);
+        };
+        if text.len() > MAX_DOCUMENT {
+            return Err(Error::LongPolicy { bytes: text.len() });
+        }
+        let version = self.policy().map_or(0, |known| known.version());
+        if version != seen {
+            return Err(Error::StalePolicy { seen, version });
+        }
+        let document = Document::sign(&key, version.saturating_add(1), self.now(), text);
+        // Durable before anybody obeys it.
+        self.keep_policy(document.clone()).await?;
+        self.obey(document.clone()).await;
+        Ok(document)
     }
 
     /// Renews what this node may: the certificates of members that end before long, and its own

@@ -1,19 +1,23 @@
 //! The node's membership, the members it knows and their rights, kept in the store.
 
+mod hear;
 mod issue;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use phantom_model::{NodeId, SubgridId};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::key::{NodeKey, SubgridKey};
 use crate::link::PeerAddr;
 use crate::member::{
-    Authority, Certificate, CertificateError, MAX_MEMBERS, Member, Rights, Roster, Statements,
+    Authority, Certificate, CertificateError, Document, MAX_MEMBERS, Member, Rights, Roster,
+    Statements,
 };
 use crate::store::{Store, StoreError};
 
@@ -21,6 +25,9 @@ const MEMBERSHIP: &str = "net/membership";
 const ISSUER: &str = "net/issuer";
 const MEMBERS: &str = "net/member/";
 const RIGHTS: &str = "net/rights";
+const POLICIES: &str = "net/policy/";
+/// So many versions of the policy document are kept.
+const KEPT_POLICIES: usize = 50;
 const INVITATIONS: &str = "net/invitation/";
 
 /// This node's place in a sub-grid.
@@ -44,6 +51,14 @@ impl Membership {
     pub fn name(&self) -> &str {
         &self.certificate.terms().name
     }
+}
+
+/// What members tell each other: who is one, by whose word, and the policy that counts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct News {
+    pub members: Vec<Member>,
+    pub statements: Statements,
+    pub policy: Option<Document>,
 }
 
 pub(crate) struct Book {
@@ -73,6 +88,7 @@ struct Own {
     certificate: Certificate,
     roster: Roster,
     rights: Rights,
+    policy: Option<Document>,
 }
 
 impl Own {
@@ -80,7 +96,7 @@ impl Own {
         let subgrid = certificate.terms().subgrid;
         let mut rights = Rights::new(subgrid);
         rights.learn(statements, now);
-        Self { certificate, roster: Roster::new(subgrid), rights }
+        Self { certificate, roster: Roster::new(subgrid), rights, policy: None }
     }
 
     /// Whether a certificate counts, whatever the time.
@@ -138,6 +154,7 @@ impl Book {
             }
         }
         own.learn(Member { certificate, addrs: vec![] }, now);
+        own.policy = self.policies().await?.pop();
         self.state().own = Some(own);
         self.renew().await
     }
@@ -183,17 +200,36 @@ impl Book {
     }
 
     /// Changes with what members tell each other: see [`Book::news`].
-    pub fn digest(&self) -> Option<[[u8; 32]; 2]> {
+    pub fn digest(&self) -> Option<[[u8; 32]; 3]> {
         let state = self.state();
         let own = state.own.as_ref()?;
-        Some([own.roster.digest(), own.rights.digest()])
+        let policy = own.policy.as_ref().map_or([0; 32], Document::digest);
+        Some([own.roster.digest(), own.rights.digest(), policy])
     }
 
     /// What members tell each other.
-    pub fn news(&self) -> (Vec<Member>, Statements) {
+    pub fn news(&self) -> News {
         let state = self.state();
-        let Some(own) = &state.own else { return Default::default() };
-        (own.roster.iter().cloned().collect(), own.rights.statements())
+        let Some(own) = &state.own else { return News::default() };
+        News {
+            members: own.roster.iter().cloned().collect(),
+            statements: own.rights.statements(),
+            policy: own.policy.clone(),
+        }
+    }
+
+    /// The policy document that counts.
+    pub fn policy(&self) -> Option<Document> {
+        self.state().own.as_ref()?.policy.clone()
+    }
+
+    /// The versions of the policy document that are kept, oldest first.
+    pub async fn policies(&self) -> Result<Vec<Document>, Error> {
+        let listed =
+            on_store(&self.store, "list the policy documents", |store| store.list(POLICIES))
+                .await?;
+        // One that no longer decodes is learned anew from other members.
+        Ok(listed.iter().filter_map(|(_, bytes)| postcard::from_bytes(bytes).ok()).collect())
     }
 
     /// Whether `certificate` counts at this time for the node that has proven to be `proven`.
@@ -237,25 +273,25 @@ impl Book {
     pub async fn enter(
         &self,
         certificate: Certificate,
-        (members, statements): (Vec<Member>, Statements),
+        news: News,
         addrs: Vec<PeerAddr>,
         issuer: NodeId,
     ) -> Result<Membership, Error> {
         let now = self.now();
         let subgrid = certificate.terms().subgrid;
         certificate.check_for(self.id, subgrid, now)?;
-        let mut own = Own::new(certificate.clone(), statements, now);
+        let mut own = Own::new(certificate.clone(), news.statements, now);
         if let Some(error) = own.voids(&certificate) {
             return Err(error.into());
         }
         let this = Member { certificate: certificate.clone(), addrs };
-        for member in members.into_iter().take(MAX_MEMBERS).chain([this]) {
+        for member in news.members.into_iter().take(MAX_MEMBERS).chain([this]) {
             own.learn(member, now);
         }
         let members: Vec<_> = own.roster.iter().cloned().collect();
         let rights = encode(&own.rights.statements());
         let put = move |store: &dyn Store| {
-            forget(store, &[MEMBERS])?;
+            forget(store, &[MEMBERS, POLICIES])?;
             for member in &members {
                 store.put(&member_key(member.node()), &encode(member))?;
             }
@@ -271,6 +307,9 @@ impl Book {
             state.false_member = None;
         }
         self.bump();
+        if let Some(policy) = news.policy {
+            self.obey(policy).await;
+        }
         self.standing()
     }
 
@@ -280,7 +319,7 @@ impl Book {
             for key in [MEMBERSHIP, ISSUER, RIGHTS] {
                 store.remove(key)?;
             }
-            forget(store, &[MEMBERS, INVITATIONS])
+            forget(store, &[MEMBERS, INVITATIONS, POLICIES])
         };
         on_store(&self.store, "forget the membership", forget).await?;
         {
@@ -289,123 +328,6 @@ impl Book {
         }
         self.bump();
         Ok(())
-    }
-
-    /// Takes what a peer says about members.
-    pub async fn learn(&self, heard: Vec<Member>) {
-        self.take(heard, |own, member, now| own.learn(member, now)).await;
-    }
-
-    /// Takes what a peer says about itself.
-    pub async fn announce(&self, itself: Member) {
-        self.take(vec![itself], |own, member, now| {
-            own.voids(&member.certificate).is_none() && own.roster.announce(member, now)
-        })
-        .await;
-    }
-
-    async fn take(&self, heard: Vec<Member>, learn: impl Fn(&mut Own, Member, u64) -> bool) {
-        let now = self.now();
-        let mut changed = Vec::new();
-        let mut renewed = None;
-        if let Some(own) = &mut self.state().own {
-            for member in heard.into_iter().take(MAX_MEMBERS) {
-                let node = member.node();
-                if !learn(own, member, now) {
-                    continue;
-                }
-                let known = own.roster.get(node).cloned();
-                // Others may say where this node is, but it knows better; a new certificate counts.
-                if node == self.id {
-                    renewed = known.filter(|known| known.certificate != own.certificate);
-                }
-                changed.extend(own.roster.get(node).cloned());
-            }
-            if let Some(member) = &renewed {
-                own.certificate = member.certificate.clone();
-            }
-        }
-        if let Some(member) = renewed {
-            let put = move |store: &dyn Store| store.put(MEMBERSHIP, &encode(&member.certificate));
-            if let Err(error) = on_store(&self.store, "renew the membership", put).await {
-                tracing::warn!(%error, "the membership is renewed but not recorded");
-            }
-        }
-        self.record(changed).await;
-    }
-
-    /// Takes what a peer says of rights given and taken, and parts from those that were put out.
-    pub async fn heed(&self, heard: Statements) {
-        let now = self.now();
-        {
-            let mut state = self.state();
-            let Some(own) = &mut state.own else { return };
-            if !own.rights.learn(heard, now) {
-                return;
-            }
-        }
-        if let Err(error) = self.apply_rights().await {
-            tracing::warn!(%error, "rights given or taken are known but not recorded");
-        }
-    }
-
-    /// Lets go of members that were put out, this node among them, and records the rights.
-    async fn apply_rights(&self) -> Result<(), Error> {
-        let (rights, gone) = {
-            let mut state = self.state();
-            let Some(own) = &mut state.own else { return Ok(()) };
-            let is_void = |member: &&Member| own.rights.voids(&member.certificate).is_some();
-            let gone: Vec<_> = own.roster.iter().filter(is_void).map(Member::node).collect();
-            for node in gone.iter().filter(|node| **node != self.id) {
-                own.roster.remove(*node);
-            }
-            let rights = own.rights.statements();
-            let voided = own.voids(&own.certificate);
-            if let Some(error) = voided {
-                let holds =
-                    state.authority(&self.key).is_some_and(|by| matches!(by, Authority::Holder(_)));
-                if !holds {
-                    tracing::warn!("this node was removed from its sub-grid");
-                    (state.own, state.false_member) = (None, Some(error));
-                }
-            }
-            (rights, gone)
-        };
-        let put = move |store: &dyn Store| {
-            store.put(RIGHTS, &encode(&rights))?;
-            gone.iter().try_for_each(|node| store.remove(&member_key(*node)))
-        };
-        let recorded = on_store(&self.store, "record rights", put).await;
-        self.bump();
-        recorded?;
-        self.renew().await
-    }
-
-    /// Remembers over which address `node` was just reached.
-    pub async fn worked(&self, node: NodeId, addr: &PeerAddr) {
-        let changed = {
-            let mut state = self.state();
-            let Some(own) = &mut state.own else {
-                return;
-            };
-            if !own.roster.worked(node, addr) {
-                return;
-            }
-            own.roster.get(node).cloned()
-        };
-        self.record(changed.into_iter().collect()).await;
-    }
-
-    async fn record(&self, changed: Vec<Member>) {
-        for member in &changed {
-            // What is lost here is learned again; the connection need not fail for it.
-            if let Err(error) = self.save(member).await {
-                tracing::warn!(%error, member = member.name(), "a member is known but not recorded");
-            }
-        }
-        if !changed.is_empty() {
-            self.bump();
-        }
     }
 
     async fn save(&self, member: &Member) -> Result<(), Error> {

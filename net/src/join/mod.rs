@@ -18,11 +18,10 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use crate::book::News;
 use crate::error::Error;
 use crate::link::{CloseCode, Connection, Stream};
-use crate::member::{
-    Certificate, JoinAsk, JoinRefusal, MAX_ADDRS, Member, Opening, Statements, valid_name,
-};
+use crate::member::{Certificate, JoinAsk, JoinRefusal, MAX_ADDRS, Member, Opening, valid_name};
 use crate::network::Inner;
 use crate::wire::{FrameError, read_frame};
 
@@ -55,14 +54,12 @@ enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 struct Welcome {
     certificate: Certificate,
-    members: Vec<Member>,
-    statements: Statements,
+    news: News,
 }
 
 impl Welcome {
     fn answer(inner: &Inner, certificate: Certificate) -> Answer {
-        let (members, statements) = inner.book.news();
-        Answer::Welcome(Box::new(Self { certificate, members, statements }))
+        Answer::Welcome(Box::new(Self { certificate, news: inner.book.news() }))
     }
 }
 

@@ -143,13 +143,13 @@ async fn enter(
     addrs: &[PeerAddr],
     welcome: Welcome,
 ) -> Result<Membership, Error> {
-    let Welcome { certificate, mut members, statements } = welcome;
+    let Welcome { certificate, mut news } = welcome;
     // These addresses have just worked.
-    if let Some(known) = members.iter_mut().find(|member| member.node() == asked) {
+    if let Some(known) = news.members.iter_mut().find(|member| member.node() == asked) {
         known.addrs.splice(0..0, addrs.iter().cloned());
     }
     let own = inner.link.addrs().await;
-    inner.book.enter(certificate, (members, statements), own, asked).await
+    inner.book.enter(certificate, news, own, asked).await
 }
 
 async fn put(

@@ -55,17 +55,17 @@ pub(crate) async fn ask(
     };
     let answer = bounded(inviter, what, inner.config.timing.handshake, work).await;
     connection.close(CloseCode::Done, "joined");
-    let Welcome { certificate, mut members, statements } = match answer? {
+    let Welcome { certificate, mut news } = match answer? {
         Answer::Welcome(welcome) => *welcome,
         Answer::Refused(refusal) => return Err(Error::Refused { inviter, refusal }),
         Answer::Nonce(_) | Answer::Elsewhere(_) => return Err(super::unfitting(inviter, what)),
     };
     certificate.check_for(inner.id, token.subgrid, inner.book.now())?;
     // The inviter's addresses in the token have just worked.
-    if let Some(known) = members.iter_mut().find(|member| member.node() == inviter) {
+    if let Some(known) = news.members.iter_mut().find(|member| member.node() == inviter) {
         known.addrs.splice(0..0, token.addrs.iter().cloned());
     }
-    inner.book.enter(certificate, (members, statements), addrs, inviter).await
+    inner.book.enter(certificate, news, addrs, inviter).await
 }
 
 /// The relay the invitation leads through, if it is not this node's own.

@@ -3,6 +3,7 @@
 //! seconds since 1970.
 
 mod certificate;
+mod document;
 mod invitation;
 mod note;
 mod request;
@@ -14,6 +15,7 @@ mod tests;
 mod token;
 
 pub use certificate::{Certificate, CertificateError, Terms, VALIDITY_S, valid_name};
+pub use document::{Document, MAX_DOCUMENT};
 pub use invitation::{Decision, Invitation, JoinAsk, JoinRefusal, decide, proof};
 pub use note::{Note, NoteError};
 pub use request::{Code, CodeError, Desk, Opening, REQUEST_S, Request, commitment};

@@ -8,7 +8,7 @@ use crate::book::Membership;
 use crate::error::Error;
 use crate::join::request::{self, Asked, Asking};
 use crate::link::PeerAddr;
-use crate::member::{Code, Member, Note, Request};
+use crate::member::{Code, Document, Member, Note, Request};
 use crate::peer::dial;
 
 impl Network {
@@ -96,6 +96,29 @@ impl Network {
     /// written.
     pub async fn withdraw(&self, node: NodeId) -> Result<(), Error> {
         self.inner.book.withdraw(node).await
+    }
+
+    /// The policy document that counts here; [`Network::member_changes`] tells when it changes.
+    pub fn policy(&self) -> Option<Document> {
+        self.inner.book.policy()
+    }
+
+    /// The versions of the policy document that this node has seen, oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn policies(&self) -> Result<Vec<Document>, Error> {
+        self.inner.book.policies().await
+    }
+
+    /// Signs `text` as the next version of the policy document and tells all members. `seen` is the
+    /// version it was made from, 0 where there was none.
+    ///
+    /// # Errors
+    /// This node does not hold the sub-grid's key, another version counts by now, the text is too
+    /// long, or the store cannot be written.
+    pub async fn decree(&self, text: String, seen: u64) -> Result<Document, Error> {
+        self.inner.book.decree(text, seen).await
     }
 
     /// Signs `body` as a member, so that whoever gets it, however, can tell whose word it is.

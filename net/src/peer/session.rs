@@ -10,10 +10,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::table::{Arriving, Live, Origin, Remote};
-use crate::book::Membership;
+use crate::book::{Membership, News};
 use crate::error::Error;
 use crate::link::{CloseCode, Connection, LinkError, PeerAddr, RecvStream, SendStream, Stream};
-use crate::member::{Certificate, MAX_ADDRS, Member, Statements};
+use crate::member::{Certificate, MAX_ADDRS, Member};
 use crate::network::Inner;
 use crate::service::{Incoming, ServiceId, StreamHead};
 use crate::wire::{self, FrameError, read_frame, write_frame};
@@ -43,13 +43,6 @@ pub(crate) struct Hello {
     pub made_at_us: u64,
     pub bulk_port: Option<u16>,
     pub addrs: Vec<PeerAddr>,
-}
-
-/// What goes over the first stream afterwards: what one side knows of members and their rights.
-#[derive(Debug, Serialize, Deserialize)]
-struct News {
-    members: Vec<Member>,
-    statements: Statements,
 }
 
 /// An admitted connection and its first stream.
@@ -224,9 +217,7 @@ async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkErro
         changes.mark_unchanged();
         let digest = inner.book.digest();
         if digest != told {
-            let (members, statements) = inner.book.news();
-            let news = News { members, statements };
-            if let Err(error) = write_frame(&mut send, &news, MAX_LIST).await {
+            if let Err(error) = write_frame(&mut send, &inner.book.news(), MAX_LIST).await {
                 return broken(live, &error.to_string()).await;
             }
             told = digest;
@@ -241,11 +232,7 @@ async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkErro
 async fn hear(inner: &Arc<Inner>, live: &Live, mut recv: RecvStream) -> LinkError {
     loop {
         match read_frame::<News>(&mut recv, MAX_LIST).await {
-            Ok(News { members, statements }) => {
-                // A right that is withdrawn comes with the certificates that replace what it gave.
-                inner.book.learn(members).await;
-                inner.book.heed(statements).await;
-            }
+            Ok(news) => inner.book.hear(news).await,
             Err(error) => return broken(live, &error.to_string()).await,
         }
     }

@@ -220,3 +220,28 @@ async fn a_certificate_is_renewed_before_its_end_by_who_may() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_policy_counts_everywhere_also_for_who_comes_later_and_who_is_alone() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, b) = two(dir.path(), &clock).await;
+    until(&b, "they are connected", || sees_all(&b, 1)).await;
+    assert!(a.policy().is_none());
+    a.decree("one".to_owned(), 0).await.unwrap();
+    let stale = a.decree("other".to_owned(), 0).await.unwrap_err().to_string();
+    assert!(stale.contains("version 1 counts by now"), "{stale}");
+    a.decree("two".to_owned(), 1).await.unwrap();
+    until(&b, "b knows it", || b.policy().is_some_and(|policy| policy.text() == "two")).await;
+    assert!(matches!(b.decree("mine".to_owned(), 2).await, Err(Error::NotHolder)));
+
+    let c = start(&dir.path().join("c"), &clock).await;
+    c.join(&a.invite(SOON).await.unwrap(), "c").await.unwrap();
+    until(&c, "c knows it", || c.policy().is_some_and(|policy| policy.version() == 2)).await;
+
+    for node in [a, b] {
+        node.shutdown(SOON).await;
+    }
+    let b = start(&dir.path().join("b"), &clock).await;
+    assert_eq!(b.policy().unwrap().text(), "two");
+    assert!(b.policies().await.unwrap().len() <= 2);
+}

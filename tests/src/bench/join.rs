@@ -201,7 +201,7 @@ fn freeze(report: &mut Report, grid: &Grid) -> anyhow::Result<()> {
     let (frozen, node) = (5, grid.nodes[5]);
     let pid = Pid::from_raw(node.daemon_pid()?);
     let mut gone: Vec<Option<Instant>> = vec![None; MEMBERS];
-    let mut removed_s = vec![0.0_f64; MEMBERS];
+    let mut removed_s = [0.0_f64; MEMBERS];
     let began = Instant::now();
     kill(pid, Signal::SIGSTOP)?;
     let mut stopped = true;
