@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             uid,
             gid: uid,
             groups: vec![uid],
+            group_names: Vec::new(),
             home_dir: (&home).into(),
         },
         limits: Limits::default(),

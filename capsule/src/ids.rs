@@ -129,6 +129,7 @@ mod tests {
             uid,
             gid,
             groups: groups.to_vec(),
+            group_names: Vec::new(),
             home_dir: "/home/u".into(),
         }
     }

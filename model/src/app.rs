@@ -106,6 +106,8 @@ pub struct Credentials {
     pub gid: u32,
     /// Supplementary group ids.
     pub groups: Vec<u32>,
+    /// Names of all its groups, as far as they have one.
+    pub group_names: Vec<String>,
     /// Home directory.
     pub home_dir: OsText,
 }

@@ -8,6 +8,7 @@
 //! | [`limit`] | `cpu=150%/10s,memory=2GiB` and what exceeds it |
 //! | [`app`] | what a user started, where it runs, who may grant its next epoch |
 //! | [`node`] | what a node tells others about itself |
+//! | [`policy`] | what the sub-grid's admin has set for all members |
 //! | [`frame`] | how messages lie on a byte stream |
 //! | [`handoff`] | the steps of a move and the messages that drive them |
 
@@ -17,6 +18,7 @@ pub mod handoff;
 pub mod id;
 pub mod limit;
 pub mod node;
+pub mod policy;
 pub mod unit;
 
 pub use app::{AppRecord, AppSpec, Credentials, TermSize};
@@ -24,4 +26,5 @@ pub use handoff::{MoveId, Step};
 pub use id::{AppId, Epoch, NodeId, SubgridId};
 pub use limit::{Limit, Limits, Resource, Verdict};
 pub use node::{Capability, NodeFacts};
+pub use policy::{Policy, Subject};
 pub use unit::{Bytes, Percent, Window};

@@ -62,6 +62,14 @@ impl Limit {
         }
     }
 
+    /// How high it is: percent of a core for CPU, bytes for memory.
+    pub fn level(&self) -> u64 {
+        match self {
+            Limit::Cpu { level, .. } => u64::from(level.0),
+            Limit::Memory { level, .. } => level.0,
+        }
+    }
+
     /// The time over which it must be exceeded.
     pub fn window(&self) -> Window {
         match self {
@@ -120,6 +128,19 @@ impl Limits {
     /// The limit of one resource.
     pub fn get(&self, resource: Resource) -> Option<Limit> {
         self.0.iter().copied().find(|limit| limit.resource() == resource)
+    }
+}
+
+impl FromIterator<Limit> for Limits {
+    /// The first limit of each resource.
+    fn from_iter<T: IntoIterator<Item = Limit>>(limits: T) -> Self {
+        let mut kept = Self::default();
+        for limit in limits {
+            if kept.get(limit.resource()).is_none() {
+                kept.0.push(limit);
+            }
+        }
+        kept
     }
 }
 

@@ -53,6 +53,32 @@ pub fn groups(name: &str) -> Result<Vec<u32>> {
     Ok(memberships(&group, name))
 }
 
+/// The names of these groups, as far as they have one.
+pub fn group_names(ids: &[u32]) -> Result<Vec<String>> {
+    let group = std::fs::read(GROUP).with_context(|| format!("cannot read {GROUP}"))?;
+    let mut names = Vec::new();
+    for id in ids {
+        let name = match group_name(&group, *id) {
+            Some(name) => Some(name),
+            None => {
+                let printed = getent("group", &id.to_string())?;
+                printed.and_then(|line| group_name(line.as_bytes(), *id))
+            }
+        };
+        names.extend(name);
+    }
+    Ok(names)
+}
+
+/// The name of this group in the text of a group file.
+fn group_name(group: &[u8], wanted: u32) -> Option<String> {
+    group.split(|&byte| byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
+        let &[name, _, id, _] = &fields[..] else { return None };
+        (number(id)? == wanted).then(|| String::from_utf8_lossy(name).into_owned())
+    })
+}
+
 /// What `getent` says of `key`: `None` when it knows nothing, or is not there.
 fn getent(database: &str, key: &str) -> Result<Option<String>> {
     match command::run(Command::new("getent").args([database, "--", key]), "", LIMIT) {
@@ -121,6 +147,8 @@ mod tests {
     fn groups_are_those_that_list_the_name() {
         let group = b"adm:x:4:syslog,ada\nsudo:x:27:ada\nadas:x:30:adam\nada:x:1000:\nx:x:y:ada\n";
         assert_eq!(memberships(group, "ada"), [4, 27]);
+        assert_eq!(group_name(group, 27).as_deref(), Some("sudo"));
+        assert_eq!(group_name(group, 28), None);
         assert_eq!(initgroups("ada                   4 27\n", "ada"), Some(vec![4, 27]));
         assert_eq!(initgroups("ada\n", "ada"), Some(vec![]));
         assert_eq!(initgroups("getent: no such database\n", "ada"), None);

@@ -66,7 +66,7 @@ impl Machine {
             guard.excursion = None;
             return None;
         }
-        if crossing.measured <= level(guard.limit) {
+        if crossing.measured <= guard.limit.level() {
             return None;
         }
         match &mut guard.excursion {
@@ -98,7 +98,7 @@ impl Machine {
                 Limit::Cpu { .. } => u64::from(sample.cpu.0),
                 Limit::Memory { .. } => sample.memory.0,
             };
-            let level = level(guard.limit);
+            let level = guard.limit.level();
             if let Some(excursion) = guard.excursion.as_mut().filter(|_| measured > level) {
                 excursion.measured = measured;
             }
@@ -173,12 +173,5 @@ impl Guard {
             held: now.saturating_sub(excursion.since),
             delay: now.saturating_sub(excursion.due),
         })
-    }
-}
-
-fn level(limit: Limit) -> u64 {
-    match limit {
-        Limit::Cpu { level, .. } => u64::from(level.0),
-        Limit::Memory { level, .. } => level.0,
     }
 }

@@ -45,6 +45,7 @@ fn spec() -> AppSpec {
             uid: 1000,
             gid: 1000,
             groups: vec![1000],
+            group_names: Vec::new(),
             home_dir: "/home/u".into(),
         },
         limits: Limits::default(),

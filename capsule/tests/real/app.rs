@@ -55,6 +55,7 @@ impl Home {
                 uid: self.uid,
                 gid: self.gid,
                 groups: vec![self.gid, 27],
+                group_names: Vec::new(),
                 home_dir: self.path().into(),
             },
             limits: Limits::default(),

@@ -101,6 +101,7 @@ fn spec(home: &Path, argv: &[&str]) -> AppSpec {
             uid: 1000,
             gid: 1000,
             groups: vec![1000, 27],
+            group_names: Vec::new(),
             home_dir: home.into(),
         },
         limits: Limits::default(),

@@ -72,6 +72,8 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
     let stop = daemon.stopping();
     let router = Router::new()
         .route("/v1/up", get(joined).post(up))
+        .route("/v1/policy", get(policy).post(decree))
+        .route("/v1/policy/history", get(policy_history))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/accept", post(accept))
         .route("/v1/requests/deny", post(deny))
@@ -103,6 +105,19 @@ async fn up(node: Node, from: From, body: Json<UpRequest>) -> Answer<UpReply> {
 
 async fn joined(node: Node) -> Answer<UpReply> {
     Ok(Json(node.joined().await?))
+}
+
+async fn policy(node: Node) -> Answer<PolicyRow> {
+    Ok(Json(node.policy_row()?))
+}
+
+async fn policy_history(node: Node) -> Answer<Vec<PolicyRow>> {
+    Ok(Json(node.policy_history().await?))
+}
+
+async fn decree(node: Node, from: From, body: Json<PolicyRequest>) -> Answer<PolicyRow> {
+    from.caller()?.must_be_admin("set the sub-grid's policy")?;
+    Ok(Json(node.decree(body.0).await?))
 }
 
 async fn requests(node: Node) -> Answer<Vec<RequestRow>> {

@@ -198,6 +198,28 @@ pub struct AcceptReply {
     pub name: String,
 }
 
+/// One version of the sub-grid's policy document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicyRow {
+    /// Which version; 0 where there is none yet.
+    pub version: u64,
+    /// When it was signed, in seconds since 1970.
+    pub signed_unix_s: u64,
+    /// What it says, as TOML.
+    pub text: String,
+    /// Whether it is the one that counts.
+    pub counts: bool,
+}
+
+/// `POST /v1/policy`: sign the next version.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PolicyRequest {
+    /// What it shall say.
+    pub text: String,
+    /// The version it was made from.
+    pub seen: u64,
+}
+
 /// `POST /v1/invite`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InviteRequest {

@@ -41,6 +41,9 @@ pub enum Command {
     Remove(Member),
     /// Give a member the right to let others in and to remove them.
     Delegate(Delegate),
+    /// Show or change the sub-grid's policy: default limits, ceilings, who may run where.
+    #[command(subcommand)]
+    Policy(Policy),
     /// Forget the sub-grid; this machine can then found or join another.
     Leave,
     /// List the members of the sub-grid.
@@ -97,6 +100,21 @@ pub struct Code {
     /// The six digits that the other machine shows.
     #[arg(required = true, num_args = 1..=2)]
     pub code: Vec<String>,
+}
+
+/// What to do with the policy.
+#[derive(Debug, Subcommand)]
+pub enum Policy {
+    /// Print the version that counts here.
+    Show,
+    /// Change it in $EDITOR, sign it, and tell all members (where the sub-grid was founded).
+    Edit {
+        /// Take the text from this file instead; `-` is standard input.
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// List the versions this node has seen, with what changed.
+    History,
 }
 
 /// Which member.

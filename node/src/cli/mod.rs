@@ -1,6 +1,7 @@
 //! The command line: parse, ask the daemon, show the answer.
 
 mod args;
+mod policy;
 mod run;
 mod show;
 mod up;
@@ -131,6 +132,7 @@ async fn ask(
             };
             show::done(&reply, &line, json)?;
         }
+        Command::Policy(what) => policy::run(&client, what, json).await?,
         Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
         Command::Nodes => show::nodes(&client.get::<Vec<NodeRow>>("/v1/nodes").await?, json)?,
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,

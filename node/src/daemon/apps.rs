@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use phantom_model::app::OsText;
-use phantom_model::{AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Verdict};
+use phantom_model::{
+    AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Subject, Verdict,
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::sync::{Notify, watch};
@@ -162,6 +164,8 @@ impl Daemon {
             .map_err(Refusal::failed)?
             .map_err(|error| Refusal::failed(format!("{error:#}")))?;
         let name = self.pick_name(&user, &request)?;
+        let subject = Subject { user: &user.user, groups: &user.group_names };
+        let granted = self.policy().grant(subject, &request.limits);
         let app = AppId(rand::random());
         let record = AppRecord {
             app,
@@ -175,7 +179,7 @@ impl Daemon {
                 env: request.env,
                 cwd: request.cwd,
                 user,
-                limits: request.limits,
+                limits: granted.limits,
                 term_size: request.term_size,
             },
             started_unix_s: now_unix_us() / 1_000_000,
@@ -186,7 +190,8 @@ impl Daemon {
         let shim = ShimClient::new(&dir.control());
         self.apps.insert(record, shim, false, Timeline::default());
         match self.start_shim(&dir, &charge).await {
-            Ok(notes) => {
+            Ok(mut notes) => {
+                notes.extend(granted.notes);
                 let _ = self.apps.with(app, |app| app.started = true);
                 self.apps.note(app, "start", format!("{name} on {}", self.config.name));
                 self.clone().follow_home_shim(app);
@@ -438,7 +443,9 @@ impl Daemon {
 fn credentials(caller: Caller) -> anyhow::Result<Credentials> {
     let user = account::of(caller.uid)?;
     let groups = account::groups(&user.name)?;
+    let all: Vec<u32> = groups.iter().copied().chain([caller.gid]).collect();
     Ok(Credentials {
+        group_names: account::group_names(&all)?,
         user: user.name,
         uid: caller.uid,
         gid: caller.gid,

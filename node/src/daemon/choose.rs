@@ -2,8 +2,9 @@
 //! Pure; the broker that weighs bandwidth as well takes this place later.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use phantom_model::{Bytes, Capability, NodeFacts, NodeId};
+use phantom_model::{Bytes, Capability, NodeFacts, NodeId, Policy, Subject};
 
 /// What an app asks of a node.
 #[derive(Debug, Clone)]
@@ -18,6 +19,28 @@ pub struct Needs {
     pub started_on: NodeFacts,
     /// Nodes where it exceeded its limits a short while ago.
     pub left: Vec<NodeId>,
+    /// What the sub-grid's policy says of it.
+    pub rules: Rules,
+}
+
+/// The policy, and what of an app it depends on.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// The policy that counts.
+    pub policy: Arc<Policy>,
+    /// Login name of the app's user at its home.
+    pub user: String,
+    /// Names of the user's groups there.
+    pub groups: Vec<String>,
+    /// What the app's home is called.
+    pub home: String,
+}
+
+impl Rules {
+    fn forbid(&self, node: &str) -> Option<String> {
+        let subject = Subject { user: &self.user, groups: &self.groups };
+        self.policy.forbids(subject, &self.home, node)
+    }
 }
 
 /// One member, and whether it can take the app.
@@ -42,6 +65,9 @@ impl Candidate {
         }
         if needs.left.contains(&self.node) {
             return Some("is where it exceeded its limits a short while ago".to_owned());
+        }
+        if let Some(reason) = needs.rules.forbid(&self.name) {
+            return Some(format!("is not for it: {reason}"));
         }
         let Some(facts) = &self.facts else {
             return Some("does not answer".to_owned());
@@ -164,6 +190,7 @@ mod tests {
             resident: Bytes(100 << 20),
             started_on: facts(1, 0),
             left: vec![],
+            rules: Rules::default(),
         }
     }
 
@@ -193,6 +220,22 @@ mod tests {
         bare.capabilities = vec![Capability::Checkpoint];
         assert!(candidate(bare).refusal(&needs()).unwrap().contains("FUSE"));
         assert!(best(&needs(), &[silent]).is_none());
+    }
+
+    #[test]
+    fn the_policy_keeps_an_app_away_from_a_node() {
+        let text = "[[place]]\nwho=[\"user:bob\"]\nnodes=[\"n2\"]\nallow=false";
+        let policy: Arc<Policy> = Arc::new(text.parse().unwrap());
+        let rules = |user: &str| Rules {
+            policy: policy.clone(),
+            user: user.to_owned(),
+            home: "n1".to_owned(),
+            groups: vec![],
+        };
+        let of = |user| Needs { rules: rules(user), ..needs() };
+        let words = candidate(facts(2, 300)).refusal(&of("bob")).unwrap();
+        assert!(words.contains("policy (place 1)"), "{words}");
+        assert!(best(&of("ada"), &[candidate(facts(2, 300))]).is_some());
     }
 
     #[test]

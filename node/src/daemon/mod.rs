@@ -11,6 +11,7 @@
 //! | [`images`] | the image on its way |
 //! | [`explain`] | could an app move now, where to, and if not, why |
 //! | [`peers`] | questions between daemons and their answers |
+//! | [`policy`] | the sub-grid's policy: read, shown, edited |
 //! | [`recover`] | finds apps again whose shims lived on |
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
@@ -37,6 +38,7 @@ pub mod moves;
 pub mod near;
 pub mod parts;
 pub mod peers;
+pub mod policy;
 pub mod recover;
 pub mod store;
 pub mod switch;
@@ -125,6 +127,8 @@ pub struct Daemon {
     pub discovery: phantom_discovery::Discovery,
     /// This node's own request to be let in.
     pub joining: joining::Joining,
+    /// The sub-grid's policy as it was last read.
+    pub policies: policy::Policies,
     /// What other members last said of themselves.
     pub members: members::Members,
     /// Moves under way of apps at home here.
@@ -205,6 +209,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         guests: guests::Guests::new(node),
         discovery,
         joining: joining::Joining::default(),
+        policies: policy::Policies::default(),
         members: members::Members::default(),
         moves: moves::Moves::default(),
         parts: parts::Parts::default(),

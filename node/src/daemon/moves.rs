@@ -170,6 +170,7 @@ impl Daemon {
             resident: measured,
             started_on: self.facts.now(),
             left: Vec::new(),
+            rules: self.rules(record),
         }
     }
 

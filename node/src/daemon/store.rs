@@ -195,6 +195,7 @@ mod tests {
                     uid: 1000,
                     gid: 1000,
                     groups: Vec::new(),
+                    group_names: Vec::new(),
                     home_dir: std::path::PathBuf::from("/home/ada").into(),
                 },
                 limits: "".parse().unwrap(),

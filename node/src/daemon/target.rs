@@ -93,7 +93,7 @@ impl Daemon {
         let facts = self.facts.now();
         let own = super::choose::Candidate {
             node: self.node,
-            name: facts.name.clone(),
+            name: self.members.name(self.node),
             facts: Some(facts),
         };
         let needs = super::choose::Needs {
@@ -102,6 +102,7 @@ impl Daemon {
             resident: prepare.needs.memory,
             started_on: briefing.started_on.clone(),
             left: Vec::new(),
+            rules: self.rules(&prepare.record),
         };
         if let Some(reason) = own.refusal(&needs) {
             bail!("it {reason}");

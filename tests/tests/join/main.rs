@@ -3,6 +3,7 @@
 mod certificates;
 mod near;
 mod papers;
+mod policy;
 
 use std::time::{Duration, Instant};
 

@@ -25,6 +25,7 @@ pub(super) fn record(host: NodeId) -> AppRecord {
         uid: 1000,
         gid: 1000,
         groups: vec![],
+        group_names: Vec::new(),
         home_dir: "/home/u".into(),
     };
     AppRecord {

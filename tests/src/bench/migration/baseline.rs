@@ -226,6 +226,7 @@ fn spec(home: &Path, mib: u32) -> AppSpec {
             uid: 1000,
             gid: 1000,
             groups: vec![1000],
+            group_names: Vec::new(),
             home_dir: home.into(),
         },
         limits: Limits::default(),

@@ -1,0 +1,407 @@
+//! The sub-grid's policy: what its admin has set for all members, as they read it from the signed
+//! document.
+//!
+//! ```toml
+//! [defaults]
+//! limits = "cpu=150%/10s,memory=2GiB"     # for apps started without limits of their own
+//!
+//! [[ceiling]]                             # nobody of these may set higher ones
+//! who = ["group:students", "user:bob"]    # or "everybody"
+//! limits = "cpu=100%"
+//!
+//! [[place]]                               # who may run where; the first that fits counts
+//! who = ["group:students"]
+//! homes = ["lab-*"]                       # nodes they start apps on; all when absent
+//! nodes = ["office-*"]                    # nodes their apps may move to; all when absent
+//! allow = false
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{Limit, Limits};
+
+/// What an admin may set, and so what is checked before it is signed and before it is obeyed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// For apps started without a limit on that resource.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// The highest limits users may set.
+    #[serde(default, rename = "ceiling")]
+    pub ceilings: Vec<Ceiling>,
+    /// Who may run where.
+    #[serde(default, rename = "place")]
+    pub places: Vec<Place>,
+}
+
+/// What holds where a user sets nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Defaults {
+    /// Limits.
+    #[serde(default, deserialize_with = "from_text")]
+    pub limits: Limits,
+}
+
+/// The highest limits some users may set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceiling {
+    /// For whom.
+    pub who: Vec<Who>,
+    /// How high.
+    #[serde(deserialize_with = "from_text")]
+    pub limits: Limits,
+}
+
+/// Whether apps of some users may move to some nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Whose apps.
+    pub who: Vec<Who>,
+    /// Started on which nodes; patterns with `*`. All when absent.
+    #[serde(default)]
+    pub homes: Option<Vec<String>>,
+    /// To which nodes; patterns with `*`. All when absent.
+    #[serde(default)]
+    pub nodes: Option<Vec<String>>,
+    /// Whether they may.
+    pub allow: bool,
+}
+
+/// Some users.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Who {
+    /// All of them.
+    Everybody,
+    /// The user with that login name.
+    User(String),
+    /// The members of that group.
+    Group(String),
+}
+
+/// Whose app it is: what its home says of its user.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Login name.
+    pub user: &'a str,
+    /// Names of the groups.
+    pub groups: &'a [String],
+}
+
+/// The limits an app gets, and what was changed of those asked for, each a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// What holds.
+    pub limits: Limits,
+    /// Why it is not what was asked for.
+    pub notes: Vec<String>,
+}
+
+/// A text that is no policy.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PolicyError {
+    /// It is not TOML, or has what a policy has not.
+    #[error("the policy cannot be read: {0}")]
+    Syntax(String),
+    /// A default is above a ceiling that holds for everybody.
+    #[error(
+        "the default `{default}` is above the ceiling `{ceiling}` for everybody: lower one or raise the other"
+    )]
+    Contradiction {
+        /// The default.
+        default: Limit,
+        /// The ceiling.
+        ceiling: Limit,
+    },
+    /// A rule for nobody.
+    #[error(
+        "a {0} without `who`: name users (`user:bob`), groups (`group:students`) or \"everybody\""
+    )]
+    Nobody(&'static str),
+    /// Two rules of which the second never counts.
+    #[error("place {second} is about the same as place {first}, and so never counts: remove one")]
+    Dead {
+        /// Its number, from 1.
+        first: usize,
+        /// Its number, from 1.
+        second: usize,
+    },
+}
+
+impl FromStr for Policy {
+    type Err = PolicyError;
+
+    fn from_str(text: &str) -> Result<Self, PolicyError> {
+        let policy: Self = toml::from_str(text)
+            .map_err(|error| PolicyError::Syntax(error.to_string().trim_end().to_owned()))?;
+        policy.check()?;
+        Ok(policy)
+    }
+}
+
+impl Policy {
+    fn check(&self) -> Result<(), PolicyError> {
+        if self.ceilings.iter().any(|ceiling| ceiling.who.is_empty()) {
+            return Err(PolicyError::Nobody("ceiling"));
+        }
+        if self.places.iter().any(|place| place.who.is_empty()) {
+            return Err(PolicyError::Nobody("place"));
+        }
+        for ceiling in self.ceilings.iter().filter(|one| one.who.contains(&Who::Everybody)) {
+            for default in self.defaults.limits.iter() {
+                if let Some(highest) = ceiling.limits.get(default.resource())
+                    && default.level() > highest.level()
+                {
+                    return Err(PolicyError::Contradiction { default: *default, ceiling: highest });
+                }
+            }
+        }
+        for (second, place) in self.places.iter().enumerate() {
+            let same = |one: &Place| {
+                one.who == place.who && one.homes == place.homes && one.nodes == place.nodes
+            };
+            if let Some(first) = self.places[..second].iter().position(same) {
+                return Err(PolicyError::Dead { first: first + 1, second: second + 1 });
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits of an app of `subject` that asked for `asked`.
+    pub fn grant(&self, subject: Subject, asked: &Limits) -> Granted {
+        let missing = |limit: &&Limit| asked.get(limit.resource()).is_none();
+        let defaults = self.defaults.limits.iter().filter(missing);
+        let mut limits: Vec<Limit> = asked.iter().chain(defaults).copied().collect();
+        let mut notes = Vec::new();
+        let ceilings = self.ceilings.iter().filter(|ceiling| subject.is_any_of(&ceiling.who));
+        for ceiling in ceilings.flat_map(|ceiling| ceiling.limits.iter()) {
+            match limits.iter_mut().find(|limit| limit.resource() == ceiling.resource()) {
+                None => limits.push(*ceiling),
+                Some(limit) if limit.level() > ceiling.level() => {
+                    notes.push(format!(
+                        "the sub-grid's policy allows {} at most `{ceiling}`, not `{limit}`",
+                        subject.user
+                    ));
+                    *limit = *ceiling;
+                }
+                Some(_) => {}
+            }
+        }
+        Granted { limits: limits.into_iter().collect(), notes }
+    }
+
+    /// Why an app of `subject` that was started on the node `home` may not move to the node
+    /// `node`; `None` when it may. Its home it may always go back to.
+    pub fn forbids(&self, subject: Subject, home: &str, node: &str) -> Option<String> {
+        let fits = |patterns: &Option<Vec<String>>, name: &str| {
+            patterns.as_ref().is_none_or(|all| all.iter().any(|one| matches(one, name)))
+        };
+        let place = self.places.iter().position(|place| {
+            subject.is_any_of(&place.who) && fits(&place.homes, home) && fits(&place.nodes, node)
+        })?;
+        let forbidden = !self.places[place].allow && home != node;
+        forbidden.then(|| {
+            format!(
+                "the sub-grid's policy (place {}) keeps apps of {} away",
+                place + 1,
+                subject.user
+            )
+        })
+    }
+}
+
+impl Subject<'_> {
+    fn is_any_of(&self, who: &[Who]) -> bool {
+        who.iter().any(|one| match one {
+            Who::Everybody => true,
+            Who::User(name) => name == self.user,
+            Who::Group(name) => self.groups.contains(name),
+        })
+    }
+}
+
+impl TryFrom<String> for Who {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "everybody" => Ok(Who::Everybody),
+            Some(("user", name)) if !name.is_empty() => Ok(Who::User(name.to_owned())),
+            Some(("group", name)) if !name.is_empty() => Ok(Who::Group(name.to_owned())),
+            _ => Err(format!(
+                "`{text}` is nobody: write `user:bob`, `group:students` or `everybody`"
+            )),
+        }
+    }
+}
+
+impl From<Who> for String {
+    fn from(who: Who) -> Self {
+        who.to_string()
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Everybody => f.write_str("everybody"),
+            Who::User(name) => write!(f, "user:{name}"),
+            Who::Group(name) => write!(f, "group:{name}"),
+        }
+    }
+}
+
+/// Whether `name` fits a pattern in which `*` stands for any characters. Takes time in proportion
+/// to the product of the lengths at most.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(head) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let Some(tail) = parts.pop() else { return false };
+    for part in parts {
+        match left.find(part) {
+            Some(at) => left = &left[at + part.len()..],
+            None => return false,
+        }
+    }
+    left.ends_with(tail)
+}
+
+fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const POLICY: &str = r#"
+        [defaults]
+        limits = "cpu=150%/10s"
+
+        [[ceiling]]
+        who = ["everybody"]
+        limits = "cpu=300%"
+
+        [[ceiling]]
+        who = ["group:students"]
+        limits = "cpu=100%/5s,memory=1GiB"
+
+        [[place]]
+        who = ["user:eve"]
+        nodes = ["lab-1"]
+        allow = true
+
+        [[place]]
+        who = ["group:students"]
+        homes = ["lab-*"]
+        nodes = ["office-*", "*boss*"]
+        allow = false
+    "#;
+
+    fn policy() -> Policy {
+        POLICY.parse().unwrap()
+    }
+
+    fn limits(text: &str) -> Limits {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn defaults_fill_in_and_ceilings_lower() {
+        let students = ["students".to_owned()];
+        let (ada, eve) =
+            (Subject { user: "ada", groups: &[] }, Subject { user: "eve", groups: &students });
+        let granted = policy().grant(ada, &limits(""));
+        assert_eq!((granted.limits.to_string().as_str(), granted.notes.len()), ("cpu=150%/10s", 0));
+        let granted = policy().grant(ada, &limits("cpu=800%,memory=4GiB"));
+        assert_eq!(granted.limits.to_string(), "cpu=300%/10s,memory=4GiB/1s");
+        assert_eq!(
+            granted.notes,
+            ["the sub-grid's policy allows ada at most `cpu=300%/10s`, not `cpu=800%/10s`"]
+        );
+        let granted = policy().grant(eve, &limits("cpu=50%"));
+        assert_eq!(granted.limits.to_string(), "cpu=50%/10s,memory=1GiB/1s");
+        assert_eq!(policy().grant(eve, &limits("")).limits, limits("cpu=100%/5s,memory=1GiB"));
+        assert_eq!(Policy::default().grant(eve, &limits("cpu=9%")).limits, limits("cpu=9%"));
+    }
+
+    #[test]
+    fn the_first_place_that_fits_counts_and_home_is_always_open() {
+        let students = ["students".to_owned()];
+        let (ada, eve) =
+            (Subject { user: "ada", groups: &[] }, Subject { user: "eve", groups: &students });
+        let policy = policy();
+        assert_eq!(policy.forbids(ada, "lab-1", "office-2"), None);
+        let words = policy.forbids(eve, "lab-1", "office-2").unwrap();
+        assert_eq!(words, "the sub-grid's policy (place 2) keeps apps of eve away");
+        assert!(policy.forbids(eve, "lab-1", "the-boss-desk").is_some());
+        assert_eq!(policy.forbids(eve, "home", "office-2"), None);
+        assert_eq!(policy.forbids(eve, "lab-7", "lab-1"), None);
+        assert_eq!(policy.forbids(eve, "office-2", "office-2"), None, "its home");
+    }
+
+    #[test]
+    fn contradictions_and_mistakes_are_named() {
+        for (text, words) in [
+            ("[defaults]\nlimits = \"cpu=15x\"", "not a share of a core"),
+            ("[default]\n", "unknown field `default`"),
+            ("[[ceiling]]\nwho = [\"bob\"]\nlimits = \"cpu=1%\"", "`bob` is nobody"),
+            ("[[ceiling]]\nwho = []\nlimits = \"cpu=1%\"", "a ceiling without `who`"),
+            (
+                "[defaults]\nlimits = \"cpu=200%\"\n[[ceiling]]\nwho = [\"everybody\"]\nlimits = \"cpu=100%\"",
+                "the default `cpu=200%/10s` is above the ceiling `cpu=100%/10s`",
+            ),
+            (
+                "[[place]]\nwho=[\"everybody\"]\nallow=true\n[[place]]\nwho=[\"everybody\"]\nallow=false",
+                "place 2 is about the same as place 1",
+            ),
+        ] {
+            let said = text.parse::<Policy>().unwrap_err().to_string();
+            assert!(said.contains(words), "{said}");
+        }
+        assert_eq!("".parse::<Policy>().unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("*", "any", true),
+            ("lab-*", "lab-1", true),
+            ("lab-*", "lap-1", false),
+            ("*-desk", "my-desk", true),
+            ("a*b*c", "a-b-c", true),
+            ("a*a", "a", false),
+            ("same", "same", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in "\\PC{0,200}") {
+            let _ = text.parse::<Policy>();
+        }
+
+        #[test]
+        fn nothing_granted_is_above_a_ceiling(cpu in 1u32..2000, student in any::<bool>()) {
+            let groups = if student { vec!["students".to_owned()] } else { vec![] };
+            let subject = Subject { user: "eve", groups: &groups };
+            let granted = policy().grant(subject, &limits(&format!("cpu={cpu}%")));
+            let level = granted.limits.iter().next().unwrap().level();
+            let highest = if student { 100 } else { 300 };
+            prop_assert!(level <= highest);
+            prop_assert!(level <= u64::from(cpu));
+        }
+    }
+}
