@@ -53,6 +53,10 @@ pub struct NodeFacts {
     pub cores: u32,
     /// Cores idle over the last seconds, in hundredths of a core.
     pub idle_centicores: u32,
+    /// Speed of one core, in million floating-point operations a second; what the node says.
+    pub mflops: u32,
+    /// Programs that run or want to, over the last minute, in hundredths.
+    pub load_centi: u32,
     /// All memory.
     pub memory_total: Bytes,
     /// Memory that can be had without swapping.

@@ -108,8 +108,16 @@ pub struct NodeRow {
     pub cores: Option<u32>,
     /// Idle hundredths of a core, when known.
     pub idle_centicores: Option<u32>,
-    /// Free memory, when known.
+    /// Programs that run or want to, over the last minute, in hundredths, when known.
+    pub load_centi: Option<u32>,
+    /// All memory in bytes, when known.
+    pub memory_total: Option<u64>,
+    /// Free memory in bytes, when known.
     pub memory_free: Option<u64>,
+    /// Speed of one core in Mflop/s, when known.
+    pub mflops: Option<u32>,
+    /// Bytes a second to it, when measured.
+    pub bytes_per_s: Option<f64>,
     /// Round trip in microseconds, when connected.
     pub rtt_us: Option<u64>,
     /// How it is reached, in words.
@@ -276,6 +284,10 @@ pub struct CandidateRow {
     pub name: String,
     /// Idle hundredths of a core.
     pub idle_centicores: u32,
+    /// Its rank, 0 to 1, when it can take the app.
+    pub rank: Option<f64>,
+    /// The figures behind it, in words.
+    pub weight: Option<String>,
     /// Why it cannot host the app; `None` when it can.
     pub refused: Option<String>,
 }

@@ -93,16 +93,44 @@ pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
                 }
                 .to_owned(),
                 or_dash(row.cores),
-                or_dash(row.idle_centicores.map(|idle| format!("{:.1}", f64::from(idle) / 100.0))),
-                or_dash(row.memory_free.map(Bytes)),
+                or_dash(row.load_centi.map(|load| format!("{:.2}", f64::from(load) / 100.0))),
+                or_dash(row.memory_total.map(Bytes)),
+                free(row),
+                or_dash(row.mflops.map(|mflops| format!("{mflops} Mflop/s"))),
                 or_dash(row.rtt_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
                 row.path.clone(),
                 row.lacks.join(", "),
             ]
         })
         .collect();
-    table(["NODE", "ID", "STATE", "CORES", "IDLE", "FREE", "RTT", "PATH", "CANNOT"], &rows);
+    table(
+        [
+            "NODE",
+            "ID",
+            "STATE",
+            "CORES",
+            "LOAD",
+            "MEMORY",
+            "FREE",
+            "CORE SPEED",
+            "RTT",
+            "PATH",
+            "CANNOT",
+        ],
+        &rows,
+    );
     Ok(())
+}
+
+/// What share of a node's cores and memory is free.
+fn free(row: &NodeRow) -> String {
+    let share = |free: f64, all: f64| format!("{:.0}%", 100.0 * free / all.max(1.0));
+    let (Some(idle), Some(cores)) = (row.idle_centicores, row.cores) else { return "-".to_owned() };
+    let (Some(free), Some(memory)) = (row.memory_free, row.memory_total) else {
+        return "-".to_owned();
+    };
+    let cpu = share(f64::from(idle) / 100.0, f64::from(cores));
+    format!("{cpu} cpu, {} mem", share(free as f64, memory as f64))
 }
 
 /// `phantom ps`.
@@ -161,9 +189,10 @@ pub fn explain(reply: &ExplainReply, json: bool) -> anyhow::Result<()> {
     }
     for row in &reply.candidates {
         let idle = f64::from(row.idle_centicores) / 100.0;
-        match &row.refused {
-            None => println!("  {}: can take it, {idle:.1} cores idle", row.name),
-            Some(reason) => println!("  {}: {reason}", row.name),
+        match (&row.weight, &row.refused) {
+            (Some(weight), _) => println!("  {}: {weight}, {idle:.1} cores idle", row.name),
+            (None, Some(reason)) => println!("  {}: {reason}", row.name),
+            (None, None) => {}
         }
     }
     for note in &reply.notes {

@@ -25,9 +25,6 @@ use crate::shim::control::{Charge, Event, Request, Role, ShimClient};
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a shim may take to answer a simple question.
 pub const SHIM_DEADLINE: Duration = Duration::from_secs(10);
-/// An app that left a node because of its limits does not go back by itself for this long: two
-/// equal nodes must not pass it to and fro.
-const RETURN_PAUSE: Duration = Duration::from_secs(600);
 /// Names longer than this do not fit a listing.
 const MAX_NAME_CHARS: usize = 40;
 
@@ -50,8 +47,10 @@ pub struct HomeApp {
     started: bool,
     /// The last epoch whose copy, away from home, has brought its terminal.
     pub seen: Option<Epoch>,
-    /// Where it has been lately, and until when it shall not go back by itself.
-    left: Vec<(NodeId, Instant)>,
+    /// Where it has been too much.
+    pub left: phantom_broker::Left,
+    /// Why it stays although it exceeds a limit, as its user was last told, and when.
+    pub told: Option<(String, Instant)>,
     /// Its life so far.
     pub(super) timeline: Timeline,
     authority: watch::Sender<Authority>,
@@ -80,7 +79,8 @@ impl HomeApps {
             reachable: true,
             started,
             seen: None,
-            left: Vec::new(),
+            left: phantom_broker::Left::default(),
+            told: None,
             timeline,
             authority,
             record,
@@ -125,20 +125,6 @@ impl HomeApps {
             app.authority.send_replace((record.host, record.epoch));
             app.record = record;
         })
-    }
-
-    /// Notes that an app left a node because it exceeded a limit there.
-    pub fn note_left(&self, app: AppId, node: NodeId) {
-        let _ = self.with(app, |app| app.left.push((node, Instant::now() + RETURN_PAUSE)));
-    }
-
-    /// Nodes the app shall not go back to by itself for now: it exceeded its limits there.
-    pub fn lately_left(&self, app: AppId) -> Vec<NodeId> {
-        let still = |app: &mut HomeApp| {
-            app.left.retain(|(_, until)| *until > Instant::now());
-            app.left.iter().map(|(node, _)| *node).collect()
-        };
-        self.with(app, still).unwrap_or_default()
     }
 
     /// How many there are.

@@ -5,7 +5,7 @@ use phantom_model::{AppId, AppRecord};
 
 use super::apps::SHIM_DEADLINE;
 use super::peers::{ASK_DEADLINE, Answer, Ask};
-use super::{Daemon, Refusal, choose};
+use super::{Daemon, Refusal};
 use crate::api::types::{CandidateRow, ExplainReply};
 use crate::shim::control::{Reply, Request};
 
@@ -41,10 +41,11 @@ impl Daemon {
         } else {
             "its network stays behind when it moves: away from home it has none yet".to_owned()
         });
-        let needs = self.needs(&record).await;
-        let candidates = self.candidates().await;
-        let best = choose::best(&needs, &candidates);
-        if let Some(facts) = best.and_then(|best| best.facts.as_ref())
+        let situation = self.situation(&record, verdict.as_ref()).await;
+        let (decision, candidates) = self.weigh(&situation).await;
+        let best = decision.weighed.iter().find(|weighed| weighed.outcome.is_ok());
+        let facts = best.and_then(|best| candidates.iter().find(|it| it.node == best.node));
+        if let Some(facts) = facts.and_then(|candidate| candidate.facts.as_ref())
             && !facts.criu_restores_job_control
         {
             notes.push(format!(
@@ -53,15 +54,18 @@ impl Daemon {
                 facts.name
             ));
         }
-        let rows = candidates
-            .iter()
-            .filter(|candidate| candidate.node != record.host)
-            .map(|candidate| CandidateRow {
-                name: candidate.name.clone(),
-                idle_centicores: candidate.facts.as_ref().map_or(0, |f| f.idle_centicores),
-                refused: candidate.refusal(&needs),
-            })
-            .collect();
+        let row = |weighed: &phantom_broker::Weighed| CandidateRow {
+            name: weighed.name.clone(),
+            idle_centicores: candidates
+                .iter()
+                .find(|candidate| candidate.node == weighed.node)
+                .and_then(|candidate| candidate.facts.as_ref())
+                .map_or(0, |facts| facts.idle_centicores),
+            rank: weighed.outcome.as_ref().ok().map(|weight| weight.rank),
+            weight: weighed.outcome.as_ref().ok().map(phantom_broker::Weight::words),
+            refused: weighed.outcome.as_ref().err().cloned(),
+        };
+        let rows = decision.weighed.iter().map(row).collect();
         Ok(ExplainReply {
             app,
             name: record.spec.name.clone(),

@@ -87,6 +87,8 @@ impl FactBook {
             cpu_flags: cpu_flags()?,
             cores,
             idle_centicores: cores * 100,
+            mflops: own_mflops(),
+            load_centi: load_centi(),
             memory_total: memory("MemTotal:")?,
             memory_free: memory("MemAvailable:")?,
             capabilities: Vec::new(),
@@ -123,8 +125,14 @@ impl FactBook {
     pub fn now(&self) -> NodeFacts {
         let mut facts = self.learned().facts.clone();
         facts.idle_centicores = self.idle_centicores(facts.cores);
+        facts.load_centi = load_centi();
         facts.memory_free = memory("MemAvailable:").unwrap_or_default();
         facts
+    }
+
+    /// Speed of one core, Mflop/s.
+    pub fn mflops(&self) -> u32 {
+        self.learned().facts.mflops
     }
 
     /// Whether this node can do `what`.
@@ -154,6 +162,24 @@ impl FactBook {
         }
         last.idle_centicores
     }
+}
+
+/// Speed of one core: the best of a few pieces of work, as the others of this node's programs that
+/// run meanwhile make it slower.
+fn own_mflops() -> u32 {
+    let once = || {
+        let began = Instant::now();
+        std::hint::black_box(phantom_broker::work(1, phantom_broker::STEPS));
+        phantom_broker::mflops(phantom_broker::STEPS, began.elapsed())
+    };
+    (0..3).map(|_| once()).fold(0.0, f64::max) as u32
+}
+
+/// The load average of the last minute (proc(5)), in hundredths.
+fn load_centi() -> u32 {
+    let text = read("/proc/loadavg").unwrap_or_default();
+    let load: Option<f64> = text.split_whitespace().next().and_then(|load| load.parse().ok());
+    load.map_or(0, |load| (load * 100.0) as u32)
 }
 
 fn read(path: &str) -> anyhow::Result<String> {

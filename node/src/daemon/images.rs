@@ -4,16 +4,18 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
+use phantom_broker::{Crawl, Pace};
 use phantom_checkpoint::Cancel;
 use phantom_checkpoint::stream::{Extent, ImageReader, ImageWriter, MAX_EXTENT_BYTES};
 use phantom_model::handoff::{Failure, ImageManifest};
 use phantom_model::{AppId, Bytes, MoveId, NodeId, Step};
-use phantom_net::{BulkOptions, BulkReceiver, BulkSender, BulkTicket, ExtentSink};
+use phantom_net::{BulkOptions, BulkReceiver, BulkReport, BulkSender, BulkTicket, ExtentSink};
 use tokio::sync::mpsc;
 
 use super::Daemon;
@@ -32,6 +34,9 @@ const IMAGE_LIMIT: Duration = Duration::from_secs(600);
 /// An image is the resident memory and what describes it, and the memory may have grown by this
 /// since it was measured.
 const SLACK_BYTES: u64 = 1 << 30;
+
+/// How often the pace of a transfer is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The object number of a page file.
 fn object(file: &str) -> Option<u32> {
@@ -68,8 +73,23 @@ impl Daemon {
         let _stop = StopOnDrop(cancel.clone());
         let (reader, completion) =
             ImageReader::follow(image, IMAGE_LIMIT, &cancel).map_err(failure(Step::Dump))?;
-        let pump = tokio::spawn(pump(reader, sender));
-        let saved = match dump().await {
+        let sent = Arc::new(AtomicU64::new(0));
+        let pump = tokio::spawn(pump(reader, sender, sent.clone()));
+        let abort = pump.abort_handle();
+        let (began, mut pace) = (Instant::now(), Pace::default());
+        let dumped = async {
+            let dumping = dump();
+            tokio::pin!(dumping);
+            loop {
+                tokio::select! {
+                    saved = &mut dumping => return saved,
+                    () = tokio::time::sleep(LOOK) => {
+                        pace.observe(sent.load(Ordering::Relaxed), 0, true, began.elapsed());
+                    }
+                }
+            }
+        };
+        let saved = match dumped.await {
             Ok(saved) => saved,
             Err(error) => {
                 drop(completion);
@@ -78,12 +98,21 @@ impl Daemon {
         };
         completion.complete();
         let dumped = Instant::now();
-        let sent = match pump.await {
-            Ok(sent) => sent,
-            Err(error) => Err(error.into()),
+        let pumped = match watched(pump, &sent, image, &mut pace, began).await {
+            Ok(pumped) => pumped,
+            Err(crawl) => {
+                abort.abort();
+                let (bytes, took) = (sent.load(Ordering::Relaxed), dumped.elapsed());
+                self.market.collapsed(target, (crawl.now * took.as_secs_f64()) as u64, took);
+                let error = slow(&self.members.name(target), bytes, crawl);
+                return Err(failure(Step::Transfer)(error));
+            }
         };
-        let manifest = match sent {
-            Ok(manifest) => manifest,
+        let manifest = match pumped {
+            Ok((manifest, report)) => {
+                self.market.sent(target, report.bytes, report.elapsed);
+                manifest
+            }
             Err(error) => {
                 return Err(failure(Step::Transfer)(self.why(app, id, target, error).await));
             }
@@ -152,7 +181,11 @@ impl Drop for StopOnDrop {
 }
 
 /// Reads the image in a thread of its own and hands it to the link.
-async fn pump(reader: ImageReader, mut sender: BulkSender) -> anyhow::Result<ImageManifest> {
+async fn pump(
+    reader: ImageReader,
+    mut sender: BulkSender,
+    sent: Arc<AtomicU64>,
+) -> anyhow::Result<(ImageManifest, BulkReport)> {
     let (pieces, mut queue) = mpsc::channel::<Extent>(READ_AHEAD);
     let reading = tokio::task::spawn_blocking(move || read(reader, &pieces));
     let mut bundled = 0;
@@ -167,11 +200,52 @@ async fn pump(reader: ImageReader, mut sender: BulkSender) -> anyhow::Result<Ima
             }
         };
         sender.send(extent).await?;
+        sent.store(sender.sent(), Ordering::Relaxed);
     }
     let manifest = reading.await??;
     let report = sender.finish().await?;
     tracing::info!("{report}");
-    Ok(manifest)
+    Ok((manifest, report))
+}
+
+/// Waits for the end of a transfer whose dump is done, or until it has come to a crawl: the program
+/// stands still all the time.
+async fn watched(
+    mut pump: tokio::task::JoinHandle<anyhow::Result<(ImageManifest, BulkReport)>>,
+    sent: &AtomicU64,
+    image: &Path,
+    pace: &mut Pace,
+    began: Instant,
+) -> Result<anyhow::Result<(ImageManifest, BulkReport)>, Crawl> {
+    let total = size_of(image);
+    loop {
+        match tokio::time::timeout(LOOK, &mut pump).await {
+            Ok(Ok(pumped)) => return Ok(pumped),
+            Ok(Err(error)) => return Ok(Err(error.into())),
+            Err(_) => {
+                let bytes = sent.load(Ordering::Relaxed);
+                let left = total.saturating_sub(bytes);
+                if let Some(crawl) = pace.observe(bytes, left, false, began.elapsed()) {
+                    return Err(crawl);
+                }
+            }
+        }
+    }
+}
+
+fn size_of(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+fn slow(name: &str, sent: u64, crawl: Crawl) -> anyhow::Error {
+    anyhow!(
+        "the way to {name} has collapsed: it carries {}/s, after {}/s at its best, and {} were \
+         sent; the move was given up",
+        Bytes(crawl.now as u64),
+        Bytes(crawl.best as u64),
+        Bytes(sent)
+    )
 }
 
 fn bytes_len(bytes: &bytes::Bytes) -> u64 {

@@ -5,10 +5,10 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::future::join_all;
+use phantom_broker::Candidate;
 use phantom_model::{Capability, NodeFacts, NodeId};
 use phantom_net::{Network, PeerAddr, PeerState, PeerStatus, RelayStatus};
 
-use super::choose::Candidate;
 use super::peers::{Answer, Ask};
 use super::{Daemon, Refusal};
 use crate::api::types::*;
@@ -43,7 +43,7 @@ impl Members {
         known.map_or_else(|| node.short(), |member| member.name().to_owned())
     }
 
-    fn last(&self, node: NodeId) -> Option<NodeFacts> {
+    pub(super) fn last(&self, node: NodeId) -> Option<NodeFacts> {
         self.facts.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&node).cloned()
     }
 
@@ -97,11 +97,8 @@ impl Daemon {
             .into_iter()
             .map(|member| {
                 let node = member.node();
-                Candidate {
-                    facts: self.members.last(node).filter(|_| answered.contains(&node)),
-                    node,
-                    name: member.name().to_owned(),
-                }
+                let facts = self.members.last(node).filter(|_| answered.contains(&node));
+                Candidate::new(node, member.name(), facts)
             })
             .collect()
     }
@@ -167,7 +164,11 @@ impl Daemon {
                     },
                     cores: facts.as_ref().map(|facts| facts.cores),
                     idle_centicores: facts.as_ref().map(|facts| facts.idle_centicores),
+                    load_centi: facts.as_ref().map(|facts| facts.load_centi),
+                    memory_total: facts.as_ref().map(|facts| facts.memory_total.0),
                     memory_free: facts.as_ref().map(|facts| facts.memory_free.0),
+                    mflops: facts.as_ref().map(|facts| facts.mflops),
+                    bytes_per_s: self.market.bytes_per_s(node),
                     rtt_us: peer.and_then(|peer| peer.rtt).map(|rtt| rtt.as_micros() as u64),
                     path,
                     lacks: facts.as_ref().map(lacks).unwrap_or_default(),

@@ -15,7 +15,7 @@
 //! | [`recover`] | finds apps again whose shims lived on |
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
-//! | [`choose`] | which member takes an app |
+//! | [`market`] | what is measured of other nodes, for the choice among them |
 //! | [`joining`] | found, join, let others in, put members out |
 //! | [`members`] | who is in the sub-grid, and what they said of themselves |
 //! | [`near`] | what discovery needs of this node |
@@ -25,7 +25,6 @@
 //! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
-pub mod choose;
 pub mod drive;
 pub mod explain;
 pub mod facts;
@@ -33,6 +32,7 @@ pub mod guests;
 pub mod hold;
 pub mod images;
 pub mod joining;
+pub mod market;
 pub mod members;
 pub mod moves;
 pub mod near;
@@ -129,6 +129,8 @@ pub struct Daemon {
     pub joining: joining::Joining,
     /// The sub-grid's policy as it was last read.
     pub policies: policy::Policies,
+    /// What was measured of the others.
+    pub market: market::Market,
     /// What other members last said of themselves.
     pub members: members::Members,
     /// Moves under way of apps at home here.
@@ -209,6 +211,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         guests: guests::Guests::new(node),
         discovery,
         joining: joining::Joining::default(),
+        market: market::Market::default(),
         policies: policy::Policies::default(),
         members: members::Members::default(),
         moves: moves::Moves::default(),

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use phantom_broker::{Candidate, Needs};
 use phantom_checkpoint::machine::{Coordinator, Deadlines, Event, Start};
 use phantom_model::handoff::{Addressed, Needs as TargetNeeds, Outcome, Report};
-use phantom_model::{AppId, AppRecord, Bytes, MoveId, NodeId, Step, Verdict};
+use phantom_model::{AppId, AppRecord, MoveId, NodeId, Step, Verdict};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::apps::SHIM_DEADLINE;
-use super::choose::{self, Candidate, Needs};
 use super::drive::{Driver, in_words, is_at_rest};
 use super::peers::{ASK_DEADLINE, Answer, Ask};
 use super::{Daemon, Refusal};
@@ -21,6 +21,8 @@ use crate::shim::control::{Reply, Request as ShimRequest};
 
 /// Events that may wait for one move's task.
 const EVENTS: usize = 32;
+/// Why an app stays is told again after this long.
+const TOLD_AGAIN: Duration = Duration::from_secs(3600);
 /// How long a new move waits for the last steps of the one before, and a signal for a move.
 const CLOSING_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -122,13 +124,20 @@ impl Daemon {
         if record.pending.is_some() {
             return Err(Refusal::failed(format!("{} is moving already", record.spec.name)));
         }
-        let needs = self.needs(&record).await;
-        let candidates = self.candidates().await;
-        let target = match &request.node {
-            Some(text) => self.find_node(&candidates, text)?.clone(),
-            None => choose::best(&needs, &candidates)
-                .cloned()
-                .ok_or_else(|| Refusal::failed(no_target(&record, &needs, &candidates)))?,
+        let (needs, target) = match &request.node {
+            Some(text) => {
+                let (needs, candidates) = (self.needs(&record).await, self.candidates().await);
+                (needs, self.find_node(&candidates, text)?.clone())
+            }
+            None => {
+                let situation = self.situation(&record, None).await;
+                let (decision, candidates) = self.weigh(&situation).await;
+                // Its user wants it away: the best there is, whatever it gains.
+                let best = decision.weighed.iter().find(|weighed| weighed.outcome.is_ok());
+                let best = best.and_then(|best| candidates.iter().find(|it| it.node == best.node));
+                let target = best.cloned().ok_or_else(|| Refusal::failed(&decision.why))?;
+                (situation.needs, target)
+            }
         };
         if let Some(reason) = target.refusal(&needs) {
             let line = format!("{} cannot move to {}: {reason}", record.spec.name, target.name);
@@ -155,26 +164,7 @@ impl Daemon {
         })
     }
 
-    /// What an app asks of a node.
-    pub async fn needs(&self, record: &AppRecord) -> Needs {
-        let read = self.apps.with(record.app, |app| app.reading).ok().flatten();
-        let read = Bytes(read.map_or(0, |(_, bytes)| bytes));
-        // What the monitor read may be seconds old, and programs that start grow fast.
-        let measured = match record.host == self.node {
-            true => self.survey(record.app).await.map_or(read, |now| now.resident.max(read)),
-            false => read,
-        };
-        Needs {
-            host: record.host,
-            home: record.home,
-            resident: measured,
-            started_on: self.facts.now(),
-            left: Vec::new(),
-            rules: self.rules(record),
-        }
-    }
-
-    async fn survey(&self, app: AppId) -> anyhow::Result<crate::shim::control::Survey> {
+    pub(super) async fn survey(&self, app: AppId) -> anyhow::Result<crate::shim::control::Survey> {
         match self.apps.shim(app)?.ask(&ShimRequest::Survey, SHIM_DEADLINE).await? {
             Reply::Survey(survey) => Ok(survey),
             _ => bail!("the shim did not understand"),
@@ -186,12 +176,28 @@ impl Daemon {
         let _ = self.apps.with(app, |app| app.verdict = Some(verdict.clone()));
         tokio::spawn(async move {
             if let Err(error) = self.follow_verdict(app, &verdict).await {
-                let line = format!("{error:#}");
-                self.apps.note(app, "stays", line.clone());
-                self.tell_user(app, line).await;
+                self.tell_once(app, format!("{error:#}")).await;
                 self.watcher.rearm(app);
             }
         });
+    }
+
+    /// Tells the user why an app stays, but not the same again and again.
+    async fn tell_once(&self, app: AppId, line: String) {
+        // Figures differ each time.
+        let gist: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let is_news = self.apps.with(app, |app| {
+            let told = app.told.as_ref();
+            let known = told.is_some_and(|(told, at)| *told == gist && at.elapsed() < TOLD_AGAIN);
+            if !known {
+                app.told = Some((gist, Instant::now()));
+            }
+            !known
+        });
+        if is_news.unwrap_or(false) {
+            self.apps.note(app, "stays", line.clone());
+            self.tell_user(app, line).await;
+        }
     }
 
     async fn follow_verdict(self: &Arc<Self>, app: AppId, verdict: &Verdict) -> anyhow::Result<()> {
@@ -199,21 +205,16 @@ impl Daemon {
         if record.pending.is_some() {
             return Ok(());
         }
-        let needs = Needs { left: self.apps.lately_left(app), ..self.needs(&record).await };
-        let candidates = self.candidates().await;
-        let Some(target) = choose::best(&needs, &candidates) else {
-            bail!(
-                "{} {verdict}, but {}",
-                record.spec.name,
-                no_target(&record, &needs, &candidates)
-            );
+        let situation = self.situation(&record, Some(verdict)).await;
+        let (decision, candidates) = self.weigh(&situation).await;
+        let chosen = |node: NodeId| candidates.iter().find(|candidate| candidate.node == node);
+        let Some(target) = decision.go.and_then(chosen) else {
+            bail!("{} {verdict}, but {}", record.spec.name, decision.why);
         };
-        let idle = target.facts.as_ref().map_or(0, |facts| facts.idle_centicores);
-        let choice = format!("{}: {:.1} cores idle", target.name, f64::from(idle) / 100.0);
-        self.apps.note(app, "choice", choice);
-        let host = record.host;
-        let reply = self.clone().move_to(record, target, needs).await?;
-        self.apps.note_left(app, host);
+        self.apps.note(app, "choice", decision.why);
+        let reply = self.clone().move_to(record, target, situation.needs.clone()).await?;
+        self.note_left(app, &situation);
+        let _ = self.apps.with(app, |app| app.told = None);
         let line = format!("{} moved to {}: it {verdict}", reply.name, reply.to);
         self.tell_user(app, line).await;
         Ok(())
@@ -247,6 +248,9 @@ impl Daemon {
         let (settled, outcome) = oneshot::channel();
         self.start_driver(record, Some(start), Some(settled))?;
         let (outcome, image_bytes) = outcome.await.context("the move was broken off")?;
+        if let Some(went_well) = verdict_on_target(&outcome) {
+            self.market.moved(target.node, went_well);
+        }
         // The app runs again. What its user is now told is on disk before.
         self.save_timelines_if_quiet().await;
         match outcome {
@@ -358,15 +362,15 @@ impl Daemon {
     }
 }
 
-/// Why no node takes an app, in one line.
-pub fn no_target(record: &AppRecord, needs: &Needs, candidates: &[Candidate]) -> String {
-    let others: Vec<String> = candidates
-        .iter()
-        .filter(|candidate| candidate.node != record.host)
-        .filter_map(|candidate| Some(format!("{} {}", candidate.name, candidate.refusal(needs)?)))
-        .collect();
-    if others.is_empty() {
-        return "there is no other node in the sub-grid; `phantom invite` lets one in".to_owned();
+/// What the end of a move says of its target: nothing where it was not the target's doing.
+fn verdict_on_target(outcome: &Outcome) -> Option<bool> {
+    match outcome {
+        Outcome::Moved { .. } => Some(true),
+        Outcome::Stayed(failure) | Outcome::Reverted(failure) | Outcome::Lost(failure) => {
+            let its_part =
+                matches!(failure.step, Step::Prepare | Step::Check | Step::Restore | Step::Resume);
+            its_part.then_some(false)
+        }
+        Outcome::Ended => None,
     }
-    format!("no other node can take it: {}", others.join("; "))
 }

@@ -53,6 +53,10 @@ pub enum Ask {
     Ended(AppId),
     /// From the host to the home: the app exceeds a limit.
     Exceeds(AppId, Verdict, Vec<TimelineRow>),
+    /// Do so many steps of work from this seed: how fast are you?
+    Work(u64, u32),
+    /// So many bytes to see how fast the way is; they say nothing.
+    Probe(Vec<u8>),
     /// From the host to the home: percent of a core and resident bytes.
     Reading(AppId, u32, u64),
 }
@@ -70,6 +74,8 @@ pub enum Answer {
     Files(Vec<OsText>),
     /// To [`Ask::Obstacles`].
     Obstacles(Vec<String>),
+    /// To [`Ask::Work`].
+    Worked([u64; 4]),
     /// Done.
     Done,
 }
@@ -125,6 +131,8 @@ impl Daemon {
     async fn answer_one(self: &Arc<Self>, peer: NodeId, ask: Ask) -> anyhow::Result<Answer> {
         match ask {
             Ask::Facts => Ok(Answer::Facts(Box::new(self.facts.now()))),
+            Ask::Work(seed, steps) => Ok(Answer::Worked(self.market.do_work(seed, steps).await?)),
+            Ask::Probe(_) => Ok(Answer::Done),
             Ask::Move(request) => {
                 self.check_home(peer, &request)?;
                 self.take_part(peer, request).await;

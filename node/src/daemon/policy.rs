@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use phantom_broker::Rules;
 use phantom_model::{AppRecord, Policy};
 use phantom_net::member::Document;
 
-use super::choose::Rules;
 use super::{Daemon, Refusal};
 use crate::api::types::{PolicyRequest, PolicyRow};
 

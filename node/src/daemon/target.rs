@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use phantom_broker::{Candidate, Left, Needs};
 use phantom_checkpoint::machine::{SourceRole, TargetAction, TargetRole};
 use phantom_model::handoff::{Failure, Prepare, Saved, Timing};
 use phantom_model::{AppId, Bytes, Epoch, MoveId, Step};
@@ -91,17 +92,13 @@ impl Daemon {
 
     fn check_needs(&self, prepare: &Prepare, briefing: &Briefing) -> anyhow::Result<()> {
         let facts = self.facts.now();
-        let own = super::choose::Candidate {
-            node: self.node,
-            name: self.members.name(self.node),
-            facts: Some(facts),
-        };
-        let needs = super::choose::Needs {
+        let own = Candidate::new(self.node, &self.members.name(self.node), Some(facts));
+        let needs = Needs {
             host: prepare.source,
             home: prepare.record.home,
             resident: prepare.needs.memory,
             started_on: briefing.started_on.clone(),
-            left: Vec::new(),
+            left: Left::default(),
             rules: self.rules(&prepare.record),
         };
         if let Some(reason) = own.refusal(&needs) {

@@ -10,7 +10,7 @@ use crate::workspace::Package;
 /// The vocabulary: no I/O, depends on nothing of ours.
 const VOCABULARY: [&str; 1] = ["phantom-model"];
 /// The domain packages: depend on the vocabulary only.
-const DOMAIN: [&str; 7] = [
+const DOMAIN: [&str; 8] = [
     "phantom-ebpf",
     "phantom-qos",
     "phantom-capsule",
@@ -18,6 +18,7 @@ const DOMAIN: [&str; 7] = [
     "phantom-fs",
     "phantom-net",
     "phantom-discovery",
+    "phantom-broker",
 ];
 /// What wires the domain packages.
 const NODE: &str = "phantom";

@@ -1,10 +1,12 @@
-//! Which member can take an app, and which of those is best: the one with the most free CPU.
-//! Pure; the broker that weighs bandwidth as well takes this place later.
+//! What an app needs, and why a member cannot give it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use phantom_model::{Bytes, Capability, NodeFacts, NodeId, Policy, Subject};
+
+use crate::{Left, Standing};
 
 /// What an app asks of a node.
 #[derive(Debug, Clone)]
@@ -17,8 +19,8 @@ pub struct Needs {
     pub resident: Bytes,
     /// Facts of the node it was started on: its CPU features may be in use.
     pub started_on: NodeFacts,
-    /// Nodes where it exceeded its limits a short while ago.
-    pub left: Vec<NodeId>,
+    /// Nodes where it exceeded its limits, see [`crate::Left`].
+    pub left: Left,
     /// What the sub-grid's policy says of it.
     pub rules: Rules,
 }
@@ -43,7 +45,7 @@ impl Rules {
     }
 }
 
-/// One member, and whether it can take the app.
+/// One member, what it says, and what is known of it.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// What it said of itself; `None` when it does not answer.
@@ -52,19 +54,35 @@ pub struct Candidate {
     pub node: NodeId,
     /// Its name.
     pub name: String,
+    /// The way to it.
+    pub link: Link,
+    /// How far what it says can be trusted.
+    pub standing: Standing,
+}
+
+/// The way to a node, as measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Link {
+    /// Bytes a second, where they are known.
+    pub bytes_per_s: Option<f64>,
+    /// Round-trip time, while it is connected.
+    pub rtt: Option<Duration>,
 }
 
 /// Memory a target must have beyond what the app holds.
 const RESERVE: Bytes = Bytes(64 << 20);
 
 impl Candidate {
+    /// A member of which nothing was measured yet.
+    pub fn new(node: NodeId, name: &str, facts: Option<NodeFacts>) -> Self {
+        let (link, standing) = (Link::default(), Standing::default());
+        Self { facts, node, name: name.to_owned(), link, standing }
+    }
+
     /// Why this member cannot take the app; `None` when it can.
     pub fn refusal(&self, needs: &Needs) -> Option<String> {
         if self.node == needs.host {
             return Some("it already runs there".to_owned());
-        }
-        if needs.left.contains(&self.node) {
-            return Some("is where it exceeded its limits a short while ago".to_owned());
         }
         if let Some(reason) = needs.rules.forbid(&self.name) {
             return Some(format!("is not for it: {reason}"));
@@ -147,16 +165,6 @@ fn missing_flags(needed: &[String], present: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The member with the most idle CPU among those that can take the app.
-pub fn best<'a>(needs: &Needs, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
-    candidates.iter().filter(|candidate| candidate.refusal(needs).is_none()).max_by_key(
-        |candidate| {
-            let facts = candidate.facts.as_ref();
-            (facts.map_or(0, |facts| facts.idle_centicores), std::cmp::Reverse(candidate.node))
-        },
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +179,8 @@ mod tests {
             cpu_flags: vec!["avx2".into(), "hypervisor".into()],
             cores: 4,
             idle_centicores: idle,
+            mflops: 1000,
+            load_centi: 0,
             memory_total: Bytes(8 << 30),
             memory_free: Bytes(4 << 30),
             capabilities: vec![Capability::Checkpoint, Capability::Files],
@@ -180,7 +190,7 @@ mod tests {
     }
 
     fn candidate(facts: NodeFacts) -> Candidate {
-        Candidate { node: facts.node, name: facts.name.clone(), facts: Some(facts) }
+        Candidate::new(facts.node, &facts.name.clone(), Some(facts))
     }
 
     fn needs() -> Needs {
@@ -189,23 +199,23 @@ mod tests {
             home: NodeId([1; 32]),
             resident: Bytes(100 << 20),
             started_on: facts(1, 0),
-            left: vec![],
+            left: Left::default(),
             rules: Rules::default(),
         }
     }
 
     #[test]
-    fn the_most_idle_that_can_take_it_wins() {
+    fn a_cpu_that_lacks_what_may_be_in_use_is_refused() {
         let mut weak = facts(3, 399);
         weak.cpu_flags.clear();
-        let all = [facts(1, 400), facts(2, 100), weak, facts(4, 250)].map(candidate);
-        assert_eq!(best(&needs(), &all).unwrap().name, "n4");
-        assert_eq!(all[2].refusal(&needs()).unwrap(), "its CPU lacks avx2, which the app may use");
+        let words = candidate(weak).refusal(&needs()).unwrap();
+        assert_eq!(words, "its CPU lacks avx2, which the app may use");
+        assert_eq!(candidate(facts(4, 250)).refusal(&needs()), None);
     }
 
     #[test]
     fn every_refusal_says_why() {
-        let silent = Candidate { facts: None, node: NodeId([9; 32]), name: "n9".into() };
+        let silent = Candidate::new(NodeId([9; 32]), "n9", None);
         assert_eq!(silent.refusal(&needs()).unwrap(), "does not answer");
         let mut small = facts(2, 0);
         small.memory_free = Bytes(200 << 20);
@@ -219,7 +229,6 @@ mod tests {
         let mut bare = facts(2, 0);
         bare.capabilities = vec![Capability::Checkpoint];
         assert!(candidate(bare).refusal(&needs()).unwrap().contains("FUSE"));
-        assert!(best(&needs(), &[silent]).is_none());
     }
 
     #[test]
@@ -235,13 +244,7 @@ mod tests {
         let of = |user| Needs { rules: rules(user), ..needs() };
         let words = candidate(facts(2, 300)).refusal(&of("bob")).unwrap();
         assert!(words.contains("policy (place 1)"), "{words}");
-        assert!(best(&of("ada"), &[candidate(facts(2, 300))]).is_some());
-    }
-
-    #[test]
-    fn it_does_not_go_back_at_once_to_where_it_was_too_much() {
-        let needs = Needs { left: vec![NodeId([2; 32])], ..needs() };
-        assert!(best(&needs, &[candidate(facts(2, 300))]).is_none());
+        assert_eq!(candidate(facts(2, 300)).refusal(&of("ada")), None);
     }
 
     #[test]

@@ -1,0 +1,42 @@
+//! Where an app shall go.
+//!
+//! ```text
+//!  Situation: what it uses, its excess ─┐
+//!  Needs: CPU, memory, policy ──────────┤
+//!  Candidates: facts, as they say ──────┼──> decide ──> go there, because …
+//!     Bandwidth: measured ──────────────┤         └──> stay, because …
+//!     Standing: work done, past results ┤
+//!  Left: where it was too much ─────────┘
+//! ```
+//!
+//! A node is ranked by network and compute (NCDA; phantomos, section 4.3): half by what the app
+//! would get there, half by the way to it, each against the best of the candidates. The best ranked
+//! whose gain is twice its cost is taken:
+//!
+//! - *What it would get*: as many cores as it uses here, if they are idle there, times the speed of
+//!   one. Both are what the node says, corrected by what was measured ([`Standing`]).
+//! - *Gain*: core-seconds won over the time it is likely to run on, faster or slower, and what its
+//!   user does not want it to take here.
+//! - *Cost*: what it does not compute while it stands still; the image has to be sent.
+//!
+//! It does not go back to where it exceeded its limits unless it would get a third more there
+//! ([`Left`]): two equal nodes do not pass it to and fro.
+//!
+//! Pure: the time is a parameter, spans since any one origin. Absent on purpose: sending probes and
+//! work (the node does), queues of jobs, and ranking for them.
+
+mod bandwidth;
+mod candidate;
+mod decide;
+mod left;
+mod pace;
+mod standing;
+mod work;
+
+pub use bandwidth::{Bandwidth, PROBE_BYTES};
+pub use candidate::{Candidate, Link, Needs, Rules};
+pub use decide::{Decision, Situation, Weighed, Weight, decide};
+pub use left::Left;
+pub use pace::{Crawl, Pace};
+pub use standing::Standing;
+pub use work::{STEPS, mflops, work};

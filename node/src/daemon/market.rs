@@ -1,0 +1,232 @@
+//! What a choice among nodes needs: what they say, what was measured of them and of the ways to
+//! them. The broker decides.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use phantom_broker::{
+    Bandwidth, Candidate, Decision, Left, Link, Needs, PROBE_BYTES, STEPS, Situation, Standing,
+    decide, mflops, work,
+};
+use phantom_model::{AppId, AppRecord, Bytes, Limit, NodeId, Verdict};
+use tokio::sync::Semaphore;
+
+use super::Daemon;
+use super::apps::now_unix_us;
+use super::peers::{Answer, Ask};
+
+/// How long one measurement may take.
+const MEASURE_DEADLINE: Duration = Duration::from_secs(3);
+/// How often a node is given a piece of work.
+const WORK_EVERY: Duration = Duration::from_secs(600);
+/// An app over its memory limit is a burden like half a core.
+const MEMORY_BURDEN_CORES: f64 = 0.5;
+/// What an image holds besides memory, at most times.
+const IMAGE_EXTRA: u64 = 8 << 20;
+
+/// What was measured of the others.
+pub struct Market {
+    known: Mutex<HashMap<NodeId, Known>>,
+    /// One piece of work at a time is done for others.
+    working: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Known {
+    way: Bandwidth,
+    standing: Standing,
+    worked: Option<Instant>,
+}
+
+impl Default for Market {
+    fn default() -> Self {
+        Self { known: Mutex::default(), working: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+impl Market {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Known>> {
+        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// So many bytes went to a node in that time; no faster, perhaps, than they came to be.
+    pub fn sent(&self, node: NodeId, bytes: u64, took: Duration) {
+        let now = phantom_ebpf::now();
+        self.lock().entry(node).or_default().way.observe_at_least(bytes, took, now);
+    }
+
+    /// The way to a node was found to carry no more than so many bytes in that time.
+    pub fn collapsed(&self, node: NodeId, bytes: u64, took: Duration) {
+        let now = phantom_ebpf::now();
+        self.lock().entry(node).or_default().way = Bandwidth::default();
+        self.lock().entry(node).or_default().way.observe(bytes, took, now);
+    }
+
+    /// A move to a node came to an end; whether by the node's fault it failed.
+    pub fn moved(&self, node: NodeId, went_well: bool) {
+        let got = if went_well { 1.0 } else { 0.3 };
+        self.lock().entry(node).or_default().standing.observe_result(1.0, 1.0, got);
+    }
+
+    /// Bytes a second to a node, where known.
+    pub fn bytes_per_s(&self, node: NodeId) -> Option<f64> {
+        self.lock().get(&node)?.way.bytes_per_s()
+    }
+
+    /// Does a piece of work for another node.
+    pub async fn do_work(&self, seed: u64, steps: u32) -> anyhow::Result<[u64; 4]> {
+        anyhow::ensure!(steps <= STEPS, "that is too much work");
+        let turn = self.working.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| anyhow::anyhow!("busy with another node's question"))?;
+        Ok(tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work(seed, steps)
+        })
+        .await?)
+    }
+}
+
+impl Daemon {
+    /// What an app asks of a node.
+    pub async fn needs(&self, record: &AppRecord) -> Needs {
+        let read = self.apps.with(record.app, |app| app.reading).ok().flatten();
+        let read = Bytes(read.map_or(0, |(_, bytes)| bytes));
+        // What the monitor read may be seconds old, and programs that start grow fast.
+        let measured = match record.host == self.node {
+            true => self.survey(record.app).await.map_or(read, |now| now.resident.max(read)),
+            false => read,
+        };
+        Needs {
+            host: record.host,
+            home: record.home,
+            resident: measured,
+            started_on: self.facts.now(),
+            left: self.apps.with(record.app, |app| app.left.clone()).unwrap_or_default(),
+            rules: self.rules(record),
+        }
+    }
+
+    /// The app as it is now; with a verdict, as it was found to exceed its limit.
+    pub async fn situation(&self, record: &AppRecord, verdict: Option<&Verdict>) -> Situation {
+        let needs = self.needs(record).await;
+        let reading = self.apps.with(record.app, |app| app.reading).ok().flatten();
+        let read_cores = reading.map_or(0.0, |(percent, _)| f64::from(percent) / 100.0);
+        let (used_cores, excess_cores) = match verdict {
+            Some(Verdict { limit: Limit::Cpu { level, .. }, measured, .. }) => {
+                let used = *measured as f64 / 100.0;
+                (used, (used - f64::from(level.0) / 100.0).max(0.0))
+            }
+            Some(_) => (read_cores, MEMORY_BURDEN_CORES),
+            None => (read_cores, 0.0),
+        };
+        let own = f64::from(self.facts.mflops());
+        let there = self.members.last(record.host).map_or(own, |facts| f64::from(facts.mflops));
+        let known = self.market.lock().get(&record.host).map(|known| known.standing);
+        let mflops_here = match known {
+            Some(standing) if record.host != self.node => standing.mflops(there, own),
+            _ => own,
+        };
+        let age = (now_unix_us() / 1_000_000).saturating_sub(record.started_unix_s);
+        let image = Bytes(needs.resident.0.saturating_add(IMAGE_EXTRA));
+        let ran = Duration::from_secs(age);
+        Situation { needs, used_cores, excess_cores, mflops_here, ran, image }
+    }
+
+    /// Asks and measures the members, and decides where an app should be.
+    pub async fn weigh(&self, situation: &Situation) -> (Decision, Vec<Candidate>) {
+        let mut candidates = self.candidates().await;
+        let own = f64::from(self.facts.mflops());
+        let may = |candidate: &&Candidate| candidate.refusal(&situation.needs).is_none();
+        join_all(candidates.iter().filter(may).map(|candidate| self.measure(candidate.node))).await;
+        let peers = self.network.peers();
+        let known = self.market.lock();
+        for candidate in &mut candidates {
+            let rtt = peers.iter().find(|peer| peer.node == candidate.node).and_then(|it| it.rtt);
+            if let Some(known) = known.get(&candidate.node) {
+                candidate.standing = known.standing;
+                candidate.link = Link { bytes_per_s: known.way.bytes_per_s(), rtt };
+            }
+            if candidate.node == self.node {
+                candidate.standing.observe_work(own);
+                // The image comes from where the app is.
+                let way = known.get(&situation.needs.host).and_then(|it| it.way.bytes_per_s());
+                candidate.link.bytes_per_s = way;
+            }
+        }
+        drop(known);
+        (decide(situation, &candidates, phantom_ebpf::now()), candidates)
+    }
+
+    /// Measures what is not known of a member, or no longer.
+    async fn measure(&self, node: NodeId) {
+        let work_due = {
+            let mut known = self.market.lock();
+            let known = known.entry(node).or_default();
+            known.worked.is_none_or(|at| at.elapsed() > WORK_EVERY)
+        };
+        if work_due && node != self.node {
+            self.give_work(node).await;
+        }
+        self.measure_way(node).await;
+    }
+
+    /// Measures the way to a node, unless it is known.
+    pub async fn measure_way(&self, node: NodeId) {
+        let now = phantom_ebpf::now();
+        let wants = self.market.lock().entry(node).or_default().way.wants_probe(now);
+        if wants && node != self.node {
+            self.probe(node).await;
+        }
+    }
+
+    /// Sees how fast a node is.
+    async fn give_work(&self, node: NodeId) {
+        let seed = rand::random();
+        let began = Instant::now();
+        let answer = self.ask(node, &Ask::Work(seed, STEPS), MEASURE_DEADLINE).await;
+        let took = began.elapsed();
+        let Ok(Answer::Worked(result)) = answer else { return };
+        let Ok(expected) = tokio::task::spawn_blocking(move || work(seed, STEPS)).await else {
+            return;
+        };
+        let peers = self.network.peers();
+        let rtt = peers.iter().find(|peer| peer.node == node).and_then(|peer| peer.rtt);
+        let mut known = self.market.lock();
+        let known = known.entry(node).or_default();
+        known.worked = Some(Instant::now());
+        if result == expected {
+            let spent = took.saturating_sub(rtt.unwrap_or_default());
+            known.standing.observe_work(mflops(STEPS, spent.max(took / 10)));
+        } else {
+            tracing::warn!(node = %node.short(), "a wrong answer to a piece of work");
+            known.standing.observe_result(1.0, 1.0, 0.0);
+        }
+    }
+
+    /// Sees how fast the way to a node is.
+    async fn probe(&self, node: NodeId) {
+        let mut took = [Duration::ZERO; 2];
+        let began = Instant::now();
+        for (half, bytes) in took.iter_mut().zip(PROBE_BYTES) {
+            let sent = Instant::now();
+            let answer = self.ask(node, &Ask::Probe(vec![0; bytes]), MEASURE_DEADLINE).await;
+            *half = sent.elapsed();
+            if answer.is_err() {
+                let now = phantom_ebpf::now();
+                let mut known = self.market.lock();
+                return known.entry(node).or_default().way.probe_failed(began.elapsed(), now);
+            }
+        }
+        let now = phantom_ebpf::now();
+        self.market.lock().entry(node).or_default().way.observe_probe(took, now);
+    }
+
+    /// Notes that an app left a node because it exceeded a limit there.
+    pub fn note_left(&self, app: AppId, situation: &Situation) {
+        let (node, rate) = (situation.needs.host, situation.used_cores * situation.mflops_here);
+        let note = |left: &mut Left| left.note(node, rate, phantom_ebpf::now());
+        let _ = self.apps.with(app, |app| note(&mut app.left));
+    }
+}

@@ -1,0 +1,128 @@
+//! Where an app goes when it exceeds its limit, and why.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use phantom_tests::lab::{Event, Lab, LabNode, Node, Pair, Person, SOON, Terminal, wait_until};
+
+/// A loop that keeps one core busy until a file ends it.
+const BUSY: &str = "exec('''while not os.path.exists('done'): pass''')";
+
+/// Limits the rate of a node's way, which is the only one of its links.
+fn slow_down(node: &LabNode, device: &str, rate: &str) -> anyhow::Result<()> {
+    let args =
+        ["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "16kb"];
+    node.enter(&[&args[..], &["latency", "300ms"]].concat()).map(drop)
+}
+
+/// Starts a REPL that will exceed its limit.
+fn busy(node: &LabNode) -> anyhow::Result<Terminal> {
+    let command = ["run", "--name", "repl", "--limit", "cpu=25%/2s", "--", "python3", "-q"];
+    let mut repl = node.terminal(&command)?;
+    repl.expect(">>> ", SOON)?;
+    repl.type_line("import os")?;
+    repl.expect(">>> ", SOON)?;
+    repl.type_line(BUSY)?;
+    Ok(repl)
+}
+
+fn count(events: &[Event], name: &str) -> usize {
+    events.iter().filter(|event| event.event == name).count()
+}
+
+#[test]
+fn of_two_nodes_the_one_behind_a_slow_way_is_not_chosen() -> anyhow::Result<()> {
+    let test = "of_two_nodes_the_one_behind_a_slow_way_is_not_chosen";
+    let Some(mut lab) = Lab::open(test)? else { return Ok(()) };
+    let home = lab.add("attic", Person::at_home("ada", 1000))?;
+    let bob = || Person { name: "bob".into(), uid: 1500, has_home: false };
+    // By their names alone the far one would come first.
+    let far = lab.add("afar", bob())?;
+    let near = lab.add("near", bob())?;
+    lab.link(home, far, 1)?;
+    lab.link(home, near, 2)?;
+    let [home, far, near] = [home, far, near].map(|node| lab.node(node));
+    slow_down(far, "ph1b", "600kbit")?;
+    slow_down(home, "ph1a", "600kbit")?;
+    home.found()?;
+    home.let_in(far)?;
+    near.phantom(false, &["up", "--no-wait"])?;
+    let code: serde_json::Value = near.phantom_json(false, &["up", "--no-wait"])?;
+    let code = code["asked"]["code"].as_str().context("no code")?;
+    ensure!(home.phantom(false, &["accept", code])?.code == 0, "accepted");
+    home.wait_for_nodes(3)?;
+
+    let repl = busy(home)?;
+    home.wait_for_host("repl", "near")?;
+    let events = home.events("repl")?;
+    let choice = events.iter().find(|event| event.event == "choice").context("no choice")?;
+    ensure!(
+        choice.detail.starts_with("near: rank ") && choice.detail.contains("best of 2"),
+        "{}",
+        choice.detail
+    );
+    let explained = home.phantom(true, &["explain", "repl"])?;
+    let far_line = explained.stdout.lines().find(|line| line.trim().starts_with("afar: rank"));
+    ensure!(far_line.is_some_and(|line| line.contains("KiB/s")), "{}", explained.stdout);
+    home.shell("touch done")?;
+    drop(repl);
+    Ok(())
+}
+
+#[test]
+fn an_app_over_its_limit_everywhere_does_not_bounce_and_its_user_is_told_once() -> anyhow::Result<()>
+{
+    let test = "an_app_over_its_limit_everywhere_does_not_bounce_and_its_user_is_told_once";
+    let Some(pair) = Pair::open(test)? else { return Ok(()) };
+    let home = pair.home();
+    let mut repl = busy(home)?;
+    home.wait_for_host("repl", "cellar")?;
+    wait_until("it is over its limit there, too", SOON, || {
+        Ok(count(&home.events("repl")?, "stays") == 1)
+    })?;
+    repl.expect("exceeded its limits", SOON)?;
+    let quiet = Instant::now() + Duration::from_secs(12);
+    wait_until("twelve quiet seconds", Duration::from_secs(20), || {
+        let events = home.events("repl")?;
+        ensure!(count(&events, "stays") == 1 && count(&events, "choice") == 1, "{events:?}");
+        Ok(Instant::now() > quiet)
+    })?;
+    home.wait_for_host("repl", "cellar")?;
+    home.shell("touch done")?;
+    repl.type_line("print(6 * 7)")?;
+    repl.expect("42", SOON)
+}
+
+#[test]
+fn a_move_whose_way_collapses_is_given_up_with_the_reason() -> anyhow::Result<()> {
+    let test = "a_move_whose_way_collapses_is_given_up_with_the_reason";
+    let Some(pair) = Pair::open(test)? else { return Ok(()) };
+    let home = pair.home();
+    slow_down(home, "ph1a", "60mbit")?;
+    let mut repl = home.terminal(&["run", "--name", "repl", "--", "python3", "-q"])?;
+    repl.expect(">>> ", SOON)?;
+    // 64 MiB that cannot be sent in less than nine seconds.
+    repl.type_line("import os; memory = os.urandom(64 << 20); print('full', len(memory))")?;
+    repl.expect("full 67108864", SOON)?;
+    let mut moving = home.phantom_command(true, &["migrate", "repl", "cellar"]);
+    let moving =
+        moving.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()?;
+    let bytes = || -> anyhow::Result<u64> {
+        let text = home.enter(&["cat", "/sys/class/net/ph1a/statistics/tx_bytes"])?.stdout;
+        Ok(text.trim().parse()?)
+    };
+    let before = bytes()?;
+    wait_until("a third of the image is sent", SOON, || Ok(bytes()? > before + (20 << 20)))?;
+    slow_down(home, "ph1a", "64kbit")?;
+    let output = moving.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("has collapsed"), "{said}");
+    ensure!(said.contains("cellar") && said.contains("the move was given up"), "{said}");
+    // It goes on where it was.
+    slow_down(home, "ph1a", "60mbit")?;
+    repl.type_line("print('still', len(memory))")?;
+    repl.expect("still 67108864", SOON)?;
+    home.wait_for_host("repl", "attic")?;
+    pair.wait_connected()?;
+    Ok(())
+}
