@@ -13,6 +13,8 @@ const SHARE: u32 = 100;
 const NEWEST: f64 = 0.5;
 /// Bytes of the two halves of a probe.
 pub const PROBE_BYTES: [usize; 2] = [16 << 10, 256 << 10];
+/// Where the first half takes longer than this, the second would take a second and more.
+pub const SLOW_PROBE: Duration = Duration::from_millis(100);
 
 /// What is known of the way to one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -59,9 +61,21 @@ impl Bandwidth {
         }
     }
 
-    /// A probe failed, which is no figure, but is not tried again at once.
+    /// The first half of a probe took so long that the second is spared: the way is slow.
+    pub fn observe_slow_probe(&mut self, took: Duration, now: Duration) {
+        self.quiet_until = now + took * SHARE;
+        self.learn(PROBE_BYTES[0] as f64 / took.as_secs_f64().max(1e-9), now);
+    }
+
+    /// A probe got no answer within that time: the way carries no more than its larger half then,
+    /// and is not tried again at once.
     pub fn probe_failed(&mut self, took: Duration, now: Duration) {
         self.quiet_until = now + took * SHARE;
+        let most = PROBE_BYTES[1] as f64 / took.as_secs_f64().max(1e-9);
+        if self.bytes_per_s().is_none_or(|known| known > most) {
+            self.log = None;
+            self.learn(most, now);
+        }
     }
 
     fn learn(&mut self, bytes_per_s: f64, now: Duration) {

@@ -12,8 +12,12 @@ const STANDSTILL_S: f64 = 0.2;
 const UNKNOWN_BYTES_PER_S: f64 = 1.25e6;
 /// The gain must be this many times the cost.
 const MARGIN: f64 = 2.0;
+/// A node with less than this share of its cores idle is full.
+const FULL: f64 = 0.05;
 /// Nobody is helped where the app gets less than this share of what it gets now.
-const CRAWL: f64 = 0.5;
+const CRAWL: f64 = 0.25;
+/// What its user does not want an app to use here counts so many times: that is what the limit says.
+const WISH: f64 = 2.0;
 /// How far ahead is looked at most and at least: a program that has run for long will, as a rule,
 /// run on for as long again.
 const HORIZON: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(1800)];
@@ -124,13 +128,19 @@ pub fn decide(situation: &Situation, candidates: &[Candidate], now: Duration) ->
     Decision { weighed: ranked, go, why }
 }
 
-/// Mflop/s the app would get: as many cores as it uses, if they are idle.
+/// Mflop/s the app would get: its fair share, beside what runs there already, of as many cores as
+/// it uses here.
 fn usable_mflops(situation: &Situation, candidate: &Candidate) -> f64 {
     let Some(facts) = &candidate.facts else { return 0.0 };
     let standing = &candidate.standing;
-    let idle = standing.idle_cores(f64::from(facts.idle_centicores) / 100.0);
-    let speed = standing.mflops(f64::from(facts.mflops), situation.mflops_here);
-    situation.used_cores.max(0.1).min(idle) * speed
+    let (cores, wanted) = (f64::from(facts.cores), situation.used_cores.max(0.1));
+    let idle = f64::from(facts.idle_centicores) / 100.0;
+    let busy = (cores - idle).max(0.0);
+    // Where nothing is idle, the load says how many wait.
+    let others =
+        if idle < FULL * cores { busy.max(f64::from(facts.load_centi) / 100.0) } else { busy };
+    let share = standing.kept() * wanted * (cores / (others + wanted)).min(1.0);
+    share * standing.mflops(f64::from(facts.mflops), situation.mflops_here)
 }
 
 fn known(bytes_per_s: Option<f64>) -> f64 {
@@ -150,7 +160,7 @@ fn weigh(situation: &Situation, candidate: &Candidate, mflops: f64, rank: f64) -
         mflops,
         bytes_per_s: candidate.link.bytes_per_s,
         downtime_s,
-        gain_core_s: horizon * (faster + situation.excess_cores),
+        gain_core_s: horizon * (faster + WISH * situation.excess_cores),
         cost_core_s: downtime_s * used,
     }
 }

@@ -13,10 +13,11 @@
 //! would get there, half by the way to it, each against the best of the candidates. The best ranked
 //! whose gain is twice its cost is taken:
 //!
-//! - *What it would get*: as many cores as it uses here, if they are idle there, times the speed of
-//!   one. Both are what the node says, corrected by what was measured ([`Standing`]).
-//! - *Gain*: core-seconds won over the time it is likely to run on, faster or slower, and what its
-//!   user does not want it to take here.
+//! - *What it would get*: its fair share of as many cores as it uses here, beside what runs there
+//!   already, times the speed of one core; what the node says, corrected by what was measured
+//!   ([`Standing`]).
+//! - *Gain*: core-seconds won over the time it is likely to run on, faster or slower, and, twice,
+//!   what its user does not want it to take here.
 //! - *Cost*: what it does not compute while it stands still; the image has to be sent.
 //!
 //! It does not go back to where it exceeded its limits unless it would get a third more there
@@ -33,10 +34,10 @@ mod pace;
 mod standing;
 mod work;
 
-pub use bandwidth::{Bandwidth, PROBE_BYTES};
+pub use bandwidth::{Bandwidth, PROBE_BYTES, SLOW_PROBE};
 pub use candidate::{Candidate, Link, Needs, Rules};
 pub use decide::{Decision, Situation, Weighed, Weight, decide};
 pub use left::Left;
 pub use pace::{Crawl, Pace};
 pub use standing::Standing;
-pub use work::{STEPS, mflops, work};
+pub use work::{PIECES, STEPS, mflops, work};

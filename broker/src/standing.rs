@@ -55,11 +55,6 @@ impl Standing {
         }
     }
 
-    /// The cores to count on, when it says that so many are idle.
-    pub fn idle_cores(&self, claimed: f64) -> f64 {
-        if claimed.is_finite() { claimed.max(0.0) * self.kept } else { 0.0 }
-    }
-
     /// What apps got of what it promised, 0 to 1.
     pub fn kept(&self) -> f64 {
         self.kept
@@ -76,11 +71,11 @@ mod tests {
         assert!((liar.mflops(1e9, 1000.0) - 1500.0).abs() < 1e-9, "not believed before");
         liar.observe_work(400.0);
         assert!((liar.mflops(1e9, 1000.0) - 480.0).abs() < 1e-9);
-        assert!((liar.idle_cores(64.0) - 64.0).abs() < 1e-9);
+        assert!((liar.kept() - 1.0).abs() < 1e-9);
         for _ in 0..8 {
             liar.observe_result(64.0, 2.0, 0.1);
         }
-        assert!(liar.idle_cores(64.0) < 5.0, "{}", liar.idle_cores(64.0));
+        assert!(liar.kept() < 0.08, "{}", liar.kept());
         for _ in 0..20 {
             liar.observe_result(2.0, 2.0, 2.0);
         }
@@ -96,6 +91,5 @@ mod tests {
         }
         assert_eq!(standing, Standing::default());
         assert_eq!(standing.mflops(f64::NAN, 1000.0), 0.0);
-        assert_eq!(standing.idle_cores(f64::INFINITY), 0.0);
     }
 }

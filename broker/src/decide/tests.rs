@@ -28,7 +28,9 @@ fn facts(id: u8, cores: u32, idle: u32, mflops: u32) -> NodeFacts {
 
 fn node(id: u8, idle: u32, mflops: u32, bytes_per_s: f64) -> Candidate {
     let mut candidate = Candidate::new(NodeId([id; 32]), &format!("n{id}"), None);
-    candidate.facts = Some(facts(id, 4, idle, mflops));
+    // Where hardly anything is idle, twenty more programs wait.
+    let load_centi = if idle <= 20 { 2000 } else { 0 };
+    candidate.facts = Some(NodeFacts { load_centi, ..facts(id, 4, idle, mflops) });
     candidate.standing.observe_work(f64::from(mflops));
     candidate.link.bytes_per_s = Some(bytes_per_s);
     candidate
@@ -59,7 +61,7 @@ fn at(seconds: u64) -> Duration {
 #[test]
 fn where_the_network_matters_the_fastest_node_is_not_the_best() {
     // n2 computes twice as fast, behind a modem; n3 is near.
-    let candidates = [node(2, 400, 2000, 50e3), node(3, 400, 1200, 50e6), node(4, 20, 1000, 9e6)];
+    let candidates = [node(2, 400, 2000, 50e3), node(3, 400, 1200, 50e6), node(4, 0, 1000, 9e6)];
     let decision = decide(&situation(), &candidates, at(0));
     assert_eq!(decision.go, Some(NodeId([3; 32])));
     assert!(decision.why.starts_with("n3: rank 0.80"), "{}", decision.why);
@@ -77,7 +79,7 @@ fn a_move_that_costs_more_than_it_gains_is_not_made() {
         "{}",
         decision.why
     );
-    let decision = decide(&situation(), &[node(2, 20, 1000, 50e6)], at(0));
+    let decision = decide(&situation(), &[node(2, 0, 1000, 50e6)], at(0));
     assert_eq!(decision.go, None);
     assert!(decision.why.starts_with("no node would do better: n2"), "{}", decision.why);
     let decision = decide(&situation(), &[], at(0));

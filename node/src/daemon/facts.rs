@@ -172,7 +172,7 @@ fn own_mflops() -> u32 {
         std::hint::black_box(phantom_broker::work(1, phantom_broker::STEPS));
         phantom_broker::mflops(phantom_broker::STEPS, began.elapsed())
     };
-    (0..3).map(|_| once()).fold(0.0, f64::max) as u32
+    (0..2 * phantom_broker::PIECES).map(|_| once()).fold(0.0, f64::max) as u32
 }
 
 /// The load average of the last minute (proc(5)), in hundredths.
