@@ -11,10 +11,10 @@ const LEAST_BYTES: u64 = 64 << 10;
 const SHARE: u32 = 100;
 /// How much the newest figure counts, against all before.
 const NEWEST: f64 = 0.5;
-/// Bytes of the two halves of a probe.
-pub const PROBE_BYTES: [usize; 2] = [16 << 10, 256 << 10];
-/// Where the first half takes longer than this, the second would take a second and more.
-pub const SLOW_PROBE: Duration = Duration::from_millis(100);
+/// Bytes of the parts of a probe, one after the other.
+pub const PROBE_BYTES: [usize; 3] = [16 << 10, 64 << 10, 256 << 10];
+/// Where a part, but the first, takes longer than this, the rest is spared.
+pub const SLOW_PROBE: Duration = Duration::from_millis(300);
 
 /// What is known of the way to one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -45,33 +45,31 @@ impl Bandwidth {
         }
     }
 
-    /// The two halves of a probe took so long. Their difference is free of the round trip and of
-    /// whatever the other side does before it answers.
-    pub fn observe_probe(&mut self, took: [Duration; 2], now: Duration) {
-        let bytes = (PROBE_BYTES[1] - PROBE_BYTES[0]) as f64;
-        let spent = took[0] + took[1];
-        self.quiet_until = now + spent * SHARE;
-        // On a way so fast that the difference drowns, the larger half is a lower bound.
-        let seconds = match took[1].saturating_sub(took[0]).as_secs_f64() {
-            difference if difference > 0.0002 => difference,
-            _ => took[1].as_secs_f64(),
+    /// The parts of a probe took so long, as far as they were sent. The difference of the last two
+    /// is free of the round trip and of whatever the other side does before it answers.
+    pub fn observe_probe(&mut self, took: &[Duration], now: Duration) {
+        self.quiet_until = now + took.iter().sum::<Duration>() * SHARE;
+        let [.., (less, before), (more, after)] =
+            PROBE_BYTES.into_iter().zip(took).collect::<Vec<_>>()[..]
+        else {
+            return;
+        };
+        let difference = after.saturating_sub(*before).as_secs_f64();
+        // On a way so fast that the difference drowns, the larger part is a lower bound.
+        let (bytes, seconds) = match difference {
+            0.0002.. => (more - less, difference),
+            _ => (more, after.as_secs_f64()),
         };
         if seconds > 0.0 {
-            self.learn(bytes / seconds, now);
+            self.learn(bytes as f64 / seconds, now);
         }
     }
 
-    /// The first half of a probe took so long that the second is spared: the way is slow.
-    pub fn observe_slow_probe(&mut self, took: Duration, now: Duration) {
+    /// A part of a probe got no answer within that time: the way carries no more than it then, and
+    /// is not tried again at once.
+    pub fn probe_failed(&mut self, bytes: usize, took: Duration, now: Duration) {
         self.quiet_until = now + took * SHARE;
-        self.learn(PROBE_BYTES[0] as f64 / took.as_secs_f64().max(1e-9), now);
-    }
-
-    /// A probe got no answer within that time: the way carries no more than its larger half then,
-    /// and is not tried again at once.
-    pub fn probe_failed(&mut self, took: Duration, now: Duration) {
-        self.quiet_until = now + took * SHARE;
-        let most = PROBE_BYTES[1] as f64 / took.as_secs_f64().max(1e-9);
+        let most = bytes as f64 / took.as_secs_f64().max(1e-9);
         if self.bytes_per_s().is_none_or(|known| known > most) {
             self.log = None;
             self.learn(most, now);
@@ -128,18 +126,33 @@ mod tests {
         let mut way = Bandwidth::default();
         // 1 MB/s and 50 ms there and back.
         let took = PROBE_BYTES.map(|bytes| secs(0.05 + bytes as f64 / 1e6));
-        way.observe_probe(took, secs(0.0));
+        way.observe_probe(&took, secs(0.0));
         assert!((way.bytes_per_s().unwrap() / 1e6 - 1.0).abs() < 0.01);
         // Probed as often as it may be, a day long, it takes one part in a hundred.
         let (mut now, mut busy) = (secs(0.0), secs(0.0));
         while now < secs(86400.0) {
             if way.wants_probe(now) {
-                way.observe_probe(took, now);
-                busy += took[0] + took[1];
+                way.observe_probe(&took, now);
+                busy += took.iter().sum::<Duration>();
             }
             now += secs(0.5);
         }
         assert!(busy.as_secs_f64() / 86400.0 < 0.01);
+    }
+
+    #[test]
+    fn a_slow_machine_is_not_taken_for_a_slow_way_and_a_slow_way_is_found_with_little() {
+        let mut way = Bandwidth::default();
+        // A fifth of a second to answer, 20 MB/s.
+        let took = PROBE_BYTES.map(|bytes| secs(0.2 + bytes as f64 / 20e6));
+        way.observe_probe(&took, secs(0.0));
+        assert!((way.bytes_per_s().unwrap() / 20e6 - 1.0).abs() < 0.01);
+        let mut way = Bandwidth::default();
+        let took = PROBE_BYTES.map(|bytes| secs(bytes as f64 / 75e3));
+        way.observe_probe(&took[..2], secs(0.0));
+        assert!((way.bytes_per_s().unwrap() / 75e3 - 1.0).abs() < 0.01);
+        way.probe_failed(PROBE_BYTES[1], secs(3.0), secs(1.0));
+        assert!(way.bytes_per_s().unwrap() < 22e3);
     }
 
     #[test]

@@ -91,7 +91,11 @@ impl Candidate {
             return Some("does not answer".to_owned());
         };
         if !facts.can(Capability::Checkpoint) {
-            return Some("cannot restore apps; `phantom doctor` there says why".to_owned());
+            let why = if facts.canary.is_empty() { "" } else { ": " };
+            return Some(format!(
+                "cannot restore apps{why}{}; `phantom doctor` there says more",
+                facts.canary
+            ));
         }
         if facts.node != needs.home && !facts.can(Capability::Files) {
             return Some(
@@ -184,6 +188,7 @@ mod tests {
             memory_total: Bytes(8 << 30),
             memory_free: Bytes(4 << 30),
             capabilities: vec![Capability::Checkpoint, Capability::Files],
+            canary: String::new(),
             criu_version: Some(40_200),
             criu_restores_job_control: true,
         }

@@ -20,7 +20,7 @@ const CRAWL: f64 = 0.25;
 const WISH: f64 = 2.0;
 /// How far ahead is looked at most and at least: a program that has run for long will, as a rule,
 /// run on for as long again.
-const HORIZON: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(1800)];
+const HORIZON: [Duration; 2] = [Duration::from_secs(300), Duration::from_secs(3600)];
 
 /// The app, where it is.
 #[derive(Debug, Clone)]

@@ -63,6 +63,9 @@ pub struct NodeFacts {
     pub memory_free: Bytes,
     /// What it can do.
     pub capabilities: Vec<Capability>,
+    /// What became of a throw-away process that was saved and restored there; in words, also why
+    /// it was not.
+    pub canary: String,
     /// Version of its CRIU as `major * 10000 + minor * 100 + sublevel`, if any.
     pub criu_version: Option<u32>,
     /// Whether its CRIU gives running children their controlling terminal back.

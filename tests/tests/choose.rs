@@ -141,3 +141,57 @@ fn a_move_whose_way_collapses_is_given_up_with_the_reason() -> anyhow::Result<()
     pair.wait_connected()?;
     Ok(())
 }
+
+#[test]
+fn ps_tells_what_cannot_move_and_why() -> anyhow::Result<()> {
+    let Some(pair) = Pair::open("ps_tells_what_cannot_move_and_why")? else { return Ok(()) };
+    let home = pair.home();
+    let mut repl = home.terminal(&["run", "--name", "repl", "--", "python3", "-q"])?;
+    repl.expect(">>> ", SOON)?;
+    let row = || -> anyhow::Result<serde_json::Value> {
+        let rows: Vec<serde_json::Value> = home.phantom_json(true, &["ps"])?;
+        rows.into_iter().next().context("no app")
+    };
+    wait_until("it is known to be movable", SOON, || Ok(row()?["movable"] == true))?;
+    repl.type_line("import socket; s = socket.create_connection(('10.77.1.2', 41610))")?;
+    wait_until("it is known not to be movable", SOON, || Ok(row()?["movable"] == false))?;
+    let obstacle = row()?["obstacle"].as_str().unwrap_or_default().to_owned();
+    ensure!(obstacle.contains("10.77.1.2"), "{obstacle}");
+    let shown = home.phantom(true, &["ps"])?.stdout;
+    ensure!(shown.contains("MOVABLE") && shown.contains("no: "), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_criu_that_is_replaced_is_tried_again_and_others_know_the_result() -> anyhow::Result<()> {
+    let test = "a_criu_that_is_replaced_is_tried_again_and_others_know_the_result";
+    let Some(pair) = Pair::open(test)? else { return Ok(()) };
+    let (home, away) = (pair.home(), pair.away());
+    let criu =
+        away.enter(&["sh", "-c", "ls /usr/local/lib/phantom/criu/criu $PHANTOM_CRIU | tail -1"])?;
+    away.enter(&["cp", criu.stdout.trim(), "/run/criu"])?;
+    away.kill_daemon()?;
+    let mut up = away.phantom_command(false, &["up"]);
+    ensure!(up.env("PHANTOM_CRIU", "/run/criu").output()?.status.success(), "it starts");
+    pair.wait_connected()?;
+    let mut repl = home.terminal(&["run", "--name", "repl", "--", "python3", "-q"])?;
+    repl.expect(">>> ", SOON)?;
+    let explained = || anyhow::Ok(home.phantom(true, &["explain", "repl"])?.stdout);
+    wait_until("cellar can take it", SOON, || Ok(explained()?.contains("cellar: rank")))?;
+    // An upgrade that went wrong.
+    away.enter(&[
+        "sh",
+        "-c",
+        "rm /run/criu; printf '#!/bin/sh\\nexit 1\\n' > /run/criu; chmod +x /run/criu",
+    ])?;
+    wait_until("the others know", Duration::from_secs(60), || {
+        Ok(explained()?.contains("cellar: cannot restore apps"))
+    })?;
+    let line = explained()?;
+    let line = line.lines().find(|line| line.contains("cannot restore")).unwrap_or_default();
+    ensure!(line.contains("cannot restore apps: "), "it says why: {line}");
+    away.enter(&["sh", "-c", &format!("rm /run/criu; cp {} /run/criu", criu.stdout.trim())])?;
+    wait_until("cellar can take it again", Duration::from_secs(60), || {
+        Ok(explained()?.contains("cellar: rank"))
+    })
+}

@@ -21,6 +21,7 @@ fn facts(id: u8, cores: u32, idle: u32, mflops: u32) -> NodeFacts {
         memory_total: Bytes(8 << 30),
         memory_free: Bytes(4 << 30),
         capabilities: vec![Capability::Checkpoint, Capability::Files],
+        canary: String::new(),
         criu_version: Some(40_200),
         criu_restores_job_control: true,
     }

@@ -69,6 +69,10 @@ pub struct AppRow {
     pub epoch: Epoch,
     /// Its limits as the user wrote them.
     pub limits: String,
+    /// Whether it could move, as of some seconds ago.
+    pub movable: Option<bool>,
+    /// What prevents it.
+    pub obstacle: Option<String>,
     /// Percent of a core over the last sample, where the monitor is on.
     pub cpu_percent: Option<u32>,
     /// Resident bytes, where the monitor is on.

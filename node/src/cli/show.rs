@@ -26,6 +26,9 @@ fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
     }
 }
 
+/// Reasons are cut to this many characters in tables.
+const WIDEST_REASON: usize = 40;
+
 fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
@@ -152,6 +155,12 @@ pub fn apps(rows: &[AppRow], json: bool) -> anyhow::Result<()> {
                 }
                 .to_owned(),
                 row.host.clone(),
+                match (row.movable, &row.obstacle) {
+                    (Some(true), _) => "yes".to_owned(),
+                    (Some(false), Some(obstacle)) => format!("no: {}", shortened(obstacle)),
+                    (Some(false), None) => "no".to_owned(),
+                    (None, _) => "-".to_owned(),
+                },
                 or_dash(row.cpu_percent.map(|percent| format!("{percent}%"))),
                 or_dash(row.resident_bytes.map(Bytes)),
                 if row.limits.is_empty() { "-".to_owned() } else { row.limits.clone() },
@@ -159,8 +168,19 @@ pub fn apps(rows: &[AppRow], json: bool) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    table(["NAME", "ID", "USER", "STATE", "ON", "CPU", "MEMORY", "LIMITS", "COMMAND"], &rows);
+    table(
+        ["NAME", "ID", "USER", "STATE", "ON", "MOVABLE", "CPU", "MEMORY", "LIMITS", "COMMAND"],
+        &rows,
+    );
     Ok(())
+}
+
+/// As much of a reason as a table has room for; `phantom explain` has all of it.
+fn shortened(reason: &str) -> String {
+    if reason.chars().count() <= WIDEST_REASON {
+        return reason.to_owned();
+    }
+    reason.chars().take(WIDEST_REASON - 1).chain(['…']).collect()
 }
 
 /// `phantom explain`.

@@ -47,6 +47,10 @@ pub struct HomeApp {
     started: bool,
     /// The last epoch whose copy, away from home, has brought its terminal.
     pub seen: Option<Epoch>,
+    /// What prevented a move when that was last looked at; `Some(None)` when nothing did.
+    pub obstacle: Option<Option<String>>,
+    /// When that was.
+    pub inspected: Option<Instant>,
     /// Where it has been too much.
     pub left: phantom_broker::Left,
     /// Why it stays although it exceeds a limit, as its user was last told, and when.
@@ -79,6 +83,8 @@ impl HomeApps {
             reachable: true,
             started,
             seen: None,
+            obstacle: None,
+            inspected: None,
             left: phantom_broker::Left::default(),
             told: None,
             timeline,
@@ -125,6 +131,13 @@ impl HomeApps {
             app.authority.send_replace((record.host, record.epoch));
             app.record = record;
         })
+    }
+
+    /// The app whose obstacles were not looked at for the longest time.
+    pub fn longest_uninspected(&self) -> Option<AppId> {
+        let table = self.lock();
+        let started = table.values().filter(|app| app.started);
+        started.min_by_key(|app| app.inspected).map(|app| app.record.app)
     }
 
     /// How many there are.
@@ -320,8 +333,9 @@ impl Daemon {
 
     /// One row of `phantom ps`.
     pub fn app_row(&self, app: AppId) -> anyhow::Result<AppRow> {
-        let (record, reading, reachable) =
-            self.apps.with(app, |app| (app.record.clone(), app.reading, app.reachable))?;
+        let (record, reading, reachable, inspected) = self.apps.with(app, |app| {
+            (app.record.clone(), app.reading, app.reachable, app.obstacle.clone())
+        })?;
         let command = record.spec.argv.iter().map(OsText::to_string).collect::<Vec<_>>().join(" ");
         Ok(AppRow {
             app,
@@ -337,6 +351,8 @@ impl Daemon {
             home: self.members.name(record.home),
             epoch: record.epoch,
             limits: record.spec.limits.to_string(),
+            movable: inspected.as_ref().map(Option::is_none),
+            obstacle: inspected.flatten(),
             cpu_percent: reading.map(|(percent, _)| percent),
             resident_bytes: reading.map(|(_, bytes)| bytes),
             started_unix_s: record.started_unix_s,

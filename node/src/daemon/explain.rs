@@ -1,5 +1,8 @@
 //! Could an app move now, where to, and if not, why.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use anyhow::bail;
 use phantom_model::{AppId, AppRecord};
 
@@ -8,6 +11,9 @@ use super::peers::{ASK_DEADLINE, Answer, Ask};
 use super::{Daemon, Refusal};
 use crate::api::types::{CandidateRow, ExplainReply};
 use crate::shim::control::{Reply, Request};
+
+/// How often one app is looked at for what prevents a move.
+const INSPECT: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// What prevents a move of an app wherever it is, and what its user should know of one.
@@ -28,11 +34,35 @@ impl Daemon {
         })
     }
 
+    /// Keeps known what prevents each app from moving, one app at a time, so that the cost does not
+    /// grow with their number.
+    pub async fn keep_movable(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(INSPECT);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let Some(app) = self.apps.longest_uninspected() else { continue };
+            let Ok(record) = self.apps.record(app) else { continue };
+            if record.pending.is_none() {
+                let found = self.obstacles(&record).await.ok();
+                self.inspected(app, found.map(|(obstacles, _)| obstacles));
+            }
+        }
+    }
+
+    fn inspected(&self, app: AppId, found: Option<Vec<String>>) {
+        let _ = self.apps.with(app, |app| {
+            app.inspected = Some(Instant::now());
+            app.obstacle = found.map(|obstacles| obstacles.into_iter().next());
+        });
+    }
+
     /// Answers `phantom explain`.
     pub async fn explain(&self, app: AppId) -> Result<ExplainReply, Refusal> {
         let record = self.apps.record(app)?;
         let verdict = self.apps.with(app, |app| app.verdict.clone())?;
         let (mut obstacles, mut notes) = self.obstacles(&record).await?;
+        self.inspected(app, Some(obstacles.clone()));
         if record.pending.is_some() {
             obstacles.push("it is moving at this moment".to_owned());
         }

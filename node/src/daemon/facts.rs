@@ -15,20 +15,31 @@ use crate::doctor;
 
 /// How long a daemon that starts waits for an examination.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+/// How often it is looked whether CRIU is still the one that was examined.
+pub const CRIU_EVERY: Duration = Duration::from_secs(10);
 /// How long it waits when it asks again for what did not answer then: on a machine that has just
 /// been switched on, everything starts at once.
 pub const AGAIN: [Duration; 3] =
     [Duration::from_secs(60), Duration::from_secs(120), Duration::from_secs(240)];
 
-/// Examines this machine.
-pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
+/// The CRIU that would be used now.
+pub fn criu_now(config: &Config) -> Option<PathBuf> {
+    doctor::criu_file(&places(config))
+}
+
+fn places(config: &Config) -> doctor::Places {
     let home = account::of(nix::unistd::getuid().as_raw()).map(|account| account.home_dir);
-    let places = doctor::Places {
+    doctor::Places {
         run_dir: config.run_dir.clone(),
         cache_dir: config.cache_dir.clone(),
         home_dir: home.unwrap_or_else(|_| "/root".into()),
         criu: std::env::var_os("PHANTOM_CRIU").map(PathBuf::from),
-    };
+    }
+}
+
+/// Examines this machine.
+pub fn examine(config: &Config, limit: Duration) -> doctor::Report {
+    let places = places(config);
     let hooks = doctor::Hooks {
         canary: Some(Arc::new(try_criu)),
         job_control: Some(Arc::new(|program| Ok(Criu::at(program).restores_job_control()))),
@@ -61,6 +72,24 @@ pub struct FactBook {
 struct Learned {
     facts: NodeFacts,
     criu: Option<PathBuf>,
+    stamp: Option<Stamp>,
+}
+
+/// Tells one version of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    bytes: u64,
+    modified_ns: i128,
+}
+
+impl Stamp {
+    fn of(file: Option<&Path>) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(file?).ok()?;
+        let modified_ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());
+        Some(Self { inode: meta.ino(), bytes: meta.len(), modified_ns })
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +121,7 @@ impl FactBook {
             memory_total: memory("MemTotal:")?,
             memory_free: memory("MemAvailable:")?,
             capabilities: Vec::new(),
+            canary: String::new(),
             criu_version: None,
             criu_restores_job_control: false,
         };
@@ -100,7 +130,7 @@ impl FactBook {
             idle_ticks: idle_ticks()?,
             idle_centicores: cores * 100,
         };
-        let learned = RwLock::new(Learned { facts, criu: None });
+        let learned = RwLock::new(Learned { facts, criu: None, stamp: None });
         let book = Self { learned, cpu: Mutex::new(sample) };
         book.learn(report);
         Ok(book)
@@ -112,6 +142,8 @@ impl FactBook {
         let criu = report.criu.as_ref();
         learned.criu = criu.map(|criu| criu.path.clone());
         learned.facts.capabilities = report.capabilities();
+        learned.facts.canary = report.canary();
+        learned.stamp = Stamp::of(learned.criu.as_deref());
         learned.facts.criu_version = criu.map(|criu| criu.version);
         learned.facts.criu_restores_job_control =
             criu.is_some_and(|criu| criu.restores_job_control);
@@ -128,6 +160,12 @@ impl FactBook {
         facts.load_centi = load_centi();
         facts.memory_free = memory("MemAvailable:").unwrap_or_default();
         facts
+    }
+
+    /// Whether CRIU is another than the one that was examined: upgraded, gone, or put there since.
+    pub fn is_outdated(&self, found: Option<&Path>) -> bool {
+        let learned = self.learned();
+        learned.criu.as_deref() != found || Stamp::of(found) != learned.stamp
     }
 
     /// Speed of one core, Mflop/s.

@@ -210,27 +210,23 @@ impl Daemon {
 
     /// Sees how fast the way to a node is.
     async fn probe(&self, node: NodeId) {
-        let peers = self.network.peers();
-        let rtt = peers.iter().find(|peer| peer.node == node).and_then(|peer| peer.rtt);
-        let mut took = [Duration::ZERO; 2];
-        let began = Instant::now();
-        for (half, bytes) in took.iter_mut().zip(PROBE_BYTES) {
+        let mut took = Vec::new();
+        for bytes in PROBE_BYTES {
             let sent = Instant::now();
             let answer = self.ask(node, &Ask::Probe(vec![0; bytes]), MEASURE_DEADLINE).await;
-            *half = sent.elapsed();
-            let now = phantom_ebpf::now();
-            let mut known = self.market.lock();
-            let way = &mut known.entry(node).or_default().way;
             if answer.is_err() {
-                return way.probe_failed(began.elapsed(), now);
+                let now = phantom_ebpf::now();
+                let mut known = self.market.lock();
+                let way = &mut known.entry(node).or_default().way;
+                return way.probe_failed(bytes, sent.elapsed(), now);
             }
-            let sending = half.saturating_sub(rtt.unwrap_or_default());
-            if bytes == PROBE_BYTES[0] && sending > SLOW_PROBE {
-                return way.observe_slow_probe(sending, now);
+            took.push(sent.elapsed());
+            if took.len() > 1 && sent.elapsed() > SLOW_PROBE {
+                break;
             }
         }
         let now = phantom_ebpf::now();
-        self.market.lock().entry(node).or_default().way.observe_probe(took, now);
+        self.market.lock().entry(node).or_default().way.observe_probe(&took, now);
     }
 
     /// Notes that an app left a node because it exceeded a limit there.

@@ -236,6 +236,8 @@ impl Daemon {
         tokio::spawn(self.clone().serve_switch(switch));
         tokio::spawn(self.clone().judge());
         tokio::spawn(self.clone().sample());
+        tokio::spawn(self.clone().watch_criu());
+        tokio::spawn(self.clone().keep_movable());
         self.find_apps().await?;
         // Not before: an app that is not found yet is not one that has ended.
         tokio::spawn(self.clone().answer_peers());
@@ -281,6 +283,30 @@ impl Daemon {
             tracing::info!("examined again: {}", report.closing_line());
             if report.unknown.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Examines again when CRIU has been upgraded, removed or installed; the kernel only changes
+    /// when the machine, and with it the daemon, starts.
+    async fn watch_criu(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(facts::CRIU_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.tick().await;
+        loop {
+            tick.tick().await;
+            let daemon = self.clone();
+            let examined = tokio::task::spawn_blocking(move || {
+                let found = facts::criu_now(&daemon.config);
+                daemon.facts.is_outdated(found.as_deref()).then(|| {
+                    daemon.facts.learn(&facts::examine(&daemon.config, facts::PATIENCE));
+                    daemon.facts.now().canary
+                })
+            });
+            match examined.await {
+                Ok(Some(canary)) => tracing::info!(canary, "CRIU has changed and was tried again"),
+                Ok(None) => {}
+                Err(_) => return,
             }
         }
     }

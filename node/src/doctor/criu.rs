@@ -14,6 +14,8 @@ use super::{Ability, Finding, Hooks, Places, Probe, in_path, is_program};
 /// Where Phantom's set-up puts the CRIU it builds.
 const BUILT: &str = "/usr/local/lib/phantom/criu/criu";
 const REMEDY: &str = "cargo xtask setup (builds CRIU once for this machine)";
+/// What the check is called that saves and restores a process.
+pub const CANARY: &str = "CRIU canary";
 const OLDEST: Version = Version(4, 2, 0);
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
@@ -72,7 +74,7 @@ pub fn probes(places: &Places, hooks: &Hooks, learned: &Arc<Learned>) -> Vec<Pro
             Ok(found) => Finding::ok(found),
             Err(why) => Finding::missing(why, REMEDY),
         };
-        probes.push(Probe::essential("CRIU canary", GIVES, sing));
+        probes.push(Probe::essential(CANARY, GIVES, sing));
     }
     if let Some(tell) = hooks.job_control.clone() {
         let learned = Arc::clone(learned);
@@ -94,7 +96,7 @@ pub fn probes(places: &Places, hooks: &Hooks, learned: &Arc<Learned>) -> Vec<Pro
 
 /// The CRIU that Phantom uses: the named one and no other, else the one Phantom built, else the
 /// system's.
-fn find(named: Option<&Path>) -> Result<PathBuf, String> {
+pub(super) fn find(named: Option<&Path>) -> Result<PathBuf, String> {
     match named {
         Some(path) if is_program(path) => Ok(path.to_owned()),
         Some(path) => Err(format!("{} (set by PHANTOM_CRIU) is not a program", path.display())),

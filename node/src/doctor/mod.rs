@@ -144,6 +144,11 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
+/// The CRIU Phantom would use now, whether or not it works.
+pub fn criu_file(places: &Places) -> Option<std::path::PathBuf> {
+    criu::find(places.criu.as_deref()).ok()
+}
+
 /// The result of an examination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -170,6 +175,14 @@ impl Report {
             Ability::ALL.into_iter().partition(|ability| any(State::Missing, ability));
         let (unknown, can) = rest.into_iter().partition(|ability| any(State::Unknown, ability));
         Self { checks, can, cannot, unknown, criu }
+    }
+
+    /// What became of the process that was saved and restored; without a CRIU, why there is none.
+    pub fn canary(&self) -> String {
+        let of_criu = self.checks.iter().filter(|check| check.name.starts_with("CRIU"));
+        let told = of_criu.clone().find(|check| check.name == criu::CANARY);
+        told.or_else(|| of_criu.clone().find(|check| check.state == State::Missing))
+            .map_or_else(String::new, |check| check.found.clone())
     }
 
     /// What the node tells the others: only what is certain.
