@@ -4,6 +4,7 @@
 //! It needs root. Everything it makes lies in namespaces and one folder, both of which go when
 //! the [`Lab`] is dropped; daemons and apps are ended with it.
 
+mod cpu;
 mod fault;
 mod node;
 mod pair;
@@ -17,6 +18,7 @@ use anyhow::{Context, bail};
 
 pub use crate::node::{AppRow, Event, MOVE, Moved, Node, Output, SOON, wait_until};
 pub use crate::terminal::{Key, Terminal};
+pub use cpu::CpuShare;
 pub use fault::{processes_beginning, processes_with, wait_for_one};
 pub use node::{LabNode, Person};
 pub use pair::{Moving, Pair};
