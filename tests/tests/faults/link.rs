@@ -1,7 +1,9 @@
 //! The link is cut at each step, and in the middle of a large image.
 
+use std::time::{Duration, Instant};
+
 use anyhow::ensure;
-use phantom_tests::lab::{Pair, SOON};
+use phantom_tests::lab::{Node, Pair, SOON, wait_until};
 
 use crate::session::Session;
 
@@ -78,6 +80,29 @@ fn the_link_is_cut_in_the_middle_of_a_large_image() -> anyhow::Result<()> {
         pair.migrate("repl", "cellar")?;
         session.run("print(len(ballast), ballast[5:5])", "209715200 b''")?;
         session.lives_on(pair.away())?;
+        session.end()
+    })
+}
+
+#[test]
+fn a_link_that_flaps_every_three_seconds_costs_the_app_nothing() -> anyhow::Result<()> {
+    Pair::scenario("a_link_that_flaps_every_three_seconds_costs_the_app_nothing", |pair| {
+        let mut session = Session::start(pair, "repl")?;
+        pair.migrate("repl", "cellar")?;
+        let mut up = true;
+        for _ in 0..8 {
+            up = !up;
+            pair.set_link(up)?;
+            let next = Instant::now() + Duration::from_secs(3);
+            wait_until("three seconds", SOON, || Ok(Instant::now() > next))?;
+        }
+        ensure!(up, "it ends with the link up");
+        pair.wait_connected()?;
+        session.lives_on(pair.away())?;
+        // Each is a member still, and neither daemon was started again.
+        ensure!(pair.home().phantom_json::<Vec<serde_json::Value>>(true, &["nodes"])?.len() == 2);
+        pair.migrate("repl", "attic")?;
+        session.lives_on(pair.home())?;
         session.end()
     })
 }
