@@ -37,4 +37,4 @@ mod trend;
 pub use command::{Command, Crossing, Sample};
 pub use config::Config;
 pub use machine::Machine;
-pub use trend::{Course, Trend};
+pub use trend::{Course, Quantity, Trend};

@@ -194,7 +194,9 @@ async fn put(
         Answer::Elsewhere(members) => {
             connection.close(CloseCode::Done, "asking elsewhere");
             let members = members.into_iter().take(MOST_ELSEWHERE);
-            let sane = |addrs: Vec<PeerAddr>| addrs.into_iter().filter(PeerAddr::is_sane).collect();
+            let sane = |addrs: Vec<PeerAddr>| {
+                addrs.into_iter().filter(PeerAddr::is_sane).take(MAX_ADDRS).collect()
+            };
             Ok(Taken::Elsewhere(
                 members.map(|member| (member.node(), sane(member.addrs))).collect(),
             ))

@@ -44,7 +44,8 @@ pub enum Command {
     /// Show or change the sub-grid's policy: default limits, ceilings, who may run where.
     #[command(subcommand)]
     Policy(Policy),
-    /// Forget the sub-grid; this machine can then found or join another.
+    /// Forget the sub-grid, or give up asking to be let in; this machine can then found or join
+    /// another.
     Leave,
     /// List the members of the sub-grid.
     Nodes,

@@ -71,6 +71,7 @@ impl Daemon {
         } else {
             "its network stays behind when it moves: away from home it has none yet".to_owned()
         });
+        notes.extend(self.watcher.outlook(app));
         let situation = self.situation(&record, verdict.as_ref()).await;
         let (decision, candidates) = self.weigh(&situation).await;
         let best = decision.weighed.iter().find(|weighed| weighed.outcome.is_ok());

@@ -10,6 +10,7 @@ use phantom_model::{NodeId, SubgridId};
 use phantom_net::member::CertificateError;
 use phantom_net::{Asked, Asking, Code, Error, PeerAddr, Token};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::{Daemon, Refusal};
 use crate::api::types::*;
@@ -30,6 +31,8 @@ struct State {
     asked: AskedRow,
     /// How it ended without success.
     failed: Option<String>,
+    /// Ends the waiting.
+    abort: Option<AbortHandle>,
 }
 
 impl Default for Joining {
@@ -48,6 +51,18 @@ impl Joining {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Gives a request up that waits; says whether there was one.
+    fn cancel(&self) -> bool {
+        let waits = self.waiting().is_some();
+        if let Some(abort) = self.lock().as_ref().and_then(|state| state.abort.clone()) {
+            abort.abort();
+        }
+        if waits {
+            self.set(None);
+        }
+        waits
+    }
+
     /// The request that waits.
     fn waiting(&self) -> Option<AskedRow> {
         self.lock().as_ref().filter(|state| state.failed.is_none()).map(|state| state.asked.clone())
@@ -58,6 +73,13 @@ impl Daemon {
     /// Takes part: joins with a token, asks the sub-grid that is near to be let in, or founds one
     /// where none is. A member stays what it is.
     pub async fn up(self: &Arc<Self>, request: UpRequest) -> Result<UpReply, Refusal> {
+        let elsewhere = request.join.is_some()
+            || request.new
+            || request.subgrid.is_some()
+            || !request.peers.is_empty();
+        if elsewhere {
+            self.joining.cancel();
+        }
         if let Some(text) = &request.join {
             let token: Token = text.parse().map_err(Refusal::usage)?;
             let membership =
@@ -172,9 +194,10 @@ impl Daemon {
             of: asking.asked().to_owned(),
             subgrid: asking.subgrid().short(),
         };
-        self.joining.set(Some(State { asked: asked.clone(), failed: None }));
-        let (daemon, state) = (self.clone(), asked.clone());
-        tokio::spawn(async move {
+        let state = State { asked: asked.clone(), failed: None, abort: None };
+        self.joining.set(Some(state.clone()));
+        let daemon = self.clone();
+        let waiting = tokio::spawn(async move {
             let stopping = daemon.stopping();
             let answer = tokio::select! {
                 answer = daemon.network.answered(asking) => answer,
@@ -188,8 +211,11 @@ impl Daemon {
                 Err(error) => error.to_string(),
             };
             tracing::warn!(failed, "not let in");
-            daemon.joining.set(Some(State { asked: state, failed: Some(failed) }));
+            daemon.joining.set(Some(State { failed: Some(failed), ..state }));
         });
+        if let Some(state) = self.joining.lock().as_mut() {
+            state.abort = Some(waiting.abort_handle());
+        }
         UpReply { asked: Some(asked), ..self.taken(String::new()) }
     }
 
@@ -302,8 +328,11 @@ impl Daemon {
         }
     }
 
-    /// Forgets the sub-grid, unless an app needs it to come home.
+    /// Gives a request to be let in up; a member forgets its sub-grid, unless an app needs it to come home.
     pub async fn leave(&self) -> Result<(), Refusal> {
+        if self.joining.cancel() {
+            return Ok(());
+        }
         let records = self.apps.records();
         let away = records.iter().find(|record| record.is_away() || record.pending.is_some());
         if let Some(record) = away {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use phantom_capsule::cgroup::Cgroup;
 use phantom_ebpf::{Crossing, Monitor, Reading};
-use phantom_model::{AppId, Limits, Resource, Verdict};
+use phantom_model::{AppId, Bytes, Limits, Resource, Verdict};
 use phantom_qos::{Command, Config, Machine, Sample};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -21,6 +21,9 @@ use crate::shim::control::Charge;
 
 /// How often what apps use is read for listings.
 const SAMPLE: Duration = Duration::from_secs(2);
+
+/// What lies further ahead is not told.
+const OUTLOOK: Duration = Duration::from_secs(24 * 3600);
 
 /// The monitor, when it is on, and what it shall watch, on or off.
 pub struct Watcher {
@@ -109,6 +112,24 @@ impl Watcher {
     pub fn rearm(&self, app: AppId) {
         self.lock().machine.rearm(app, phantom_ebpf::now());
         self.changed.notify_one();
+    }
+
+    /// What an app that runs here uses, where that is heading and when it reaches a limit, each a
+    /// line; only what is on its way.
+    pub fn outlook(&self, app: AppId) -> Vec<String> {
+        let inner = self.lock();
+        let Some(trend) = inner.machine.trend(app) else { return Vec::new() };
+        let limits = inner.watched.get(&app).map(|(_, limits)| limits.clone()).unwrap_or_default();
+        let mut lines = Vec::new();
+        if trend.memory.course == phantom_qos::Course::Rising {
+            let per_minute = Bytes((trend.memory.slope_per_s * 60.0) as u64);
+            lines.push(format!("its memory grows by {per_minute} a minute"));
+        }
+        lines.extend(limits.iter().filter_map(|limit| {
+            let left = trend.reaches(*limit).filter(|left| *left < OUTLOOK)?;
+            Some(format!("at this rate it reaches its limit {limit} in {}", span(left)))
+        }));
+        lines
     }
 
     /// What an app uses, as last read.
@@ -316,5 +337,14 @@ impl Daemon {
     pub fn qos_switch(&self, on: bool) -> Result<QosState, Refusal> {
         self.watcher.switch(on)?;
         Ok(self.watcher.state())
+    }
+}
+
+/// A span as people say it.
+fn span(span: Duration) -> String {
+    match span.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
     }
 }

@@ -114,14 +114,14 @@ fn what_concerns_nobody_is_ignored() {
 fn trends_tell_where_it_is_heading() {
     let mut machine = machine("");
     machine.handle_sample(sample(0, 10, 100));
-    assert_eq!(machine.trend(APP).unwrap().cpu_course, Course::Steady);
+    assert_eq!(machine.trend(APP).unwrap().cpu.course, Course::Steady);
     for step in 1..100 {
         machine.handle_sample(sample(step * 1_000, 10 + step as u32, 10_000 - step * 90));
     }
     machine.handle_sample(sample(5, 0, 0)); // late, and so of no use
     let trend = machine.trend(APP).unwrap();
-    assert_eq!((trend.cpu, trend.memory, trend.at), (Percent(109), Bytes(1_090), ms(99_000)));
-    assert_eq!((trend.cpu_course, trend.memory_course), (Course::Steady, Course::Falling));
+    assert_eq!((trend.cpu.level, trend.memory.level, trend.at), (109.0, 1_090.0, ms(99_000)));
+    assert_eq!((trend.cpu.course, trend.memory.course), (Course::Rising, Course::Falling));
 }
 
 /// What may happen to a machine, a step of virtual time apart.

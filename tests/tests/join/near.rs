@@ -153,8 +153,15 @@ fn of_two_sub_grids_on_one_network_the_user_says_which() -> anyhow::Result<()> {
         ensure!(both.stderr.contains(name), "{}", both.stderr);
     }
     refused(&up(attic, &["--subgrid", "kitchen"])?, 1, "no sub-grid `kitchen` answers")?;
+    // Asked at the wrong one first; what is asked then takes its place.
+    ask(attic, &["--subgrid", "cellar"])?;
     let code = ask(attic, &["--subgrid", "shed"])?;
-    ensure!(cellar.phantom_json::<Vec<Value>>(true, &["requests"])?.is_empty(), "not there");
+    ensure!(attic.phantom(false, &["leave"])?.code == 0, "it gives up asking");
+    refused(&attic.phantom(true, &["nodes"])?, 1, "belongs to no sub-grid yet")?;
+    let again = ask(attic, &["--subgrid", "shed"])?;
+    ensure!(again != code, "another request: {again}");
+    let code = again;
+    ensure!(cellar.phantom_json::<Vec<Value>>(true, &["requests"])?.len() == 1, "the first one");
     ensure!(shed.phantom(false, &["accept", &code])?.code == 0, "accepted");
     shed.wait_for_nodes(2)
 }
