@@ -126,11 +126,15 @@ impl Session {
             control: stream,
         });
         let root = self.shared.tree.root_entry()?;
-        line.send(&ToClient::Welcome { root }, &[]);
-        if let Some(old) = self.line().replace(Arc::clone(&line)) {
-            old.end();
-        }
-        if self.closed.load(Ordering::SeqCst) {
+        let welcomed = {
+            // Who is welcome is attached already, and whatever else is to be sent comes after.
+            let mut writer = line.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(old) = self.line().replace(Arc::clone(&line)) {
+                old.end();
+            }
+            write_frame(&mut *writer, &ToClient::Welcome { root }, &[])
+        };
+        if welcomed.is_err() || self.closed.load(Ordering::SeqCst) {
             line.end();
         }
         Ok(line)
