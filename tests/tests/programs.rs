@@ -87,10 +87,11 @@ children = []
 for n in range(50):
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGUSR1, lambda *_: os.write(theirs, b'x'))
+        # Not with a handler and pause(): a signal just before pause() would wait for the next.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         os.write(theirs, b'x')
-        while True:
-            signal.pause()
+        while signal.sigwait([signal.SIGUSR1]):
+            os.write(theirs, b'x')
     children.append(pid)
 def count():
     answers = 0
