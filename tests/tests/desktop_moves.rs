@@ -77,6 +77,8 @@ impl Repl {
     }
 
     fn end(mut self) -> anyhow::Result<()> {
+        // Typed before the prompt, ^D would not reach readline.
+        self.terminal.expect(">>> ", SOON)?;
         self.terminal.press(Key::Ctrl('d'))?;
         ensure!(self.terminal.wait(MOVE)? == 0, "the REPL ended badly");
         Ok(())

@@ -78,8 +78,10 @@ impl<'a> Session<'a> {
         one_line(output.code, &output.stderr)
     }
 
-    /// Ends it as its user would.
+    /// Ends it as its user would, at the prompt: an end of file that is typed before readline has
+    /// taken the terminal out of its line mode reaches it as a NUL.
     pub fn end(mut self) -> anyhow::Result<()> {
+        self.terminal.expect(">>> ", SOON)?;
         self.terminal.press(Key::Ctrl('d'))?;
         ensure!(self.terminal.wait(SOON)? == 0, "the REPL ended badly");
         Ok(())
