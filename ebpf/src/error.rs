@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use phantom_model::AppId;
+use phantom_model::{AppId, Limit};
 use thiserror::Error;
 
 /// What went wrong between the monitor and the kernel.
@@ -32,8 +32,8 @@ pub enum MonitorError {
         /// Its name.
         name: &'static str,
     },
-    /// A kernel program could not be run.
-    #[error("cannot run the kernel program `{name}`: {source}")]
+    /// A kernel program could not be run or attached.
+    #[error("cannot run or attach the kernel program `{name}`: {source}")]
     Run {
         /// Its name.
         name: &'static str,
@@ -87,6 +87,30 @@ pub enum MonitorError {
     Unknown {
         /// Which app.
         app: AppId,
+    },
+    /// The kernel does not keep what a limit is about.
+    #[error(
+        "cannot watch `{limit}` of app {app}: this kernel keeps no account of it; use one built \
+         with {option}, as those of the distributions are"
+    )]
+    NotKept {
+        /// Whose limit.
+        app: AppId,
+        /// Which.
+        limit: Limit,
+        /// What the kernel lacks.
+        option: &'static str,
+    },
+    /// The kernel does not say how much programs are held up.
+    #[error(
+        "no limit on stutter can be watched, as {path} cannot be read: {source}; boot this kernel \
+         with `psi=1`"
+    )]
+    Pressure {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
     },
     /// Crossings cannot be fetched.
     #[error("cannot read the crossings: {source}")]

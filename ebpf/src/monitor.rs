@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use libbpf_rs::query::ProgInfoIter;
 use libbpf_rs::{
-    MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput, RingBuffer,
-    RingBufferBuilder,
+    Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramInput,
+    ProgramMut, ProgramType, RingBuffer, RingBufferBuilder,
 };
-use phantom_model::{AppId, Bytes, Limits, Percent, Resource};
+use phantom_model::{AppId, Bytes, Limits, Resource};
 
 use crate::wire::{self, CrossingRecord, KernelLimit, ReadAnswer, Words};
 use crate::{MonitorError, os};
@@ -23,6 +23,9 @@ const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.bpf.o"))
 const START: &str = "phantom_start";
 const WATCH: &str = "phantom_watch";
 const READ: &str = "phantom_read";
+const EXIT: &str = "phantom_exit";
+/// Count the packets of the cgroups that they are attached to.
+const PACKETS: [&str; 2] = ["phantom_ingress", "phantom_egress"];
 const REPLAY: &str = "phantom_replay";
 const PINS: &str = "phantom_pins";
 const MACHINE: &str = ".rodata.machine";
@@ -37,7 +40,7 @@ pub struct Crossing {
     pub resource: Resource,
     /// True if the excursion begins, false if it ends.
     pub over: bool,
-    /// Percent of a core over the window, rounded up; or resident bytes.
+    /// In the unit of the limit, rounded up.
     pub measured: u64,
     /// When the kernel saw it.
     pub at: Duration,
@@ -56,22 +59,36 @@ pub struct Reading {
     pub at: Duration,
     /// CPU time of all its tasks, living and ended, since its cgroup was made.
     pub cpu: Duration,
-    /// Mean CPU use over `cpu_window`, or since it is watched where that is shorter.
-    pub cpu_use: Percent,
-    /// Highest mean over a full window.
-    pub cpu_peak: Percent,
-    /// The window of its CPU limit; without a limit the default one.
-    pub cpu_window: Duration,
-    /// Resident memory of all its processes.
-    pub resident: Bytes,
-    /// Highest resident memory seen.
-    pub resident_peak: Bytes,
+    /// Run-queue delay of the tasks it has, and of those that ended since it is watched.
+    pub delay: Duration,
+    /// Bytes sent and received since it is watched, with IP headers, over all but the loopback.
+    pub net: Bytes,
+    /// Bytes read from and written for block devices by the tasks it has, and by those that ended
+    /// since it is watched.
+    pub disk: Bytes,
     /// Its processes (address spaces, to be exact).
     pub processes: u64,
-    /// Whether its CPU limit is exceeded.
-    pub cpu_over: bool,
-    /// Whether its memory limit is exceeded.
-    pub memory_over: bool,
+    uses: [Use; Resource::OF_AN_APP.len()],
+}
+
+/// What one app uses of one resource, in the unit of its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Mean over the window of its limit (without one the default window), or since it is watched
+    /// where that is shorter; memory: now.
+    pub now: u64,
+    /// Highest mean over a full window; memory: the most seen.
+    pub peak: u64,
+    /// Whether its limit is exceeded.
+    pub over: bool,
+}
+
+impl Reading {
+    /// What it uses of a resource; nothing of what is not measured of an app.
+    pub fn of(&self, resource: Resource) -> Use {
+        let mut measured = Resource::OF_AN_APP.iter().zip(self.uses);
+        measured.find(|(one, _)| **one == resource).map(|(_, it)| it).unwrap_or_default()
+    }
 }
 
 /// What the timer in the kernel has cost so far.
@@ -88,7 +105,15 @@ struct Watched {
     /// Names this order to the kernel; never used twice.
     serial: u64,
     cgroup: OwnedFd,
-    cpu_window: Duration,
+    limits: Limits,
+    /// Counts its packets as long as it lives.
+    _packets: Vec<Link>,
+}
+
+impl Watched {
+    fn window(&self, resource: Resource) -> Duration {
+        KernelLimit::of(&self.limits, resource).width()
+    }
 }
 
 /// The kernel programs, loaded. Dropping it unloads all of them.
@@ -101,13 +126,17 @@ pub struct Monitor {
     crossings: Receiver<CrossingRecord>,
     ring_map: MapHandle,
     pins: MapHandle,
+    /// Sees the ends of tasks, while an app is watched.
+    exits: Option<Link>,
     object: Object,
+    /// Whether this kernel can count packets.
+    counts_packets: bool,
     slots: Vec<Option<Watched>>,
     last_serial: u64,
 }
 
 impl Monitor {
-    /// Loads the kernel programs. Nothing is attached and nothing runs until an app is watched.
+    /// Loads the kernel programs. Nothing is attached and nothing runs while no app is watched.
     pub fn load() -> Result<Self, MonitorError> {
         Self::load_with(false)
     }
@@ -124,9 +153,13 @@ impl Monitor {
             .name("phantom")
             .and_then(|b| b.open_memory(OBJECT))
             .map_err(failed)?;
+        let counts_packets = ProgramType::CgroupSkb.is_supported().unwrap_or(false);
         for mut program in open.progs_mut() {
-            if program.name() == REPLAY {
+            let name = program.name();
+            if name == REPLAY {
                 program.set_autoload(replay);
+            } else if PACKETS.iter().any(|one| name == *one) {
+                program.set_autoload(counts_packets);
             }
         }
         let missing = MonitorError::Missing { name: MACHINE };
@@ -157,8 +190,17 @@ impl Monitor {
             .map_err(|source| MonitorError::Ring { source })?;
         let ring = builder.build().map_err(|source| MonitorError::Ring { source })?;
 
-        let monitor =
-            Self { ring, crossings, ring_map, pins, object, slots: Vec::new(), last_serial: 0 };
+        let monitor = Self {
+            ring,
+            crossings,
+            ring_map,
+            pins,
+            exits: None,
+            object,
+            counts_packets,
+            slots: Vec::new(),
+            last_serial: 0,
+        };
         match monitor.run(START, None)? {
             0 => Ok(monitor),
             code => Err(MonitorError::Refused { name: START, code }),
@@ -175,6 +217,7 @@ impl Monitor {
         cgroup: BorrowedFd<'_>,
         limits: &Limits,
     ) -> Result<(), MonitorError> {
+        self.can_watch(app, limits)?;
         let not_cgroup = |source| MonitorError::NotCgroup { app, source };
         let cgroup = cgroup.try_clone_to_owned().map_err(|error| not_cgroup(error.into()))?;
         let index = self.slot_for(app)?;
@@ -183,14 +226,17 @@ impl Monitor {
         self.pins
             .update(&key, &cgroup.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
             .map_err(not_cgroup)?;
+        if self.exits.is_none() {
+            self.exits = Some(self.program(EXIT, |program| program.attach())?);
+        }
+        let mut packets = Vec::new();
+        for name in PACKETS.iter().filter(|_| self.counts_packets) {
+            packets.push(self.program(name, |program| program.attach_cgroup(cgroup.as_raw_fd()))?);
+        }
         self.last_serial += 1;
-        let watched = Watched {
-            app,
-            serial: self.last_serial,
-            cgroup,
-            cpu_window: KernelLimit::cpu(limits).width(),
-        };
-        let ordered = self.order(index, &watched, limits);
+        let serial = self.last_serial;
+        let watched = Watched { app, serial, cgroup, limits: limits.clone(), _packets: packets };
+        let ordered = self.order(index, &watched);
         self.slots[index] = Some(watched);
         if ordered.is_err() {
             self.free(index)?;
@@ -215,14 +261,15 @@ impl Monitor {
 
     /// Other limits for a watched app; its windows begin anew.
     pub fn set_limits(&mut self, app: AppId, limits: &Limits) -> Result<(), MonitorError> {
+        self.can_watch(app, limits)?;
         let index = self.find(app).ok_or(MonitorError::Unknown { app })?;
         let Some(mut watched) = self.slots[index].take() else {
             return Err(MonitorError::Unknown { app });
         };
         self.last_serial += 1;
         watched.serial = self.last_serial;
-        watched.cpu_window = KernelLimit::cpu(limits).width();
-        let ordered = self.order(index, &watched, limits);
+        watched.limits = limits.clone();
+        let ordered = self.order(index, &watched);
         self.slots[index] = Some(watched);
         ordered
     }
@@ -287,6 +334,21 @@ impl Monitor {
         self.run(REPLAY, Some(words))
     }
 
+    /// Whether this kernel keeps what the limits are about.
+    fn can_watch(&self, app: AppId, limits: &Limits) -> Result<(), MonitorError> {
+        let (_, kept) = self.call_read(u32::MAX)?;
+        for limit in limits.iter() {
+            let option = match limit.resource {
+                Resource::Delay if !kept.keeps_delay => "CONFIG_SCHED_INFO",
+                Resource::Disk if !kept.keeps_disk => "CONFIG_TASK_IO_ACCOUNTING",
+                Resource::Net if !self.counts_packets => "CONFIG_CGROUP_BPF",
+                _ => continue,
+            };
+            return Err(MonitorError::NotKept { app, limit: *limit, option });
+        }
+        Ok(())
+    }
+
     fn find(&self, app: AppId) -> Option<usize> {
         self.slots.iter().position(|slot| slot.as_ref().is_some_and(|found| found.app == app))
     }
@@ -304,10 +366,10 @@ impl Monitor {
         }
     }
 
-    fn order(&self, index: usize, watched: &Watched, limits: &Limits) -> Result<(), MonitorError> {
+    fn order(&self, index: usize, watched: &Watched) -> Result<(), MonitorError> {
         let slot = u32::try_from(index).unwrap_or(u32::MAX);
         let fd = watched.cgroup.as_raw_fd();
-        let mut call = wire::watch_call(slot, fd, watched.serial, limits).to_bytes();
+        let mut call = wire::watch_call(slot, fd, watched.serial, &watched.limits).to_bytes();
         match self.run(WATCH, Some(&mut call))? {
             0 => Ok(()),
             code => Err(MonitorError::Refused { name: WATCH, code }),
@@ -316,13 +378,16 @@ impl Monitor {
 
     fn free(&mut self, index: usize) -> Result<(), MonitorError> {
         let slot = u32::try_from(index).unwrap_or(u32::MAX);
-        if self.slots[index].take().is_none() {
+        let Some(_watched) = self.slots[index].take() else {
             return Ok(());
-        }
+        };
         let mut call = wire::watch_call(slot, -1, 0, &Limits::default()).to_bytes();
         let code = self.run(WATCH, Some(&mut call))?;
         // Only now may the kernel let the cgroup go.
         let _ = self.pins.delete(&slot.to_ne_bytes());
+        if self.slots.iter().all(Option::is_none) {
+            self.exits = None;
+        }
         if code == 0 { Ok(()) } else { Err(MonitorError::Refused { name: WATCH, code }) }
     }
 
@@ -331,38 +396,40 @@ impl Monitor {
         if code != 0 {
             return Err(MonitorError::Refused { name: READ, code });
         }
-        let window = watched.cpu_window;
         // Until the timer has had its first look the rest is of nobody.
         let looked = answer.serial == watched.serial;
-        let share = |used: Duration, time| {
-            if looked { wire::percent(used, time) } else { Percent(0) }
-        };
         let age = answer.at.saturating_sub(answer.begin);
+        let mut uses = [Use::default(); Resource::OF_AN_APP.len()];
+        for ((told, resource), place) in answer.uses.iter().zip(Resource::OF_AN_APP).zip(&mut uses)
+        {
+            let window = watched.window(resource);
+            let now = wire::amount(resource, told.now, age.min(window));
+            *place = match resource {
+                _ if looked => {
+                    let peak = wire::amount(resource, told.peak, window);
+                    Use { now, peak, over: told.over }
+                }
+                Resource::Memory => Use { now, peak: now, over: false },
+                _ => Use::default(),
+            };
+        }
         Ok(Some(Reading {
             app: watched.app,
             at: answer.at,
             cpu: answer.cpu,
-            cpu_use: share(answer.used, age.min(window)),
-            cpu_peak: share(answer.peak_used, window),
-            cpu_window: window,
-            resident: Bytes(answer.resident_bytes),
-            resident_peak: Bytes(if looked { answer.peak_bytes } else { answer.resident_bytes }),
+            delay: answer.delay,
+            net: Bytes(answer.net_bytes),
+            disk: Bytes(answer.disk_bytes),
             processes: answer.processes,
-            cpu_over: looked && answer.cpu_over,
-            memory_over: looked && answer.memory_over,
+            uses,
         }))
     }
 
     fn crossing(&self, record: &CrossingRecord) -> Option<Crossing> {
         let mut watched = self.slots.iter().flatten();
         let watched = watched.find(|watched| watched.serial == record.serial)?;
-        let measured = match record.resource {
-            Resource::Cpu => {
-                let used = Duration::from_nanos(record.measured);
-                u64::from(wire::percent(used, watched.cpu_window).0)
-            }
-            Resource::Memory => record.measured,
-        };
+        let window = watched.window(record.resource);
+        let measured = wire::amount(record.resource, record.measured, window);
         Some(Crossing {
             app: watched.app,
             resource: record.resource,
@@ -383,15 +450,21 @@ impl Monitor {
 
     /// Runs a program here and now; returns its answer.
     fn run(&self, name: &'static str, context: Option<&mut [u8]>) -> Result<i32, MonitorError> {
-        let mut programs = self.object.progs_mut();
-        let program = programs
-            .find(|program| program.name() == name)
-            .ok_or(MonitorError::Missing { name })?;
         let input = ProgramInput { context_in: context, ..ProgramInput::default() };
-        let output =
-            program.test_run(input).map_err(|source| MonitorError::Run { name, source })?;
+        let output = self.program(name, |program| program.test_run(input))?;
         // The kernel's type for the answer is unsigned; the programs' is int.
         Ok(output.return_value.cast_signed())
+    }
+
+    /// Does something with a program.
+    fn program<T>(
+        &self,
+        name: &'static str,
+        action: impl FnOnce(ProgramMut<'_>) -> libbpf_rs::Result<T>,
+    ) -> Result<T, MonitorError> {
+        let program = self.object.progs_mut().find(|program| program.name() == name);
+        let program = program.ok_or(MonitorError::Missing { name })?;
+        action(program).map_err(|source| MonitorError::Run { name, source })
     }
 }
 

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use phantom_model::{Limit, Limits, Percent, Resource};
+use phantom_model::{Limits, Resource};
 
 /// A level that nothing exceeds.
 const NO_LIMIT: u64 = u64::MAX;
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// `N` words, ready to be a program's context.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +30,8 @@ impl<const N: usize> Words<N> {
     }
 }
 
-/// A limit as the kernel programs compare it: CPU nanoseconds used in a window, or bytes.
+/// A limit as the kernel programs compare it: what a meter (nanoseconds, bytes) may grow in a
+/// window, or resident bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct KernelLimit {
     level: u64,
@@ -36,24 +39,19 @@ pub(crate) struct KernelLimit {
 }
 
 impl KernelLimit {
-    pub(crate) fn cpu(limits: &Limits) -> Self {
-        match limits.get(Resource::Cpu) {
-            Some(Limit::Cpu { level, window }) => {
-                let width_ns = nanos(window.0);
-                let level = u128::from(level.0) * u128::from(width_ns) / 100;
-                Self { level: u64::try_from(level).unwrap_or(NO_LIMIT), width_ns }
-            }
-            _ => Self { level: NO_LIMIT, width_ns: nanos(Limit::DEFAULT_CPU_WINDOW) },
-        }
-    }
-
-    pub(crate) fn memory(limits: &Limits) -> Self {
-        match limits.get(Resource::Memory) {
-            Some(Limit::Memory { level, window }) => {
-                Self { level: level.0, width_ns: nanos(window.0) }
-            }
-            _ => Self { level: NO_LIMIT, width_ns: nanos(Limit::DEFAULT_MEMORY_WINDOW) },
-        }
+    /// Without a limit a level that nothing exceeds, over the default window.
+    pub(crate) fn of(limits: &Limits, resource: Resource) -> Self {
+        let Some(limit) = limits.get(resource) else {
+            return Self { level: NO_LIMIT, width_ns: nanos(resource.default_window().0) };
+        };
+        let width_ns = nanos(limit.window.0);
+        let (level, width) = (u128::from(limit.level), u128::from(width_ns));
+        let level = match resource {
+            Resource::Cpu | Resource::Delay | Resource::Stutter => level * width / 100,
+            Resource::Memory => level,
+            Resource::Net | Resource::Disk => level * width / u128::from(SECOND_NS),
+        };
+        Self { level: u64::try_from(level).unwrap_or(NO_LIMIT), width_ns }
     }
 
     pub(crate) fn width(self) -> Duration {
@@ -67,23 +65,23 @@ pub(crate) fn machine(cpus: u64, page_bytes: u64) -> Words<2> {
 }
 
 /// Context of `phantom_watch`. A `serial` of 0 frees the slot.
-pub(crate) fn watch_call(slot: u32, fd: i32, serial: u64, limits: &Limits) -> Words<8> {
-    let (cpu, memory) = (KernelLimit::cpu(limits), KernelLimit::memory(limits));
-    Words([
-        u64::from(slot),
-        u64::try_from(fd).unwrap_or(u64::MAX),
-        serial,
-        0, // the program finds the cgroup's address
-        cpu.level,
-        cpu.width_ns,
-        memory.level,
-        memory.width_ns,
-    ])
+pub(crate) fn watch_call(slot: u32, fd: i32, serial: u64, limits: &Limits) -> Words<14> {
+    // After the serial comes the cgroup's address, which the program finds.
+    let mut words = [0; 14];
+    words[..3].copy_from_slice(&[u64::from(slot), u64::try_from(fd).unwrap_or(u64::MAX), serial]);
+    for (pair, resource) in words[4..].chunks_exact_mut(2).zip(Resource::OF_AN_APP) {
+        let limit = KernelLimit::of(limits, resource);
+        pair.copy_from_slice(&[limit.level, limit.width_ns]);
+    }
+    Words(words)
 }
 
+/// Words of the context of `phantom_read`.
+pub(crate) const READ_WORDS: usize = 13 + 3 * Resource::OF_AN_APP.len();
+
 /// Context of `phantom_read`, as it is sent.
-pub(crate) fn read_call(slot: u32) -> Words<14> {
-    let mut words = [0; 14];
+pub(crate) fn read_call(slot: u32) -> Words<READ_WORDS> {
+    let mut words = [0; READ_WORDS];
     words[0] = u64::from(slot);
     Words(words)
 }
@@ -95,33 +93,46 @@ pub(crate) struct ReadAnswer {
     pub(crate) at: Duration,
     pub(crate) begin: Duration,
     pub(crate) cpu: Duration,
-    pub(crate) used: Duration,
-    pub(crate) peak_used: Duration,
-    pub(crate) resident_bytes: u64,
-    pub(crate) peak_bytes: u64,
+    pub(crate) delay: Duration,
+    pub(crate) net_bytes: u64,
+    pub(crate) disk_bytes: u64,
     pub(crate) processes: u64,
-    pub(crate) cpu_over: bool,
-    pub(crate) memory_over: bool,
+    pub(crate) keeps_delay: bool,
+    pub(crate) keeps_disk: bool,
     pub(crate) timer_runs: u64,
     pub(crate) timer_busy: Duration,
+    /// One for each resource of an app: growth in the window, or bytes.
+    pub(crate) uses: [KernelUse; Resource::OF_AN_APP.len()],
 }
 
-impl From<Words<14>> for ReadAnswer {
-    fn from(Words(words): Words<14>) -> Self {
+/// What `phantom_read` tells of one resource.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct KernelUse {
+    pub(crate) now: u64,
+    pub(crate) peak: u64,
+    pub(crate) over: bool,
+}
+
+impl From<Words<READ_WORDS>> for ReadAnswer {
+    fn from(Words(words): Words<READ_WORDS>) -> Self {
+        let mut uses = [KernelUse::default(); Resource::OF_AN_APP.len()];
+        for (told, place) in words[13..].chunks_exact(3).zip(&mut uses) {
+            *place = KernelUse { now: told[0], peak: told[1], over: told[2] != 0 };
+        }
         Self {
             serial: words[1],
             at: Duration::from_nanos(words[2]),
             begin: Duration::from_nanos(words[3]),
             cpu: Duration::from_nanos(words[4]),
-            used: Duration::from_nanos(words[5]),
-            peak_used: Duration::from_nanos(words[6]),
-            resident_bytes: words[7],
-            peak_bytes: words[8],
-            processes: words[9],
-            cpu_over: words[10] != 0,
-            memory_over: words[11] != 0,
-            timer_runs: words[12],
-            timer_busy: Duration::from_nanos(words[13]),
+            delay: Duration::from_nanos(words[5]),
+            net_bytes: words[6],
+            disk_bytes: words[7],
+            processes: words[8],
+            keeps_delay: words[9] != 0,
+            keeps_disk: words[10] != 0,
+            timer_runs: words[11],
+            timer_busy: Duration::from_nanos(words[12]),
+            uses,
         }
     }
 }
@@ -142,11 +153,7 @@ impl CrossingRecord {
     /// `None` if it is not one.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let Words(words) = Words::<7>::from_bytes(bytes)?;
-        let resource = match words[1] {
-            0 => Resource::Cpu,
-            1 => Resource::Memory,
-            _ => return None,
-        };
+        let resource = *Resource::OF_AN_APP.get(usize::try_from(words[1]).ok()?)?;
         Some(Self {
             serial: words[0],
             resource,
@@ -159,10 +166,16 @@ impl CrossingRecord {
     }
 }
 
-/// CPU time used in some time, rounded up: what exceeds a limit never looks equal to it.
-pub(crate) fn percent(used: Duration, time: Duration) -> Percent {
-    let share = (used.as_nanos() * 100).div_ceil(time.as_nanos().max(1));
-    Percent(u32::try_from(share).unwrap_or(u32::MAX))
+/// An amount in the unit of its resource's limits, from how much a meter grew in some time; rounded
+/// up, so that what exceeds a limit never looks equal to it.
+pub(crate) fn amount(resource: Resource, grown: u64, time: Duration) -> u64 {
+    let unit = match resource {
+        Resource::Memory => return grown,
+        Resource::Cpu | Resource::Delay | Resource::Stutter => 100,
+        Resource::Net | Resource::Disk => u128::from(SECOND_NS),
+    };
+    let amount = (u128::from(grown) * unit).div_ceil(time.as_nanos().max(1));
+    u64::try_from(amount).unwrap_or(u64::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -175,27 +188,30 @@ mod tests {
 
     #[test]
     fn limits_become_nanoseconds_and_bytes() {
-        let limits: Limits = "cpu=150%/10s,memory=2GiB/5s".parse().unwrap();
-        let second = 1_000_000_000;
-        assert_eq!(
-            KernelLimit::cpu(&limits),
-            KernelLimit { level: 15 * second, width_ns: 10 * second }
-        );
-        assert_eq!(
-            KernelLimit::memory(&limits),
-            KernelLimit { level: 2 << 30, width_ns: 5 * second }
-        );
+        let limits: Limits =
+            "cpu=150%/10s,memory=2GiB/5s,net=10MiB/s/30s,delay=20%/1s".parse().unwrap();
+        for (resource, level, width_s) in [
+            (Resource::Cpu, 15 * SECOND_NS, 10),
+            (Resource::Memory, 2 << 30, 5),
+            (Resource::Net, 300 << 20, 30),
+            (Resource::Delay, SECOND_NS / 5, 1),
+            (Resource::Disk, NO_LIMIT, 10),
+        ] {
+            let limit = KernelLimit::of(&limits, resource);
+            assert_eq!(limit, KernelLimit { level, width_ns: width_s * SECOND_NS }, "{resource}");
+        }
         let most: Limits = "cpu=6553600%/24h".parse().unwrap();
-        assert_eq!(KernelLimit::cpu(&most).level, 65_536 * 24 * 3600 * second);
-        assert_eq!(KernelLimit::cpu(&Limits::default()).level, NO_LIMIT);
+        assert_eq!(KernelLimit::of(&most, Resource::Cpu).level, 65_536 * 24 * 3600 * SECOND_NS);
     }
 
     #[test]
-    fn shares_are_rounded_up() {
+    fn amounts_are_rounded_up() {
         let second = Duration::from_secs(1);
-        assert_eq!(percent(Duration::from_millis(1500), second), Percent(150));
-        assert_eq!(percent(Duration::from_nanos(1_500_000_001), second), Percent(151));
-        assert_eq!(percent(second, Duration::ZERO), Percent(u32::MAX));
+        assert_eq!(amount(Resource::Cpu, 1_500_000_000, second), 150);
+        assert_eq!(amount(Resource::Cpu, 1_500_000_001, second), 151);
+        assert_eq!(amount(Resource::Delay, SECOND_NS, Duration::ZERO), 100 * SECOND_NS);
+        assert_eq!(amount(Resource::Net, 3001, 3 * second), 1001);
+        assert_eq!(amount(Resource::Memory, 77, second), 77);
     }
 
     #[test]
@@ -203,7 +219,7 @@ mod tests {
         assert!(CrossingRecord::parse(&[0; 55]).is_none());
         let mut record = vec![0; 56];
         assert!(CrossingRecord::parse(&record).is_some());
-        record[8] = 2;
+        record[8] = 5;
         assert!(CrossingRecord::parse(&record).is_none());
     }
 }

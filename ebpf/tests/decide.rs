@@ -68,7 +68,7 @@ struct Look {
     due: u64,
     memory_due: u64,
     used: u64,
-    cpu_over: bool,
+    over: bool,
     crossed: u64,
     since: u64,
     memory_over: bool,
@@ -87,7 +87,7 @@ fn look(
     now: u64,
     load: &Load,
     origin: u64,
-    cpu: Limit,
+    (meter, speed): (Limit, u64),
     memory: Limit,
 ) -> Look {
     let mut words = [0u64; 17];
@@ -96,9 +96,9 @@ fn look(
         origin + now,
         load.cpu(now),
         load.bytes(now),
-        CPUS,
-        cpu.level,
-        cpu.width,
+        speed,
+        meter.level,
+        meter.width,
         memory.level,
         memory.width,
     ]);
@@ -111,7 +111,7 @@ fn look(
         due: time(9),
         memory_due: time(10),
         used: word(11),
-        cpu_over: word(12) != 0,
+        over: word(12) != 0,
         crossed: time(13),
         since: time(14),
         memory_over: word(15) != 0,
@@ -132,44 +132,46 @@ fn run<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseE
     TestRunner::new(config).run(&strategy, test).unwrap();
 }
 
-/// A window, and loads that last some part of it.
-fn cpu_case() -> impl Strategy<Value = (u64, u64, Vec<Segment>)> {
+/// A window, a level, loads that last some part of the window, and how fast the meter can grow, or 0
+/// if nobody knows.
+fn meter_case() -> impl Strategy<Value = (u64, u64, Vec<Segment>, u64)> {
     let widths = prop_oneof![
         Just(100 * MS),
         (100u64..60_000).prop_map(|millis| millis * MS),
         Just(24 * 3600 * SECOND),
     ];
     let segment = (1u64..1500, prop_oneof![Just(0), 0..=CPUS * 1000]);
-    (widths, 1u64..500, prop::collection::vec(segment, 1..40)).prop_map(
-        |(width, percent, parts)| {
+    let speeds = prop_oneof![Just(CPUS), Just(0)];
+    (widths, 1u64..500, prop::collection::vec(segment, 1..40), speeds).prop_map(
+        |(width, percent, parts, speed)| {
             let segments = parts.into_iter().map(|(thousandths, millicores)| Segment {
                 length: width / 1000 * thousandths,
                 millicores,
                 bytes: 0,
             });
-            (width, width / 100 * percent, segments.collect())
+            (width, width / 100 * percent, segments.collect(), speed)
         },
     )
 }
 
 #[test]
-fn cpu_is_judged_as_exact_arithmetic_would() {
-    let Some(monitor) = replay("cpu_is_judged_as_exact_arithmetic_would") else {
+fn meters_are_judged_as_exact_arithmetic_would() {
+    let Some(monitor) = replay("meters_are_judged_as_exact_arithmetic_would") else {
         return;
     };
-    run(cpu_case(), |(width, level, segments)| {
+    run(meter_case(), |(width, level, segments, speed)| {
         let load = Load(segments);
         let cpu = Limit { level, width };
         let memory = Limit { level: NO_LIMIT, width: SECOND };
         let origin = 3600 * SECOND;
-        let gap = (width / 1000).clamp(5 * MS, 20 * MS) + FINE;
+        let gap = (width / 1000).clamp(5 * MS, 20 * MS) + if speed == 0 { COARSE } else { FINE };
         // Between two marks the load is taken for even.
         let grid = if width / 124 < 2 * COARSE { gap } else { COARSE };
         let error = (width / 124 + grid + SLACK) * CPUS / 4 + width / 60_000 * CPUS + 10;
         let exact = |time: u64| load.cpu(time) - load.cpu(time.saturating_sub(width));
         let (mut now, mut before, mut over) = (0, 0, false);
         for step in 0..5_000u64 {
-            let seen = look(&monitor, step == 0, now, &load, origin, cpu, memory);
+            let seen = look(&monitor, step == 0, now, &load, origin, (cpu, speed), memory);
             prop_assert!(
                 seen.due > now && seen.due <= now + SECOND + COARSE,
                 "due {} at {now}",
@@ -181,13 +183,13 @@ fn cpu_is_judged_as_exact_arithmetic_would() {
                 let apart = seen.used.abs_diff(used);
                 prop_assert!(apart <= error, "at {now}: {} for {used}", seen.used);
             }
-            if seen.cpu_over && !over {
+            if seen.over && !over {
                 prop_assert!(full && exact(now) + error > level, "over too soon, at {now}");
                 prop_assert!(seen.crossed >= width && seen.crossed <= now);
                 prop_assert!(seen.crossed >= before.min(now), "crossed before the last look");
                 prop_assert!(seen.since <= now);
             }
-            if full && !seen.cpu_over {
+            if full && !seen.over {
                 // Nor was it exceeded between the looks for longer than the gap allows.
                 for part in 0..8 {
                     let time = before.max(width) + now.saturating_sub(before.max(width)) * part / 8;
@@ -196,13 +198,13 @@ fn cpu_is_judged_as_exact_arithmetic_would() {
                 }
                 prop_assert!(exact(now) <= level + error, "missed at {now}");
             }
-            if over && !seen.cpu_over {
+            if over && !seen.over {
                 prop_assert!(exact(now) <= level - level / 10 + error, "ended early at {now}");
             }
-            if seen.cpu_over {
+            if seen.over {
                 prop_assert!(exact(now) + error > level - level / 10, "not ended at {now}");
             }
-            (over, before) = (seen.cpu_over, now);
+            (over, before) = (seen.over, now);
             now = seen.due + step % 2 * SLACK;
             if now > load.end() {
                 break;
@@ -240,8 +242,8 @@ fn memory_is_judged_as_exact_arithmetic_would() {
         let memory = Limit { level, width };
         let (mut now, mut over) = (0, false);
         for step in 0.. {
-            let seen = look(&monitor, step == 0, now, &load, SECOND, cpu, memory);
-            prop_assert!(!seen.cpu_over);
+            let seen = look(&monitor, step == 0, now, &load, SECOND, (cpu, CPUS), memory);
+            prop_assert!(!seen.over);
             let held = load.above_since(level, now).map(|since| now - since);
             if seen.memory_over && !over {
                 prop_assert!(held.is_some_and(|held| held >= width), "over too soon, at {now}");

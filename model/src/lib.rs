@@ -19,6 +19,7 @@ pub mod id;
 pub mod limit;
 pub mod node;
 pub mod policy;
+mod pressure;
 pub mod unit;
 
 pub use app::{AppRecord, AppSpec, Credentials, TermSize};
@@ -27,4 +28,5 @@ pub use id::{AppId, Epoch, NodeId, SubgridId};
 pub use limit::{Limit, Limits, Resource, Verdict};
 pub use node::{Capability, NodeFacts};
 pub use policy::{Policy, Subject};
+pub use pressure::Pressure;
 pub use unit::{Bytes, Percent, Window};

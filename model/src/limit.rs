@@ -13,76 +13,115 @@ use crate::unit::{Bytes, Percent, UnitError, Window};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resource {
-    /// CPU time of all threads, living and ended.
+    /// CPU time of all threads, living and ended: percent of a core.
     Cpu,
-    /// Resident anonymous and shared memory of all processes.
+    /// Resident anonymous and shared memory of all processes: bytes.
     Memory,
+    /// Time in which threads were ready to run and waited for a CPU, which is what a user feels:
+    /// percent, all threads added up.
+    Delay,
+    /// What went over network interfaces, both ways, the loopback left out: bytes a second.
+    Net,
+    /// What was read from block devices and written for them: bytes a second.
+    Disk,
+    /// The machine, not the app, is what is measured: the time in which something on it waited for
+    /// a CPU or for memory, or everything for a disk: percent.
+    Stutter,
+}
+
+impl Resource {
+    /// All of them.
+    pub const ALL: [Resource; 6] = [
+        Resource::Cpu,
+        Resource::Memory,
+        Resource::Delay,
+        Resource::Net,
+        Resource::Disk,
+        Resource::Stutter,
+    ];
+    /// Those that are measured of an app; they come first.
+    pub const OF_AN_APP: [Resource; 5] =
+        [Resource::Cpu, Resource::Memory, Resource::Delay, Resource::Net, Resource::Disk];
+
+    /// Its place in [`Resource::ALL`], and in arrays of one value for each.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As limits call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Cpu => "cpu",
+            Resource::Memory => "memory",
+            Resource::Delay => "delay",
+            Resource::Net => "net",
+            Resource::Disk => "disk",
+            Resource::Stutter => "stutter",
+        }
+    }
+
+    /// A limit of it, as one may write it.
+    pub fn example(self) -> &'static str {
+        match self {
+            Resource::Cpu => "cpu=150%/10s",
+            Resource::Memory => "memory=2GiB",
+            Resource::Delay => "delay=50%/10s",
+            Resource::Net => "net=10MiB/s/10s",
+            Resource::Disk => "disk=50MiB/s/10s",
+            Resource::Stutter => "stutter=30%/10s",
+        }
+    }
+
+    /// The window of a limit that names none: memory does not come and go like the others.
+    pub fn default_window(self) -> Window {
+        Window(Duration::from_secs(if self == Resource::Memory { 1 } else { 10 }))
+    }
+
+    /// An amount of it, as people say it.
+    pub fn words(self, amount: u64) -> String {
+        match self {
+            Resource::Cpu | Resource::Delay | Resource::Stutter => percent(amount).to_string(),
+            Resource::Memory => Bytes(amount).to_string(),
+            Resource::Net | Resource::Disk => format!("{}/s", Bytes(amount)),
+        }
+    }
 }
 
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Resource::Cpu => "cpu",
-            Resource::Memory => "memory",
-        })
+        f.write_str(self.name())
     }
+}
+
+fn percent(amount: u64) -> Percent {
+    Percent(u32::try_from(amount).unwrap_or(u32::MAX))
 }
 
 /// One level, and the window over which it must hold before it counts as exceeded.
+///
+/// Memory must have been above its level for all of the window; of everything else the mean over
+/// the window counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Limit {
-    /// The mean over `window` must not exceed `level` of one core.
-    Cpu {
-        /// Percent of one core.
-        level: Percent,
-        /// Averaging window.
-        window: Window,
-    },
-    /// Resident memory must not stay above `level` for all of `window`.
-    Memory {
-        /// Resident bytes.
-        level: Bytes,
-        /// How long the level must be exceeded without a break.
-        window: Window,
-    },
-}
-
-impl Limit {
-    /// A CPU limit without a window means this one.
-    pub const DEFAULT_CPU_WINDOW: Duration = Duration::from_secs(10);
-    /// A memory limit without a window means this one.
-    pub const DEFAULT_MEMORY_WINDOW: Duration = Duration::from_secs(1);
-
+pub struct Limit {
     /// What it limits.
-    pub fn resource(&self) -> Resource {
-        match self {
-            Limit::Cpu { .. } => Resource::Cpu,
-            Limit::Memory { .. } => Resource::Memory,
-        }
-    }
-
-    /// How high it is: percent of a core for CPU, bytes for memory.
-    pub fn level(&self) -> u64 {
-        match self {
-            Limit::Cpu { level, .. } => u64::from(level.0),
-            Limit::Memory { level, .. } => level.0,
-        }
-    }
-
+    pub resource: Resource,
+    /// How high it is, in the resource's unit.
+    pub level: u64,
     /// The time over which it must be exceeded.
-    pub fn window(&self) -> Window {
-        match self {
-            Limit::Cpu { window, .. } | Limit::Memory { window, .. } => *window,
-        }
-    }
+    pub window: Window,
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::Cpu { level, window } => write!(f, "cpu={level}/{window}"),
-            Limit::Memory { level, window } => write!(f, "memory={level:#}/{window}"),
+        let Limit { resource, level, window } = self;
+        match resource {
+            Resource::Cpu | Resource::Delay | Resource::Stutter => {
+                write!(f, "{resource}={}/{window}", percent(*level))
+            }
+            Resource::Memory => write!(f, "{resource}={:#}/{window}", Bytes(*level)),
+            Resource::Net | Resource::Disk => {
+                write!(f, "{resource}={:#}/s/{window}", Bytes(*level))
+            }
         }
     }
 }
@@ -90,12 +129,12 @@ impl fmt::Display for Limit {
 /// A limit that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LimitError {
-    /// Neither `cpu` nor `memory`.
-    #[error("unknown limit `{0}`; known are `cpu=150%/10s` and `memory=2GiB`")]
+    /// No such resource.
+    #[error("unknown limit `{0}`; known are {known}", known = known())]
     Unknown(String),
     /// No `=`.
-    #[error("`{0}` has no value; write it like `cpu=150%/10s`")]
-    NoValue(String),
+    #[error("`{name}` has no value; write it like `{example}`", name = .0.name(), example = .0.example())]
+    NoValue(Resource),
     /// The level or the window is wrong.
     #[error("limit `{limit}`: {source}")]
     Value {
@@ -107,6 +146,10 @@ pub enum LimitError {
     /// One resource twice.
     #[error("`{0}` is limited twice; give one limit for each resource")]
     Twice(Resource),
+}
+
+fn known() -> String {
+    Resource::ALL.map(|resource| format!("`{}`", resource.example())).join(", ")
 }
 
 /// The limits of an app, at most one for each resource.
@@ -127,7 +170,7 @@ impl Limits {
 
     /// The limit of one resource.
     pub fn get(&self, resource: Resource) -> Option<Limit> {
-        self.0.iter().copied().find(|limit| limit.resource() == resource)
+        self.0.iter().copied().find(|limit| limit.resource == resource)
     }
 }
 
@@ -136,7 +179,7 @@ impl FromIterator<Limit> for Limits {
     fn from_iter<T: IntoIterator<Item = Limit>>(limits: T) -> Self {
         let mut kept = Self::default();
         for limit in limits {
-            if kept.get(limit.resource()).is_none() {
+            if kept.get(limit.resource).is_none() {
                 kept.0.push(limit);
             }
         }
@@ -151,8 +194,8 @@ impl FromStr for Limits {
         let mut limits: Vec<Limit> = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             let limit = parse_limit(part)?;
-            if limits.iter().any(|known| known.resource() == limit.resource()) {
-                return Err(LimitError::Twice(limit.resource()));
+            if limits.iter().any(|known| known.resource == limit.resource) {
+                return Err(LimitError::Twice(limit.resource));
             }
             limits.push(limit);
         }
@@ -161,26 +204,41 @@ impl FromStr for Limits {
 }
 
 fn parse_limit(part: &str) -> Result<Limit, LimitError> {
-    let (name, value) = part.split_once('=').ok_or_else(|| match part {
-        "cpu" | "memory" => LimitError::NoValue(part.to_owned()),
-        _ => LimitError::Unknown(part.to_owned()),
+    let (name, value) = part.split_once('=').unwrap_or((part, ""));
+    let named = Resource::ALL.into_iter().find(|resource| resource.name() == name);
+    let resource = named.ok_or_else(|| match value {
+        "" => LimitError::Unknown(part.to_owned()),
+        _ => LimitError::Unknown(name.to_owned()),
     })?;
-    let wrong = |source| LimitError::Value { limit: part.to_owned(), source };
-    let (level, window) = match value.split_once('/') {
-        Some((level, window)) => (level, Some(window.parse::<Window>().map_err(wrong)?)),
-        None => (value, None),
-    };
-    match name {
-        "cpu" => Ok(Limit::Cpu {
-            level: level.parse().map_err(wrong)?,
-            window: window.unwrap_or(Window(Limit::DEFAULT_CPU_WINDOW)),
-        }),
-        "memory" => Ok(Limit::Memory {
-            level: level.parse().map_err(wrong)?,
-            window: window.unwrap_or(Window(Limit::DEFAULT_MEMORY_WINDOW)),
-        }),
-        _ => Err(LimitError::Unknown(name.to_owned())),
+    if value.is_empty() {
+        return Err(LimitError::NoValue(resource));
     }
+    let wrong = |source| LimitError::Value { limit: part.to_owned(), source };
+    let (level, window) = match value.rsplit_once('/') {
+        // The slash of a rate.
+        None | Some((_, "s")) => (value, resource.default_window()),
+        Some((level, window)) => (level, window.parse().map_err(wrong)?),
+    };
+    let bytes = |text: &str| text.parse::<Bytes>().map(|bytes| bytes.0);
+    let level = match resource {
+        Resource::Cpu | Resource::Delay => level.parse::<Percent>().map(|it| u64::from(it.0)),
+        Resource::Stutter => {
+            let all = |percent: &Percent| percent.0 < 100;
+            level.parse::<Percent>().ok().filter(all).map(|it| u64::from(it.0)).ok_or_else(|| {
+                UnitError { text: level.into(), wanted: "a share of the time", example: "30%" }
+            })
+        }
+        Resource::Memory => bytes(level),
+        Resource::Net | Resource::Disk => {
+            let rate = level.strip_suffix("/s").map(bytes).and_then(Result::ok);
+            rate.filter(|rate| *rate > 0).ok_or_else(|| UnitError {
+                text: level.to_owned(),
+                wanted: "a size a second",
+                example: "10MiB/s",
+            })
+        }
+    };
+    Ok(Limit { resource, level: level.map_err(wrong)?, window })
 }
 
 impl fmt::Display for Limits {
@@ -200,7 +258,7 @@ impl fmt::Display for Limits {
 pub struct Verdict {
     /// The limit that is exceeded.
     pub limit: Limit,
-    /// What was measured: percent of a core for CPU, resident bytes for memory.
+    /// What was measured, in the unit of the limit.
     pub measured: u64,
     /// How long the level had been exceeded when the verdict fell.
     pub held: Duration,
@@ -209,22 +267,26 @@ pub struct Verdict {
 }
 
 impl fmt::Display for Verdict {
+    /// Without the subject, which is the app.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limit { resource, level, window } = self.limit;
+        let measured = resource.words(self.measured);
+        match resource {
+            Resource::Cpu => write!(f, "uses {measured} of a core over {window}"),
+            Resource::Memory => write!(f, "holds {measured} of memory"),
+            Resource::Delay => write!(f, "waited {measured} of the time for a CPU over {window}"),
+            Resource::Net => write!(f, "sends and receives {measured} over {window}"),
+            Resource::Disk => write!(f, "reads and writes {measured} on disk over {window}"),
+            Resource::Stutter => write!(
+                f,
+                "burdens this machine most while it stutters: programs waited {measured} of the \
+                 time over {window}"
+            ),
+        }?;
+        let (more, level) =
+            (resource.words(self.measured.saturating_sub(level)), resource.words(level));
         let held = self.held.as_secs_f64();
-        match self.limit {
-            Limit::Cpu { level, window } => write!(
-                f,
-                "uses {} of a core over {window}, {} more than its limit of {level}, since {held:.1} s",
-                Percent(self.measured as u32),
-                Percent((self.measured as u32).saturating_sub(level.0)),
-            ),
-            Limit::Memory { level, .. } => write!(
-                f,
-                "holds {} of memory, {} more than its limit of {level}, since {held:.1} s",
-                Bytes(self.measured),
-                Bytes(self.measured.saturating_sub(level.0)),
-            ),
-        }
+        write!(f, ", {more} more than its limit of {level}, since {held:.1} s")
     }
 }
 
@@ -239,11 +301,15 @@ mod tests {
         assert_eq!(limits.to_string(), "cpu=150%/10s,memory=2GiB/1s");
         assert_eq!(limits.to_string().parse::<Limits>().unwrap(), limits);
         assert!("".parse::<Limits>().unwrap().is_empty());
+        let all = Resource::ALL.map(Resource::example).join(",");
+        let limits: Limits = all.parse().unwrap();
+        assert_eq!(limits.to_string(), all.replace("2GiB", "2GiB/1s"));
+        assert_eq!("net=1MiB/s".parse::<Limits>().unwrap().to_string(), "net=1MiB/s/10s");
     }
 
     #[test]
     fn limits_survive_postcard_and_json() {
-        let limits: Limits = "cpu=150%/10s,memory=2GiB".parse().unwrap();
+        let limits: Limits = "cpu=150%/10s,memory=2GiB,disk=1MiB/s".parse().unwrap();
         let binary = postcard::to_stdvec(&limits).unwrap();
         assert_eq!(postcard::from_bytes::<Limits>(&binary).unwrap(), limits);
         let json = serde_json::to_string(&limits).unwrap();
@@ -257,7 +323,19 @@ mod tests {
                 "cpu=15x",
                 "limit `cpu=15x`: `15x` is not a share of a core in percent; write it like `150%`",
             ),
-            ("disk=3", "unknown limit `disk`; known are `cpu=150%/10s` and `memory=2GiB`"),
+            (
+                "fan=3",
+                "unknown limit `fan`; known are `cpu=150%/10s`, `memory=2GiB`, `delay=50%/10s`, \
+                 `net=10MiB/s/10s`, `disk=50MiB/s/10s`, `stutter=30%/10s`",
+            ),
+            (
+                "net=10MiB/5s",
+                "limit `net=10MiB/5s`: `10MiB` is not a size a second; write it like `10MiB/s`",
+            ),
+            (
+                "stutter=100%",
+                "limit `stutter=100%`: `100%` is not a share of the time; write it like `30%`",
+            ),
             ("cpu", "`cpu` has no value; write it like `cpu=150%/10s`"),
             ("cpu=1%,cpu=2%", "`cpu` is limited twice; give one limit for each resource"),
             (
@@ -284,11 +362,31 @@ mod tests {
         );
     }
 
+    #[test]
+    fn each_kind_of_verdict_reads_well() {
+        let told = |limit: &str, measured| {
+            let limits: Limits = limit.parse().unwrap();
+            let limit = *limits.iter().next().unwrap();
+            let held = Duration::from_secs(12);
+            Verdict { limit, measured, held, delay: Duration::ZERO }.to_string()
+        };
+        assert_eq!(
+            told("disk=1MiB/s", 3 << 20),
+            "reads and writes 3 MiB/s on disk over 10s, 2 MiB/s more than its limit of 1 MiB/s, \
+             since 12.0 s"
+        );
+        assert_eq!(
+            told("stutter=30%/5s", 55),
+            "burdens this machine most while it stutters: programs waited 55% of the time over \
+             5s, 25% more than its limit of 30%, since 12.0 s"
+        );
+    }
+
     proptest! {
         #[test]
-        fn no_text_makes_the_parser_panic(text in "[a-z=%/,0-9GiB ]{0,40}") {
+        fn no_text_makes_the_parser_panic(text in "[a-z=%/,0-9GiBM ]{0,40}|(net|disk|stutter|delay)=[0-9a-zB%/]{0,9}") {
             if let Ok(limits) = text.parse::<Limits>() {
-                prop_assert!(limits.iter().count() <= 2);
+                prop_assert!(limits.iter().count() <= Resource::ALL.len());
             }
         }
     }

@@ -157,8 +157,8 @@ impl Policy {
         }
         for ceiling in self.ceilings.iter().filter(|one| one.who.contains(&Who::Everybody)) {
             for default in self.defaults.limits.iter() {
-                if let Some(highest) = ceiling.limits.get(default.resource())
-                    && default.level() > highest.level()
+                if let Some(highest) = ceiling.limits.get(default.resource)
+                    && default.level > highest.level
                 {
                     return Err(PolicyError::Contradiction { default: *default, ceiling: highest });
                 }
@@ -177,15 +177,15 @@ impl Policy {
 
     /// The limits of an app of `subject` that asked for `asked`.
     pub fn grant(&self, subject: Subject, asked: &Limits) -> Granted {
-        let missing = |limit: &&Limit| asked.get(limit.resource()).is_none();
+        let missing = |limit: &&Limit| asked.get(limit.resource).is_none();
         let defaults = self.defaults.limits.iter().filter(missing);
         let mut limits: Vec<Limit> = asked.iter().chain(defaults).copied().collect();
         let mut notes = Vec::new();
         let ceilings = self.ceilings.iter().filter(|ceiling| subject.is_any_of(&ceiling.who));
         for ceiling in ceilings.flat_map(|ceiling| ceiling.limits.iter()) {
-            match limits.iter_mut().find(|limit| limit.resource() == ceiling.resource()) {
+            match limits.iter_mut().find(|limit| limit.resource == ceiling.resource) {
                 None => limits.push(*ceiling),
-                Some(limit) if limit.level() > ceiling.level() => {
+                Some(limit) if limit.level > ceiling.level => {
                     notes.push(format!(
                         "the sub-grid's policy allows {} at most `{ceiling}`, not `{limit}`",
                         subject.user
@@ -398,7 +398,7 @@ mod tests {
             let groups = if student { vec!["students".to_owned()] } else { vec![] };
             let subject = Subject { user: "eve", groups: &groups };
             let granted = policy().grant(subject, &limits(&format!("cpu={cpu}%")));
-            let level = granted.limits.iter().next().unwrap().level();
+            let level = granted.limits.iter().next().unwrap().level;
             let highest = if student { 100 } else { 300 };
             prop_assert!(level <= highest);
             prop_assert!(level <= u64::from(cpu));

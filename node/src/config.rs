@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use phantom_model::{AppId, Bytes};
+use phantom_model::{AppId, Bytes, Limit, Limits, Resource};
 use phantom_net::config::DEFAULT_PORT;
 use serde::{Deserialize, Deserializer};
 
@@ -42,6 +42,11 @@ pub struct Config {
     pub messages: bool,
     /// Whether the kernel monitor starts with the daemon.
     pub qos: bool,
+    /// When this machine counts as stuttering, like `30%/10s`: something waited for a CPU, for
+    /// memory or for a disk for so much of the time. Then one app after the other moves away,
+    /// foreign ones first, until it does no more. Off by default.
+    #[serde(deserialize_with = "stutter")]
+    pub stutter: Option<Limit>,
     /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
     /// a minute. `<run_dir>/held` shows that it was reached.
     pub hold_at: Option<HoldAt>,
@@ -62,6 +67,7 @@ impl Default for Config {
             cache_max: Bytes(4 << 30),
             messages: true,
             qos: true,
+            stutter: None,
             hold_at: None,
         }
     }
@@ -69,6 +75,12 @@ impl Default for Config {
 
 fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn stutter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit>, D::Error> {
+    let text = format!("stutter={}", String::deserialize(deserializer)?);
+    let limits: Limits = text.parse().map_err(serde::de::Error::custom)?;
+    Ok(limits.get(Resource::Stutter))
 }
 
 impl Config {

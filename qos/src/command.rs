@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use phantom_model::{AppId, Bytes, Percent, Resource, Verdict};
+use phantom_model::{AppId, Resource, Verdict};
 
 /// The monitor's word that an app begins or ceases to exceed a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Crossing {
     pub resource: Resource,
     /// True if the excursion begins, false if it ends.
     pub over: bool,
-    /// Percent of a core over the window, or resident bytes.
+    /// In the unit of the limit.
     pub measured: u64,
     /// When the window was full and the level exceeded.
     pub crossed: Duration,
@@ -26,14 +26,17 @@ pub struct Sample {
     pub app: AppId,
     /// When.
     pub at: Duration,
-    /// Mean CPU use over the window of its CPU limit.
-    pub cpu: Percent,
-    /// Highest such mean so far.
-    pub cpu_peak: Percent,
-    /// Resident memory.
-    pub memory: Bytes,
-    /// Highest resident memory so far.
-    pub memory_peak: Bytes,
+    /// What it uses of each resource of an app ([`Resource::index`]).
+    pub uses: [Use; Resource::OF_AN_APP.len()],
+}
+
+/// What an app uses of a resource, in the unit of its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Use {
+    /// Mean over the window of its limit; memory: now.
+    pub now: u64,
+    /// The highest so far.
+    pub peak: u64,
 }
 
 /// What the machine wants done.

@@ -21,6 +21,11 @@
 //! An excursion ends when the app has fallen a tenth below its level; hovering around the level is
 //! one excursion, not many.
 //!
+//! A limit on `stutter` is of the machine, not of the app: nobody crosses it, the machine does
+//! ([`Pressure`](phantom_model::Pressure)). All apps that have the limit are candidates then, and one verdict falls at a
+//! time: for a foreign app before an own one, then for the app that uses most of what there is too
+//! little of. The next one falls when the pause is over, or at once if nothing came of the first.
+//!
 //! After the monitor was told to watch an app anew (other limits, `phantom qos on`), tell the
 //! machine too: both begin afresh, and an excursion that lasts is reported again.
 //!
@@ -32,9 +37,10 @@
 mod command;
 mod config;
 mod machine;
+mod pressure;
 mod trend;
 
-pub use command::{Command, Crossing, Sample};
+pub use command::{Command, Crossing, Sample, Use};
 pub use config::Config;
 pub use machine::Machine;
 pub use trend::{Course, Quantity, Trend};

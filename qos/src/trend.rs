@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use phantom_model::{Bytes, Limit, Percent};
+use phantom_model::{Limit, Resource};
 
 use crate::Sample;
 
@@ -28,7 +28,7 @@ pub enum Course {
     Falling,
 }
 
-/// One quantity: percent of a core, or bytes.
+/// One quantity, in the unit of its limits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quantity {
     /// As it was last measured.
@@ -58,29 +58,27 @@ impl Quantity {
 pub struct Trend {
     /// When the last sample was taken.
     pub at: Duration,
-    /// Mean CPU use over the window of its limit, in percent of a core.
-    pub cpu: Quantity,
-    /// Resident memory, in bytes.
-    pub memory: Quantity,
+    quantities: [Quantity; Resource::OF_AN_APP.len()],
 }
 
 impl Trend {
+    /// The trend of one resource, in the unit of its limits; nothing of what is not measured of an
+    /// app.
+    pub fn of(&self, resource: Resource) -> Option<&Quantity> {
+        self.quantities.get(resource.index())
+    }
+
     /// When a limit is reached if all goes on like this.
     pub fn reaches(&self, limit: Limit) -> Option<Duration> {
-        let quantity = match limit {
-            Limit::Cpu { .. } => &self.cpu,
-            Limit::Memory { .. } => &self.memory,
-        };
-        quantity.reaches(limit.level() as f64)
+        self.of(limit.resource)?.reaches(limit.level as f64)
     }
 }
 
-/// The samples of one app over hours: at most 2 x 3 x 64 points of 32 bytes, 12 KiB.
+/// The samples of one app over hours: at most 5 x 3 x 64 points of 32 bytes, 30 KiB.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     last: Option<Sample>,
-    cpu: Ladder,
-    memory: Ladder,
+    ladders: [Ladder; Resource::OF_AN_APP.len()],
 }
 
 impl History {
@@ -90,19 +88,21 @@ impl History {
             return;
         }
         self.last = Some(sample);
-        self.cpu.push(sample.at, f64::from(sample.cpu.0));
-        self.memory.push(sample.at, sample.memory.0 as f64);
+        for (ladder, used) in self.ladders.iter_mut().zip(sample.uses) {
+            ladder.push(sample.at, used.now as f64);
+        }
+    }
+
+    pub(crate) fn last(&self) -> Option<&Sample> {
+        self.last.as_ref()
     }
 
     pub(crate) fn trend(&self) -> Option<Trend> {
         let last = self.last?;
-        let Percent(cpu_peak) = last.cpu_peak;
-        let Bytes(memory_peak) = last.memory_peak;
-        Some(Trend {
-            at: last.at,
-            cpu: self.cpu.quantity(f64::from(last.cpu.0), f64::from(cpu_peak)),
-            memory: self.memory.quantity(last.memory.0 as f64, memory_peak as f64),
-        })
+        let quantities = std::array::from_fn(|at| {
+            self.ladders[at].quantity(last.uses[at].now as f64, last.uses[at].peak as f64)
+        });
+        Some(Trend { at: last.at, quantities })
     }
 }
 
@@ -198,18 +198,18 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Use;
     use phantom_model::AppId;
     use proptest::prelude::*;
 
     fn sample(at_s: f64, cpu: u32, memory: u64) -> Sample {
-        Sample {
-            app: AppId(1),
-            at: Duration::from_secs_f64(at_s),
-            cpu: Percent(cpu),
-            cpu_peak: Percent(cpu),
-            memory: Bytes(memory),
-            memory_peak: Bytes(memory),
-        }
+        let used = |now: u64| Use { now, peak: now };
+        let uses = [used(cpu.into()), used(memory), used(0), used(0), used(memory)];
+        Sample { app: AppId(1), at: Duration::from_secs_f64(at_s), uses }
+    }
+
+    fn cpu_and_memory(trend: &Trend) -> (&Quantity, &Quantity) {
+        (trend.of(Resource::Cpu).unwrap(), trend.of(Resource::Memory).unwrap())
     }
 
     #[test]
@@ -221,9 +221,10 @@ mod tests {
             history.push(sample(step as f64 * 2.0, 50, (100 << 20) + (step << 21) + noise));
         }
         let trend = history.trend().unwrap();
-        assert_eq!((trend.cpu.course, trend.memory.course), (Course::Steady, Course::Rising));
+        let (cpu, memory) = cpu_and_memory(&trend);
+        assert_eq!((cpu.course, memory.course), (Course::Steady, Course::Rising));
         let mib = f64::from(1 << 20);
-        assert!((trend.memory.slope_per_s / mib - 1.0).abs() < 0.02, "{trend:?}");
+        assert!((memory.slope_per_s / mib - 1.0).abs() < 0.02, "{trend:?}");
         let limit: phantom_model::Limits = "memory=600MiB,cpu=60%".parse().unwrap();
         let reached: Vec<_> = limit.iter().map(|limit| trend.reaches(*limit)).collect();
         let left = reached[0].unwrap().as_secs_f64();
@@ -239,14 +240,12 @@ mod tests {
             history.push(sample(f64::from(step) * 2.0, cpu, 1_000 + u64::from(step) * 2));
         }
         let trend = history.trend().unwrap();
-        assert_eq!(trend.cpu.course, Course::Steady);
-        assert!((trend.memory.long_slope_per_s.unwrap() - 1.0).abs() < 0.01, "{trend:?}");
-        let kept: usize = [&history.cpu, &history.memory]
-            .iter()
-            .flat_map(|ladder| &ladder.0)
-            .map(VecDeque::len)
-            .sum();
-        assert!(kept <= 2 * RUNGS.len() * KEPT);
+        let (cpu, memory) = cpu_and_memory(&trend);
+        assert_eq!(cpu.course, Course::Steady);
+        assert!((memory.long_slope_per_s.unwrap() - 1.0).abs() < 0.01, "{trend:?}");
+        let rungs = history.ladders.iter().flat_map(|ladder| &ladder.0);
+        let kept: usize = rungs.map(VecDeque::len).sum();
+        assert!(kept <= Resource::OF_AN_APP.len() * RUNGS.len() * KEPT);
     }
 
     proptest! {
@@ -258,7 +257,7 @@ mod tests {
                 history.push(sample(at as f64 / 1e3, cpu, memory));
             }
             if let Some(trend) = history.trend() {
-                for quantity in [trend.cpu, trend.memory] {
+                for quantity in trend.quantities {
                     prop_assert!(quantity.slope_per_s.is_finite());
                     let _ = quantity.reaches(1e12);
                 }

@@ -78,7 +78,7 @@ impl Repl {
 
     fn end(mut self) -> anyhow::Result<()> {
         // Typed before the prompt, ^D would not reach readline.
-        self.terminal.expect(">>> ", SOON)?;
+        self.terminal.expect(">>> ", MOVE)?;
         self.terminal.press(Key::Ctrl('d'))?;
         ensure!(self.terminal.wait(MOVE)? == 0, "the REPL ended badly");
         Ok(())

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the kernel already knows of a cgroup: the CPU time of its tasks, living and ended, and the
- * resident memory of its processes.
+ * What the kernel already knows of a cgroup: the CPU time of its tasks, living and ended; the
+ * resident memory of its processes; the run-queue delay and the block I/O of its living tasks.
  *
  * A cgroup is known by its address, and stays allocated because the map `pins` holds a reference.
  * Everything is read with bpf_probe_read_kernel, because the timer is no place for the locks that
@@ -67,6 +67,14 @@ static __always_inline __u64 read_u64(__u64 address)
 	return value;
 }
 
+/* The id by which a cgroup is known outside: the inode number of its directory. */
+static __always_inline __u64 cgroup_id(__u64 address)
+{
+	const struct cgroup *cgroup = (const void *)address;
+
+	return BPF_CORE_READ(cgroup, kn, id);
+}
+
 /*
  * Nanoseconds of CPU time all tasks of the cgroup have used. The scheduler adds to this at each
  * tick and switch whether or not a cpu controller is there.
@@ -130,6 +138,21 @@ static __always_inline __s64 resident_pages(const struct mm_struct *mm)
 	       counter_sum((__u64)__builtin_preserve_access_index(&mm->rss_stat[MM_SHMEMPAGES]));
 }
 
+/* What the kernel keeps of a task as long as it lives. */
+struct task_sums {
+	__u64 delay_ns;    /* ready to run, and waiting for a CPU */
+	__u64 disk_bytes;  /* read from block devices, and written for them */
+};
+
+static __always_inline void add_task(struct task_sums *sums, const struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->sched_info.run_delay))
+		sums->delay_ns += BPF_CORE_READ(task, sched_info.run_delay);
+	if (bpf_core_field_exists(task->ioac.read_bytes))
+		sums->disk_bytes += BPF_CORE_READ(task, ioac.read_bytes) +
+				    BPF_CORE_READ(task, ioac.write_bytes);
+}
+
 /*
  * A walk over the tasks of a cgroup: all its css_sets, and the task list of each.
  *
@@ -146,6 +169,7 @@ struct walk {
 	__u64 pages;
 	__u64 bytes;      /* the same, at the end */
 	__u64 processes;
+	struct task_sums alive;
 	__u64 torn;       /* a list changed under the walk: the sums mean nothing */
 };
 
@@ -200,6 +224,10 @@ static long walk_step(__u32 index, void *context)
 	if (w->node == here)
 		return torn(w);
 
+	/* On its way out it is counted where it says so; it may have. */
+	if (!(BPF_CORE_READ(task, flags) & PF_EXITING))
+		add_task(&w->alive, task);
+
 	mm = BPF_CORE_READ(task, mm);
 	if (!mm)
 		return 0;
@@ -219,10 +247,10 @@ static long walk_step(__u32 index, void *context)
 }
 
 /*
- * Sums up the resident memory of the cgroup's processes. False if the lists did not hold still. A
+ * Sums up what the cgroup's living tasks and processes have. False if the lists did not hold still. A
  * cgroup of more than MAX_STEPS tasks gives the sum of the first ones.
  */
-static __noinline bool cgroup_resident(struct walk *w, __u64 address)
+static __noinline bool walk_tasks(struct walk *w, __u64 address)
 {
 	__builtin_memset(w, 0, sizeof(*w));
 	w->cgroup = address;

@@ -22,6 +22,7 @@ typedef _Bool bool;
 enum { false = 0, true = 1 };
 
 enum {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_CGROUP_ARRAY = 8,
@@ -34,6 +35,17 @@ struct bpf_timer {
 	__u64 : 64;
 	__u64 : 64;
 } __attribute__((aligned(8)));
+
+/* What a program on a cgroup's packets sees: the first fields of the UAPI's type. */
+struct __sk_buff {
+	__u32 len;
+	__u32 others[9];
+	__u32 ifindex;
+};
+
+struct bpf_raw_tracepoint_args {
+	__u64 args[1];
+};
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -50,6 +62,7 @@ struct bpf_array {
 
 struct kernfs_node {
 	void *priv;
+	__u64 id;
 };
 
 struct inode {
@@ -134,7 +147,21 @@ struct mm_struct___before_6_2 {
 	struct mm_rss_stat rss_stat;
 };
 
+/* Only with CONFIG_SCHED_INFO. */
+struct sched_info {
+	unsigned long long run_delay;
+};
+
+/* Only with CONFIG_TASK_IO_ACCOUNTING. */
+struct task_io_accounting {
+	__u64 read_bytes;
+	__u64 write_bytes;
+};
+
 struct task_struct {
+	unsigned int flags;
+	struct sched_info sched_info;
+	struct task_io_accounting ioac;
 	struct task_struct *group_leader;
 	struct mm_struct *mm;
 	struct files_struct *files;
@@ -143,6 +170,9 @@ struct task_struct {
 };
 
 #pragma clang attribute pop
+
+/* In task_struct.flags. */
+enum { PF_EXITING = 4 };
 
 /* Indices into rss_stat. */
 enum { MM_ANONPAGES = 1, MM_SHMEMPAGES = 3 };

@@ -5,16 +5,17 @@
  * Nothing here reads a clock or the kernel, so the tests can run the very same code in virtual
  * time (phantom_replay).
  *
- * CPU: the mean over the last `width_ns`. The cumulative CPU time is kept at marks, at least
- * width/124 apart, and the time at the start of the window lies on the line between two marks.
- * So a window of a day costs as much memory as one of a second. The window must have been
- * watched in full before it can be exceeded.
+ * A meter, for what only grows (CPU time, run-queue delay, bytes): how much it grew in the last
+ * `width_ns`. Its value is kept at marks, at least width/124 apart, and the value at the start of
+ * the window lies on the line between two marks. So a window of a day costs as much memory as one
+ * of a second. The window must have been watched in full before it can be exceeded.
  *
  * Memory: every look during `width_ns` was above the level.
  *
  * Each step answers when the next look is due. A CPU limit cannot be exceeded before all CPUs
  * together have used up what is left of it, so an idle capsule is looked at about 124 times per
- * window (once a second at least) and only one near its limit every few milliseconds.
+ * window (once a second at least) and only one near its limit every few milliseconds. How fast the
+ * others grow nobody knows: with a limit they are looked at every 25 ms.
  */
 #pragma once
 
@@ -50,7 +51,8 @@ static inline __u64 max_u64(__u64 a, __u64 b)
 	return a > b ? a : b;
 }
 
-/* A limit: CPU nanoseconds used in a window, or resident bytes; and the window. */
+/* A limit: nanoseconds or bytes that a meter may grow in a window, or resident bytes; and the
+ * window. */
 struct limit {
 	__u64 level;
 	__u64 width_ns;
@@ -64,7 +66,7 @@ static inline __u64 gap_ns(const struct limit *limit)
 
 struct mark {
 	__u64 at_ns;
-	__u64 cpu_ns;    /* CPU time used until then */
+	__u64 value;
 };
 
 static inline __u64 align_up(__u64 time_ns, __u64 grid_ns)
@@ -72,14 +74,15 @@ static inline __u64 align_up(__u64 time_ns, __u64 grid_ns)
 	return (time_ns + grid_ns - 1) / grid_ns * grid_ns;
 }
 
-struct cpu_window {
+struct meter {
+	__u64 serial;       /* the order it belongs to */
 	__u64 head;         /* marks made so far */
 	__u64 tail;         /* the last mark at or before the start of the window */
 	__u64 begin_ns;     /* first look */
 	__u64 seen_ns;      /* last look */
-	__u64 cpu_ns;       /* CPU time used until then */
-	__u64 use_ns;       /* CPU time used in the window that ended then */
-	__u64 peak_use_ns;  /* highest of a full window */
+	__u64 value;        /* then */
+	__u64 growth;       /* in the window that ended then */
+	__u64 peak;         /* highest growth of a full window */
 	__u64 since_ns;     /* since when an eighth of the window has been above the level, or 0 */
 	__u64 crossed_ns;   /* when the level was crossed */
 	__u64 over;         /* reported as exceeded */
@@ -110,118 +113,123 @@ static inline __u64 bounded_due(__u64 due_ns, __u64 now, const struct limit *lim
 	return min_u64(due_ns, align_up(now + IDLE_NS, COARSE_NS));
 }
 
-static inline struct mark *mark_at(struct cpu_window *w, __u64 number)
+static inline struct mark *mark_at(struct meter *m, __u64 number)
 {
-	return &w->marks[number & (MARKS - 1)];
+	return &m->marks[number & (MARKS - 1)];
 }
 
-/* CPU time used until `start`, which lies between the tail and the mark after it (or now). */
-static __noinline __u64 cpu_at(struct cpu_window *w, __u64 start)
+/* The value at `start`, which lies between the tail and the mark after it (or now). */
+static __noinline __u64 value_at(struct meter *m, __u64 start)
 {
-	struct mark *from = mark_at(w, w->tail);
-	__u64 to_ns = w->seen_ns, to_cpu_ns = w->cpu_ns;
+	struct mark *from = mark_at(m, m->tail);
+	__u64 to_ns = m->seen_ns, to_value = m->value;
 	__u64 share;
 
-	if (w->tail + 1 < w->head) {
-		struct mark *to = mark_at(w, w->tail + 1);
+	if (m->tail + 1 < m->head) {
+		struct mark *to = mark_at(m, m->tail + 1);
 
 		to_ns = to->at_ns;
-		to_cpu_ns = to->cpu_ns;
+		to_value = to->value;
 	}
 	if (start <= from->at_ns || to_ns <= from->at_ns)
-		return from->cpu_ns;
+		return from->value;
 	/* In 1/65536 of the distance: the products stay below 2^64 for 4096 CPUs and a day. */
 	share = ((start - from->at_ns) << 16) / (to_ns - from->at_ns);
-	return from->cpu_ns + (((to_cpu_ns - from->cpu_ns) >> 8) * share >> 8);
+	return from->value + (((to_value - from->value) >> 8) * share >> 8);
 }
 
-/* Whether more than the level was used in the last eighth of a window, and since when. */
-static __noinline void cpu_trend(struct cpu_window *w, const struct limit *limit)
+/* Whether it grew by more than the level in the last eighth of a window, and since when. */
+static __noinline void meter_trend(struct meter *m, const struct limit *limit)
 {
-	__u64 first = w->head > MARKS_PER_TREND ? w->head - 1 - MARKS_PER_TREND : 0;
-	struct mark *from = mark_at(w, first);
-	__u64 share = limit->level / (limit->width_ns >> 10); /* cores in 1/1024 */
-	__u64 allowed_ns = ((w->seen_ns - from->at_ns) >> 10) * share;
+	__u64 first = m->head > MARKS_PER_TREND ? m->head - 1 - MARKS_PER_TREND : 0;
+	struct mark *from = mark_at(m, first);
+	__u64 level = limit->level;
+	__u64 share = ((m->seen_ns - from->at_ns) << 10) / limit->width_ns; /* of the window */
+	__u64 allowed = (level >> 10) * share + ((level & 1023) * share >> 10);
 
-	if (limit->level == NO_LIMIT || w->cpu_ns - from->cpu_ns <= allowed_ns)
-		w->since_ns = 0;
-	else if (!w->since_ns)
-		w->since_ns = from->at_ns;
+	if (level == NO_LIMIT || m->value - from->value <= allowed)
+		m->since_ns = 0;
+	else if (!m->since_ns)
+		m->since_ns = from->at_ns;
 }
 
-/* One look at `now`: `cpu_ns` of CPU time were used so far. Returns when the next one is due. */
-static __noinline __u64 cpu_step(struct cpu_window *w, __u64 now, __u64 cpu_ns,
-				 const struct limit *limit, __u64 cpus)
+/*
+ * One look at `now`. In a nanosecond the value grows by `speed` at most; 0: nobody knows. Returns
+ * when the next look is due.
+ */
+static __noinline __u64 meter_step(struct meter *m, __u64 now, __u64 value,
+				   const struct limit *limit, __u64 speed)
 {
-	__u64 level_ns = limit->level, width_ns = limit->width_ns;
+	__u64 level = limit->level, width_ns = limit->width_ns;
 	__u64 spacing_ns = width_ns / MARKS_PER_WINDOW;
-	__u64 start, before_ns = w->seen_ns, before_use_ns = w->use_ns, due;
+	__u64 start, before_ns = m->seen_ns, before = m->growth, due;
 
-	if (!w->head) {
-		w->begin_ns = w->seen_ns = now;
-		w->cpu_ns = cpu_ns;
-		w->marks[0].at_ns = now;
-		w->marks[0].cpu_ns = cpu_ns;
-		w->head = 1;
+	if (!m->head) {
+		m->begin_ns = m->seen_ns = now;
+		m->value = value;
+		m->marks[0].at_ns = now;
+		m->marks[0].value = value;
+		m->head = 1;
 		return bounded_due(mark_due(now, spacing_ns), now, limit);
 	}
-	w->seen_ns = now;
-	w->cpu_ns = max_u64(w->cpu_ns, cpu_ns);
+	m->seen_ns = now;
+	m->value = max_u64(m->value, value);
 
 	start = now > width_ns ? now - width_ns : 0;
 	for (int i = 0; i < MARKS; i++) {
-		if (w->tail + 1 >= w->head || mark_at(w, w->tail + 1)->at_ns > start)
+		if (m->tail + 1 >= m->head || mark_at(m, m->tail + 1)->at_ns > start)
 			break;
-		w->tail++;
+		m->tail++;
 	}
-	w->use_ns = w->cpu_ns - min_u64(w->cpu_ns, cpu_at(w, start));
+	m->growth = m->value - min_u64(m->value, value_at(m, start));
 
-	if (now - mark_at(w, w->head - 1)->at_ns >= spacing_ns) {
-		struct mark *mark = mark_at(w, w->head);
+	if (now - mark_at(m, m->head - 1)->at_ns >= spacing_ns) {
+		struct mark *mark = mark_at(m, m->head);
 
 		mark->at_ns = now;
-		mark->cpu_ns = w->cpu_ns;
-		w->head++;
-		cpu_trend(w, limit);
+		mark->value = m->value;
+		m->head++;
+		meter_trend(m, limit);
 	}
-	due = mark_due(mark_at(w, w->head - 1)->at_ns, spacing_ns);
+	due = mark_due(mark_at(m, m->head - 1)->at_ns, spacing_ns);
 
-	if (now - w->begin_ns < width_ns) {
-		due = min_u64(due, w->begin_ns + width_ns);
+	if (now - m->begin_ns < width_ns) {
+		due = min_u64(due, m->begin_ns + width_ns);
 	} else {
-		w->peak_use_ns = max_u64(w->peak_use_ns, w->use_ns);
-		if (w->use_ns <= level_ns) {
-			w->crossed_ns = 0;
-			due = min_u64(due, now + (level_ns - w->use_ns) / cpus);
-		} else if (!w->crossed_ns) {
+		m->peak = max_u64(m->peak, m->growth);
+		if (m->growth <= level) {
+			m->crossed_ns = 0;
+			if (speed)
+				due = min_u64(due, now + (level - m->growth) / speed);
+			else if (level != NO_LIMIT)
+				due = min_u64(due, align_up(now + 1, COARSE_NS));
+		} else if (!m->crossed_ns) {
 			/* On the line between this look and the one before. */
-			__u64 rise_ns = w->use_ns - min_u64(w->use_ns, before_use_ns);
-			__u64 excess_ns = min_u64(w->use_ns - level_ns, rise_ns);
+			__u64 rise = m->growth - min_u64(m->growth, before);
+			__u64 excess = min_u64(m->growth - level, rise);
+			__u64 share = excess >> 46 ? 0 : (excess << 16) / (rise + 1);
 
-			w->crossed_ns = now;
-			if (rise_ns)
-				w->crossed_ns -= (now - before_ns) * (excess_ns >> 16) /
-						 ((rise_ns >> 16) + 1);
-			w->crossed_ns = max_u64(w->crossed_ns, w->begin_ns + width_ns);
+			m->crossed_ns = now - ((now - before_ns) >> 8) * share / 256;
+			m->crossed_ns = max_u64(m->crossed_ns, m->begin_ns + width_ns);
 		}
 	}
 	return bounded_due(due, now, limit);
 }
 
 /* Whether an excursion has to be reported now. */
-static inline bool cpu_begins(struct cpu_window *w, __u64 now, const struct limit *limit)
+static inline bool meter_begins(struct meter *m, __u64 now, const struct limit *limit)
 {
-	return !w->over && w->use_ns > limit->level && now - w->begin_ns >= limit->width_ns;
+	return !m->over && m->growth > limit->level && now - m->begin_ns >= limit->width_ns;
 }
 
 /* Whether its end has to be reported now. */
-static inline bool cpu_ends(struct cpu_window *w, const struct limit *limit)
+static inline bool meter_ends(struct meter *m, const struct limit *limit)
 {
-	return w->over && w->use_ns <= rearm_level(limit->level);
+	return m->over && m->growth <= rearm_level(limit->level);
 }
 
 /*
- * When memory has to be looked at. Resident memory can grow fast (a fork doubles it in a moment)
+ * When the tasks have to be walked for their memory. Resident memory can grow fast (a fork doubles it in a moment)
  * but not while nobody runs, so a capsule that used no CPU since the last look is left alone for
  * a second. Shrinking needs nobody to run, so an excursion that is not yet reported is looked at
  * until it is.
@@ -238,6 +246,17 @@ static inline __u64 memory_due(struct memory_watch *m, __u64 cpu_ns, const struc
 		return min_u64(due, max_u64(m->since_ns + limit->width_ns, m->seen_ns + GAP_NS));
 	if (limit->level == NO_LIMIT || cpu_ns == m->seen_cpu_ns || m->over)
 		return max_u64(due, m->seen_ns + IDLE_NS);
+	return due;
+}
+
+/* The same for a capsule of which other sums of the walk are limited. */
+static inline __u64 walk_due(struct memory_watch *m, __u64 cpu_ns, const struct limit *limit,
+			     bool others)
+{
+	__u64 due = memory_due(m, cpu_ns, limit);
+
+	if (others && cpu_ns != m->seen_cpu_ns)
+		due = min_u64(due, m->seen_ns + max_u64(MEMORY_NS, m->cost_ns * MEMORY_SHARE));
 	return due;
 }
 

@@ -23,12 +23,16 @@ impl Daemon {
     ) -> anyhow::Result<(Vec<String>, Vec<String>)> {
         if record.host == self.node {
             return match self.apps.shim(record.app)?.ask(&Request::Survey, SHIM_DEADLINE).await? {
-                Reply::Survey(survey) => Ok((survey.obstacles, survey.notes)),
+                Reply::Survey(survey) => {
+                    let mut notes = survey.notes;
+                    notes.extend(self.watcher.outlook(record.app));
+                    Ok((survey.obstacles, notes))
+                }
                 _ => bail!("the process that holds the app did not understand"),
             };
         }
         Ok(match self.ask(record.host, &Ask::Obstacles(record.app), ASK_DEADLINE).await {
-            Ok(Answer::Obstacles(found)) => (found, Vec::new()),
+            Ok(Answer::Obstacles(found, notes)) => (found, notes),
             Ok(_) => bail!("the node it runs on did not understand"),
             Err(error) => (vec![format!("{error:#}")], Vec::new()),
         })
@@ -71,7 +75,6 @@ impl Daemon {
         } else {
             "its network stays behind when it moves: away from home it has none yet".to_owned()
         });
-        notes.extend(self.watcher.outlook(app));
         let situation = self.situation(&record, verdict.as_ref()).await;
         let (decision, candidates) = self.weigh(&situation).await;
         let best = decision.weighed.iter().find(|weighed| weighed.outcome.is_ok());

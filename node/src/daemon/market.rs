@@ -10,7 +10,7 @@ use phantom_broker::{
     Bandwidth, Candidate, Decision, Left, Link, Needs, PIECES, PROBE_BYTES, SLOW_PROBE, STEPS,
     Situation, Standing, decide, mflops, work,
 };
-use phantom_model::{AppId, AppRecord, Bytes, Limit, NodeId, Verdict};
+use phantom_model::{AppId, AppRecord, Bytes, Limit, NodeId, Resource, Verdict};
 use tokio::sync::Semaphore;
 
 use super::Daemon;
@@ -21,8 +21,8 @@ use super::peers::{Answer, Ask};
 const MEASURE_DEADLINE: Duration = Duration::from_secs(3);
 /// How often a node is given a piece of work.
 const WORK_EVERY: Duration = Duration::from_secs(600);
-/// An app over its memory limit is a burden like half a core.
-const MEMORY_BURDEN_CORES: f64 = 0.5;
+/// An app over a limit that is not about CPUs is a burden like half a core.
+const OTHER_BURDEN_CORES: f64 = 0.5;
 /// What an image holds besides memory, at most times.
 const IMAGE_EXTRA: u64 = 8 << 20;
 
@@ -114,11 +114,19 @@ impl Daemon {
         let reading = self.apps.with(record.app, |app| app.reading).ok().flatten();
         let read_cores = reading.map_or(0.0, |(percent, _)| f64::from(percent) / 100.0);
         let (used_cores, excess_cores) = match verdict {
-            Some(Verdict { limit: Limit::Cpu { level, .. }, measured, .. }) => {
-                let used = *measured as f64 / 100.0;
-                (used, (used - f64::from(level.0) / 100.0).max(0.0))
+            Some(Verdict { limit: Limit { resource, level, .. }, measured, .. }) => {
+                let cores = |percent: u64| percent as f64 / 100.0;
+                let excess = cores(measured.saturating_sub(*level));
+                match resource {
+                    Resource::Cpu => (cores(*measured), excess),
+                    // It would use what it waits for.
+                    Resource::Delay => (read_cores + cores(*measured), excess),
+                    Resource::Stutter => (read_cores, read_cores.max(OTHER_BURDEN_CORES)),
+                    Resource::Memory | Resource::Net | Resource::Disk => {
+                        (read_cores, OTHER_BURDEN_CORES)
+                    }
+                }
             }
-            Some(_) => (read_cores, MEMORY_BURDEN_CORES),
             None => (read_cores, 0.0),
         };
         let own = f64::from(self.facts.mflops());

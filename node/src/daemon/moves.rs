@@ -177,9 +177,19 @@ impl Daemon {
         tokio::spawn(async move {
             if let Err(error) = self.follow_verdict(app, &verdict).await {
                 self.tell_once(app, format!("{error:#}")).await;
-                self.watcher.rearm(app);
+                self.let_ask_again(app).await;
             }
         });
+    }
+
+    /// Nothing came of the app's verdict: where it runs, another may fall after a pause.
+    async fn let_ask_again(&self, app: AppId) {
+        let Ok(record) = self.apps.record(app) else { return };
+        if record.host == self.node {
+            self.watcher.rearm(app);
+        } else if let Err(error) = self.ask(record.host, &Ask::Stays(app), ASK_DEADLINE).await {
+            tracing::warn!(%app, error = format!("{error:#}"), "the host does not hear that it stays");
+        }
     }
 
     /// Tells the user why an app stays, but not the same again and again.

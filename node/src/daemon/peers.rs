@@ -45,7 +45,7 @@ pub enum Ask {
     },
     /// From the home to the host: which files has the app mapped or open?
     MappedFiles(AppId),
-    /// From the home to the host: what prevents a move?
+    /// From the home to the host: what prevents a move, and what does it use?
     Obstacles(AppId),
     /// From the home to the host: signal the app.
     Signal(AppId, i32),
@@ -53,6 +53,8 @@ pub enum Ask {
     Ended(AppId),
     /// From the host to the home: the app exceeds a limit.
     Exceeds(AppId, Verdict, Vec<TimelineRow>),
+    /// From the home to the host: nothing came of the app's verdict.
+    Stays(AppId),
     /// Do so many steps of work from this seed: how fast are you?
     Work(u64, u32),
     /// So many bytes to see how fast the way is; they say nothing.
@@ -72,8 +74,8 @@ pub enum Answer {
     Arrival(Option<String>),
     /// To [`Ask::MappedFiles`].
     Files(Vec<OsText>),
-    /// To [`Ask::Obstacles`].
-    Obstacles(Vec<String>),
+    /// To [`Ask::Obstacles`]: those, and notes.
+    Obstacles(Vec<String>, Vec<String>),
     /// To [`Ask::Work`].
     Worked([u64; 4]),
     /// Done.
@@ -159,7 +161,9 @@ impl Daemon {
                 .ask(&ShimRequest::Survey, SHIM_DEADLINE)
                 .await?
             {
-                Reply::Survey(survey) => Ok(Answer::Obstacles(survey.obstacles)),
+                Reply::Survey(survey) => {
+                    Ok(Answer::Obstacles(survey.obstacles, self.watcher.outlook(app)))
+                }
                 _ => bail!("the shim did not understand"),
             },
             Ask::Ended(app) => {
@@ -178,6 +182,11 @@ impl Daemon {
                     self.apps.note_at(app, row.at_unix_us, &row.event, row.detail);
                 }
                 self.clone().act_on(app, verdict);
+                Ok(Answer::Done)
+            }
+            Ask::Stays(app) => {
+                self.guest_of(app, peer)?;
+                self.watcher.rearm(app);
                 Ok(Answer::Done)
             }
             Ask::Reading(app, percent, bytes) => {

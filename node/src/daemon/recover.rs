@@ -116,7 +116,7 @@ impl Daemon {
         });
         self.apps.insert(record, shim.clone(), true, Timeline::kept(timeline));
         if host == self.node {
-            self.watch_again(app, &limits);
+            self.watch_again(app, &limits, false);
         } else {
             // The daemon may have ended between the commit and telling the shim of it.
             tokio::spawn(async move {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use phantom_capsule::cgroup::Cgroup;
 use phantom_ebpf::{Crossing, Monitor, Reading};
-use phantom_model::{AppId, Bytes, Limits, Resource, Verdict};
-use phantom_qos::{Command, Config, Machine, Sample};
+use phantom_model::{AppId, Limit, Limits, Resource, Verdict};
+use phantom_qos::{Command, Config, Course, Machine, Sample, Use};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -35,7 +35,15 @@ pub struct Watcher {
 struct Inner {
     monitor: Option<Monitor>,
     machine: Machine,
-    watched: HashMap<AppId, (Cgroup, Limits)>,
+    watched: HashMap<AppId, Watched>,
+}
+
+/// An app that runs here.
+struct Watched {
+    cgroup: Cgroup,
+    limits: Limits,
+    /// Of another node.
+    foreign: bool,
 }
 
 impl Default for Watcher {
@@ -51,11 +59,11 @@ impl Default for Watcher {
 
 impl Inner {
     fn watch(&mut self, app: AppId) -> anyhow::Result<()> {
-        let Some((cgroup, limits)) = self.watched.get(&app) else { return Ok(()) };
-        self.machine.handle_watch(app, limits);
+        let Some(watched) = self.watched.get(&app) else { return Ok(()) };
+        self.machine.handle_watch(app, &watched.limits, watched.foreign);
         if let Some(monitor) = &mut self.monitor {
             use std::os::fd::AsFd;
-            monitor.watch(app, cgroup.open()?.as_fd(), limits)?;
+            monitor.watch(app, watched.cgroup.open()?.as_fd(), &watched.limits)?;
         }
         Ok(())
     }
@@ -89,11 +97,23 @@ impl Watcher {
         QosState { on: inner.monitor.is_some(), programs }
     }
 
-    /// Watches an app that runs here.
-    pub fn watch(&self, app: AppId, cgroup: Cgroup, limits: &Limits) -> anyhow::Result<()> {
+    /// Watches an app that runs here; `foreign`: of another node.
+    pub fn watch(
+        &self,
+        app: AppId,
+        cgroup: Cgroup,
+        limits: &Limits,
+        foreign: bool,
+    ) -> anyhow::Result<()> {
+        let stutter = limits.get(Resource::Stutter).map(|_| phantom_ebpf::pressure()).transpose();
+        let kept = |limit: &&Limit| stutter.is_ok() || limit.resource != Resource::Stutter;
+        let limits = limits.iter().filter(kept).copied().collect();
         let mut inner = self.lock();
-        inner.watched.insert(app, (cgroup, limits.clone()));
-        inner.watch(app)
+        inner.watched.insert(app, Watched { cgroup, limits, foreign });
+        let watched = inner.watch(app);
+        drop(inner);
+        self.changed.notify_one();
+        watched.and(stutter.map(drop).map_err(Into::into))
     }
 
     /// Watches it no more.
@@ -115,17 +135,30 @@ impl Watcher {
     }
 
     /// What an app that runs here uses, where that is heading and when it reaches a limit, each a
-    /// line; only what is on its way.
+    /// line.
     pub fn outlook(&self, app: AppId) -> Vec<String> {
         let inner = self.lock();
         let Some(trend) = inner.machine.trend(app) else { return Vec::new() };
-        let limits = inner.watched.get(&app).map(|(_, limits)| limits.clone()).unwrap_or_default();
-        let mut lines = Vec::new();
-        if trend.memory.course == phantom_qos::Course::Rising {
-            let per_minute = Bytes((trend.memory.slope_per_s * 60.0) as u64);
+        let used = |resource: Resource| {
+            let level = trend.of(resource).map_or(0, |quantity| quantity.level as u64);
+            resource.words(level)
+        };
+        let mut lines = vec![format!(
+            "it uses {} of a core and {} of memory, waits {} of the time for a CPU, moves {} over \
+             the network and {} on disks",
+            used(Resource::Cpu),
+            used(Resource::Memory),
+            used(Resource::Delay),
+            used(Resource::Net),
+            used(Resource::Disk)
+        )];
+        let memory = trend.of(Resource::Memory).filter(|it| it.course == Course::Rising);
+        if let Some(memory) = memory {
+            let per_minute = Resource::Memory.words((memory.slope_per_s * 60.0) as u64);
             lines.push(format!("its memory grows by {per_minute} a minute"));
         }
-        lines.extend(limits.iter().filter_map(|limit| {
+        let limits = inner.watched.get(&app).map(|watched| watched.limits.clone());
+        lines.extend(limits.unwrap_or_default().iter().filter_map(|limit| {
             let left = trend.reaches(*limit).filter(|left| *left < OUTLOOK)?;
             Some(format!("at this rate it reaches its limit {limit} in {}", span(left)))
         }));
@@ -140,14 +173,11 @@ impl Watcher {
             None => Vec::new(),
         };
         for reading in &readings {
-            inner.machine.handle_sample(Sample {
-                app: reading.app,
-                at: reading.at,
-                cpu: reading.cpu_use,
-                cpu_peak: reading.cpu_peak,
-                memory: reading.resident,
-                memory_peak: reading.resident_peak,
+            let uses = Resource::OF_AN_APP.map(|resource| {
+                let used = reading.of(resource);
+                Use { now: used.now, peak: used.peak }
             });
+            inner.machine.handle_sample(Sample { app: reading.app, at: reading.at, uses });
         }
         readings
     }
@@ -161,6 +191,19 @@ impl Watcher {
         };
         let now = phantom_ebpf::now();
         let mut verdicts = Vec::new();
+        if inner.machine.pressure_due().is_some_and(|due| due <= now) {
+            match phantom_ebpf::pressure() {
+                Ok(pressure) => {
+                    let found = inner.machine.handle_pressure(pressure, now);
+                    verdicts.extend(
+                        found.map(|Command::Verdict { app, verdict }| (app, verdict, None)),
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the pressure cannot be read")
+                }
+            }
+        }
         for crossing in crossings {
             let told = phantom_qos::Crossing {
                 app: crossing.app,
@@ -186,7 +229,8 @@ impl Watcher {
     async fn ready(&self) {
         let (fd, pause) = {
             let inner = self.lock();
-            let pause = inner.machine.poll_timeout();
+            let due = [inner.machine.poll_timeout(), inner.machine.pressure_due()];
+            let pause = due.into_iter().flatten().min();
             let fd = inner.monitor.as_ref().and_then(|monitor| monitor_fd(monitor).ok());
             (fd, pause.map(|at| at.saturating_sub(phantom_ebpf::now())))
         };
@@ -211,6 +255,11 @@ async fn readable(fd: Option<AsyncFd<std::os::fd::OwnedFd>>) {
 }
 
 impl Daemon {
+    /// An app's limits, and on stutter that of this machine's owner where it has none.
+    fn limits_here(&self, limits: &Limits) -> Limits {
+        limits.iter().copied().chain(self.config.stutter).collect()
+    }
+
     /// Gives the app's limits to the monitor; what cannot be is a note for the user.
     pub fn watch_limits(
         self: Arc<Self>,
@@ -218,9 +267,9 @@ impl Daemon {
         charge: &Charge,
         mut notes: Vec<String>,
     ) -> Vec<String> {
-        let limits = &charge.spec.limits;
+        let limits = &self.limits_here(&charge.spec.limits);
         let watched =
-            charge.make_cgroup().and_then(|cgroup| self.watcher.watch(app, cgroup, limits));
+            charge.make_cgroup().and_then(|cgroup| self.watcher.watch(app, cgroup, limits, false));
         match watched {
             Err(error) => notes.push(format!("its limits are not watched: {error:#}")),
             Ok(()) if !limits.is_empty() && !self.watcher.state().on => notes.push(
@@ -235,7 +284,7 @@ impl Daemon {
     pub async fn watch_where_it_is(self: &Arc<Self>, app: AppId) {
         let Ok(record) = self.apps.record(app) else { return };
         if record.host == self.node {
-            self.watch_again(app, &record.spec.limits);
+            self.watch_again(app, &record.spec.limits, false);
         } else {
             self.watcher.unwatch(app);
         }
@@ -247,16 +296,17 @@ impl Daemon {
             .map_err(anyhow::Error::from)
             .and_then(|bytes| Ok(serde_json::from_slice::<Charge>(&bytes)?));
         match spec {
-            Ok(charge) => self.watch_again(app, &charge.spec.limits),
+            Ok(charge) => self.watch_again(app, &charge.spec.limits, true),
             Err(error) => tracing::warn!(%app, %error, "the guest's limits are not known"),
         }
     }
 
     /// Watches an app that runs here and was started before.
-    pub fn watch_again(&self, app: AppId, limits: &Limits) {
+    pub fn watch_again(&self, app: AppId, limits: &Limits, foreign: bool) {
+        let limits = self.limits_here(limits);
         let watched = Cgroup::create(&self.node.short(), &app.short())
             .context("no control group")
-            .and_then(|cgroup| self.watcher.watch(app, cgroup, limits));
+            .and_then(|cgroup| self.watcher.watch(app, cgroup, &limits, foreign));
         if let Err(error) = watched {
             tracing::warn!(%app, error = format!("{error:#}"), "limits are not watched");
         }
@@ -277,12 +327,8 @@ impl Daemon {
         let ago = |at: Duration| phantom_ebpf::now().saturating_sub(at).as_micros() as u64;
         let mut events = Vec::new();
         if let Some(crossing) = crossing {
-            let detail = match crossing.resource {
-                Resource::Cpu => format!("cpu at {}% of a core", crossing.measured),
-                Resource::Memory => {
-                    format!("memory at {}", phantom_model::Bytes(crossing.measured))
-                }
-            };
+            let (resource, measured) = (crossing.resource, crossing.measured);
+            let detail = format!("{resource} at {}", resource.words(measured));
             events.push(TimelineRow {
                 at_unix_us: now_us.saturating_sub(ago(crossing.at)),
                 event: "crossing".to_owned(),
@@ -314,7 +360,8 @@ impl Daemon {
         loop {
             tick.tick().await;
             for reading in self.watcher.readings() {
-                let (percent, bytes) = (reading.cpu_use.0, reading.resident.0);
+                let percent = u32::try_from(reading.of(Resource::Cpu).now).unwrap_or(u32::MAX);
+                let bytes = reading.of(Resource::Memory).now;
                 if let Ok(guest) = self.guests.get(reading.app) {
                     let ask = Ask::Reading(reading.app, percent, bytes);
                     let daemon = self.clone();

@@ -1,8 +1,7 @@
-use phantom_model::{Bytes, Percent};
 use proptest::prelude::*;
 
 use super::*;
-use crate::Course;
+use crate::{Course, Use};
 
 const APP: AppId = AppId(1);
 
@@ -12,7 +11,7 @@ fn ms(millis: u64) -> Duration {
 
 fn machine(limits: &str) -> Machine {
     let mut machine = Machine::new(Config { pause: ms(30_000) });
-    machine.handle_watch(APP, &limits.parse().unwrap());
+    machine.handle_watch(APP, &limits.parse().unwrap(), false);
     machine
 }
 
@@ -26,14 +25,9 @@ fn ends(resource: Resource, measured: u64, crossed: u64) -> Crossing {
 }
 
 fn sample(at: u64, cpu: u32, memory: u64) -> Sample {
-    Sample {
-        app: APP,
-        at: ms(at),
-        cpu: Percent(cpu),
-        cpu_peak: Percent(cpu),
-        memory: Bytes(memory),
-        memory_peak: Bytes(memory),
-    }
+    let used = |now| Use { now, peak: now };
+    let uses = [used(cpu.into()), used(memory), Use::default(), Use::default(), Use::default()];
+    Sample { app: APP, at: ms(at), uses }
 }
 
 fn verdict(command: Option<Command>) -> Verdict {
@@ -52,7 +46,7 @@ fn a_verdict_says_which_limit_by_how_much_since_when() {
     assert_eq!(machine.exceeded(APP), [(found.limit, ms(10_000))]);
 
     let found = machine.handle_crossing(begins(Resource::Memory, 2 << 30, 21_000), ms(21_001));
-    assert_eq!(verdict(found).limit.resource(), Resource::Memory);
+    assert_eq!(verdict(found).limit.resource, Resource::Memory);
 }
 
 #[test]
@@ -114,14 +108,15 @@ fn what_concerns_nobody_is_ignored() {
 fn trends_tell_where_it_is_heading() {
     let mut machine = machine("");
     machine.handle_sample(sample(0, 10, 100));
-    assert_eq!(machine.trend(APP).unwrap().cpu.course, Course::Steady);
+    assert_eq!(machine.trend(APP).unwrap().of(Resource::Cpu).unwrap().course, Course::Steady);
     for step in 1..100 {
         machine.handle_sample(sample(step * 1_000, 10 + step as u32, 10_000 - step * 90));
     }
     machine.handle_sample(sample(5, 0, 0)); // late, and so of no use
     let trend = machine.trend(APP).unwrap();
-    assert_eq!((trend.cpu.level, trend.memory.level, trend.at), (109.0, 1_090.0, ms(99_000)));
-    assert_eq!((trend.cpu.course, trend.memory.course), (Course::Rising, Course::Falling));
+    let (cpu, memory) = (trend.of(Resource::Cpu).unwrap(), trend.of(Resource::Memory).unwrap());
+    assert_eq!((cpu.level, memory.level, trend.at), (109.0, 1_090.0, ms(99_000)));
+    assert_eq!((cpu.course, memory.course), (Course::Rising, Course::Falling));
 }
 
 /// What may happen to a machine, a step of virtual time apart.
@@ -144,6 +139,72 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::Rearm),
         (1u64..40_000).prop_map(|millis| Event::Wait { millis }),
     ]
+}
+
+/// Three apps with a limit on stutter and one without; all of the time is lost.
+fn stuttering() -> Machine {
+    let mut machine = Machine::new(Config { pause: ms(30_000) });
+    let limits = "stutter=30%/2s".parse().unwrap();
+    for (app, foreign) in [(2, false), (3, false), (4, true)] {
+        machine.handle_watch(AppId(app), &limits, foreign);
+    }
+    machine.handle_watch(APP, &"cpu=100%".parse().unwrap(), false);
+    for (app, cpu) in [(1, 400), (2, 20), (3, 50), (4, 10)] {
+        machine.handle_sample(Sample { app: AppId(app), ..sample(0, cpu, 1000) });
+    }
+    machine
+}
+
+/// Reads the pressure when it is due until `end`; the CPU is always short.
+fn lose(machine: &mut Machine, end: u64) -> Vec<(u64, AppId)> {
+    let mut told = Vec::new();
+    loop {
+        let wanted = [machine.pressure_due(), machine.poll_timeout()];
+        let Some(due) = wanted.into_iter().flatten().min() else { return told };
+        let now = due.max(ms(1));
+        if now > ms(end) {
+            return told;
+        }
+        let pressure = Pressure { at: now, cpu: now, memory: ms(0), disk: ms(0) };
+        let found = machine.handle_pressure(pressure, now).into_iter();
+        for Command::Verdict { app, verdict } in found.chain(machine.handle_timeout(now)) {
+            assert_eq!(verdict.limit.resource, Resource::Stutter);
+            assert!(verdict.delay <= ms(50), "{verdict:?}");
+            told.push((now.as_millis() as u64 / 1000, app));
+        }
+    }
+}
+
+#[test]
+fn of_a_stutter_one_app_is_told_at_a_time_the_foreign_one_first() {
+    let mut machine = stuttering();
+    assert_eq!(lose(&mut machine, 100_000), [(2, AppId(4)), (32, AppId(3)), (62, AppId(2))]);
+    assert_eq!(machine.exceeded(AppId(3)).len(), 1);
+    assert!(machine.exceeded(APP).is_empty());
+}
+
+#[test]
+fn a_stutter_that_nothing_came_of_is_the_next_ones_at_once_and_forgotten_with_the_last_app() {
+    let mut machine = stuttering();
+    assert_eq!(lose(&mut machine, 2_500), [(2, AppId(4))]);
+    machine.rearm(AppId(4), ms(2_500));
+    assert_eq!(lose(&mut machine, 3_500), [(2, AppId(3))]);
+    for app in [2, 3, 4] {
+        machine.handle_unwatch(AppId(app));
+    }
+    assert_eq!((machine.pressure_due(), machine.poll_timeout()), (None, None));
+}
+
+#[test]
+fn a_stutter_that_ends_is_over_for_all() {
+    let mut machine = stuttering();
+    assert_eq!(lose(&mut machine, 2_500), [(2, AppId(4))]);
+    for second in 3..8 {
+        let calm = Pressure { at: ms(second * 1000), cpu: ms(2_500), memory: ms(0), disk: ms(0) };
+        assert_eq!(machine.handle_pressure(calm, ms(second * 1000)), None);
+    }
+    assert!(machine.exceeded(AppId(4)).is_empty());
+    assert_eq!(machine.poll_timeout(), None);
 }
 
 proptest! {

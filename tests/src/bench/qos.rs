@@ -1,10 +1,12 @@
 //! `bench qos`: what watching costs the watched, how late a verdict falls, and what the monitor
 //! itself takes.
 
+mod counters;
 mod daemon;
 mod group;
 mod pingpong;
 
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,15 @@ use group::Group;
 
 const BENCH: &str = "qos";
 const APP: AppId = AppId(1);
+/// Everything that can be limited of an app, out of reach.
+const ALL_LIMITS: &str = "cpu=5000%/10s,memory=1TiB,delay=6553600%,net=1TiB/s,disk=1TiB/s";
+/// An interface that swallows packets, and a socket of the shell that sends there.
+const NETWORK: &str = "ip link add d0 type dummy && ip addr add 10.9.9.1/24 dev d0 && \
+    ip link set d0 up && exec 3>/dev/udp/10.9.9.2/9 &&";
+/// Datagrams over the loopback in a run.
+const DATAGRAMS: u32 = 20_000;
 const PINGPONG_PAIRS: usize = 41;
+const PACKET_PAIRS: usize = 21;
 const VERDICTS: usize = 9;
 const PROCESSES: usize = 500;
 const CAPSULES: usize = 50;
@@ -30,10 +40,21 @@ const AT_REST_PAIRS: usize = 3;
 /// Runs all cases; each row is reported as soon as it is known.
 pub fn run(report: &mut Report) -> anyhow::Result<()> {
     ping_pong(report)?;
+    packets(report)?;
     let spin = "while :; do :; done";
     verdict_delay(report, "one spinning thread", "cpu=20%/500ms", spin)?;
     let hold = "held=$(head -c 100000000 /dev/zero | tr '\\0' x); sleep 100";
     verdict_delay(report, "100 MB held", "memory=64MiB/500ms", hold)?;
+    let crowd = "for i in 1 2 3 4 5 6; do while :; do :; done & done; wait";
+    verdict_delay(report, "six spinning processes", "delay=50%/500ms", crowd)?;
+    let send = format!("exec unshare -n bash -c '{NETWORK} while :; do printf %1000s x >&3; done'");
+    verdict_delay(report, "packets of 1 kB", "net=500kB/s/500ms", &send)?;
+    let file = std::env::temp_dir().join(format!("phantom-bench-{}", std::process::id()));
+    let write = format!("while :; do dd if=/dev/zero of={} bs=1M count=16; done", file.display());
+    verdict_delay(report, "a file written", "disk=5MB/s/500ms", &write)?;
+    let _ = std::fs::remove_file(file);
+    verdict_delay(report, "six spinning processes", "stutter=30%/500ms", crowd)?;
+    counters::agree(report)?;
     at_rest(report, 1)?;
     at_rest(report, CAPSULES)?;
     daemon::at_rest(report)
@@ -44,7 +65,7 @@ fn ping_pong(report: &mut Report) -> anyhow::Result<()> {
     let group = Group::new("pingpong")?;
     // All threads of this process, so those of the ping-pong too.
     let _inside = group.enter()?;
-    let limits: Limits = "cpu=5000%/10s,memory=1TiB".parse()?;
+    let limits: Limits = ALL_LIMITS.parse()?;
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     let unwatched = || pingpong::round_trip().map(micros);
     let watched = || {
@@ -57,6 +78,33 @@ fn ping_pong(report: &mut Report) -> anyhow::Result<()> {
     let case = "ping-pong of two threads on one core";
     let row = Row::new(BENCH, case, "round trip, watched", on, "us");
     report.row(row.against("not watched", off).must(Bound::Ratio(1.04)))
+}
+
+/// Time of a datagram to a socket of this process, watched and unwatched in turns.
+fn packets(report: &mut Report) -> anyhow::Result<()> {
+    let group = Group::new("packets")?;
+    let _inside = group.enter()?;
+    let limits: Limits = ALL_LIMITS.parse()?;
+    let unwatched = || {
+        let (from, to) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+        from.connect(to.local_addr()?)?;
+        let (begin, mut buffer) = (Instant::now(), [0; 1000]);
+        for _ in 0..DATAGRAMS {
+            from.send(&buffer)?;
+            to.recv(&mut buffer)?;
+        }
+        Ok(begin.elapsed().as_secs_f64() * 1e6 / f64::from(DATAGRAMS))
+    };
+    let watched = || {
+        let mut monitor = Monitor::load()?;
+        monitor.watch_path(APP, group.path(), &limits)?;
+        unwatched()
+    };
+    unwatched()?; // warms up
+    let (on, off) = in_turns(PACKET_PAIRS, watched, unwatched)?;
+    let case = "a datagram of 1 kB to oneself";
+    let row = Row::new(BENCH, case, "sent and received, watched", on, "us");
+    report.row(row.against("not watched", off))
 }
 
 /// From the moment the window is full to the verdict in user space.
@@ -72,7 +120,7 @@ fn verdict_delay(
     for _ in 0..VERDICTS {
         let mut machine = Machine::new(Config::default());
         let group = Group::new("verdict")?;
-        machine.handle_watch(APP, &limits);
+        machine.handle_watch(APP, &limits, false);
         monitor.watch_path(APP, group.path(), &limits)?;
         let _process = group.shell(script)?;
         delays.push(first_verdict(&mut monitor, &mut machine)?.delay.as_secs_f64() * 1e3);
@@ -88,6 +136,13 @@ fn verdict_delay(
 fn first_verdict(monitor: &mut Monitor, machine: &mut Machine) -> anyhow::Result<Verdict> {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
+        if machine.pressure_due().is_some_and(|due| due <= phantom_ebpf::now()) {
+            let pressure = phantom_ebpf::pressure()?;
+            let found = machine.handle_pressure(pressure, phantom_ebpf::now());
+            if let Some(Command::Verdict { verdict, .. }) = found {
+                return Ok(verdict);
+            }
+        }
         for seen in monitor.drain()? {
             let crossing = Crossing {
                 app: seen.app,
@@ -104,6 +159,8 @@ fn first_verdict(monitor: &mut Monitor, machine: &mut Machine) -> anyhow::Result
         }
         let left = end.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "no verdict in 30 s");
+        let next = machine.pressure_due().map(|due| due.saturating_sub(phantom_ebpf::now()));
+        let left = next.map_or(left, |next| left.min(next + Duration::from_millis(1)));
         let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::try_from(left)?).context("cannot wait for a crossing")?;
     }

@@ -53,6 +53,13 @@ impl Group {
         Ok(Inside { before })
     }
 
+    /// CPU time as the kernel tells it to users.
+    pub(super) fn usage_micros(&self) -> anyhow::Result<u64> {
+        let text = fs::read_to_string(self.0.join("cpu.stat")).context("cpu.stat")?;
+        let line = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        Ok(line.context("no usage in cpu.stat")?.parse()?)
+    }
+
     /// Waits until it holds so many processes; gives their ids.
     pub(super) fn wait_for_processes(&self, count: usize) -> anyhow::Result<Vec<String>> {
         let end = Instant::now() + Duration::from_secs(30);

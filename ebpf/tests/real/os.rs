@@ -1,4 +1,4 @@
-//! A process that maps a file and forks: what the standard library does not offer.
+//! Processes that map files and fork: what the standard library does not offer.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::ptr;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
-use nix::unistd::{ForkResult, fork, pipe, write};
+use nix::unistd::{ForkResult, Pid, fork, pipe, write};
 
 const PAGE: usize = 4096;
 
@@ -61,4 +61,18 @@ pub fn fork_holders(count: usize, mapped: &Mapped, private: usize) {
     }
     drop(done);
     File::from(ready).read_exact(&mut vec![0; count]).expect("all of them say so");
+}
+
+/// Forks a child that does `work` and ends; gives its id. `work` may not allocate.
+pub fn fork_worker(work: impl FnOnce()) -> Pid {
+    // SAFETY: the child does `work` and leaves without running what the parent has set up for its
+    // own end.
+    match unsafe { fork() }.expect("a fork") {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            work();
+            // SAFETY: ends this process and nothing else.
+            unsafe { nix::libc::_exit(0) }
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! Cgroups that vanish with the test, processes in them, and a wait for crossings.
 
-pub mod os;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -64,10 +62,20 @@ impl Cgroup {
 
     /// Starts `child` of this test program in it, in `role`.
     pub fn role(&self, role: &str) -> Role {
+        self.role_by(&[], role)
+    }
+
+    /// The same by way of a program that runs another, such as `unshare -n`.
+    pub fn role_by(&self, by: &[&str], role: &str) -> Role {
         let program = std::env::current_exe().expect("own path");
+        let program = program.to_str().expect("UTF-8");
+        let (first, rest) = by.split_first().unwrap_or((&program, &[]));
+        let own = (!by.is_empty()).then_some(program);
         let mut child = self
-            .command(program.to_str().expect("UTF-8"))
-            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .command(first)
+            .args(rest)
+            .args(own)
+            .args(["--exact", "roles::child", "--nocapture", "--test-threads=1"])
             .env("PHANTOM_EBPF_ROLE", role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -132,17 +140,25 @@ pub struct Role {
 }
 
 impl Role {
-    pub fn tell(&mut self, line: &str) {
-        writeln!(self.input, "{line}").expect("the child listens");
-        self.await_word("done");
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
-    fn await_word(&mut self, word: &str) {
+    /// Has it do something; gives the words before its `done`.
+    pub fn tell(&mut self, line: &str) -> String {
+        writeln!(self.input, "{line}").expect("the child listens");
+        self.await_word("done")
+    }
+
+    fn await_word(&mut self, word: &str) -> String {
         let mut line = String::new();
-        while !line.trim_end().ends_with(word) {
+        loop {
             line.clear();
             let read = self.output.read_line(&mut line).expect("the child answers");
             assert_ne!(read, 0, "the child ended before it said `{word}`");
+            if let Some(before) = line.trim_end().strip_suffix(word) {
+                return before.trim_end().to_owned();
+            }
         }
     }
 }
@@ -197,4 +213,18 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "waited ten seconds for {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Nanoseconds the task has waited for a CPU.
+pub fn run_delay(task: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("{task}/schedstat")).unwrap();
+    text.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Bytes the process has read from and written for disks.
+pub fn disk_bytes(process: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("{process}/io")).unwrap();
+    let field = |name| text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+    let number = |name| field(name).parse::<u64>().unwrap();
+    number("read_bytes:") + number("write_bytes:")
 }

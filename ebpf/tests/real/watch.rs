@@ -1,87 +1,14 @@
 //! The monitor against the real kernel: what is accounted, what is reported, how late.
 
-mod common;
+use std::time::Duration;
 
-use std::fs::File;
-use std::hint::black_box;
-use std::io::BufRead;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use common::os::{Mapped, fork_holders};
-use common::{Cgroup, begin, crossings, end, limits, monitor, wait_until};
+use crate::common::{Cgroup, begin, crossings, end, limits, monitor, wait_until};
 use phantom_ebpf::{Crossing, programs_loaded};
 use phantom_model::{AppId, Resource};
 
 const APP: AppId = AppId(7);
 const OTHER: AppId = AppId(8);
 const MIB: usize = 1 << 20;
-
-/// Not a test of its own: what the processes of the other tests do.
-#[test]
-fn child() {
-    let Ok(role) = std::env::var("PHANTOM_EBPF_ROLE") else {
-        return;
-    };
-    if let Some(generation) = role.strip_prefix("generation ") {
-        return next_generation(generation.parse().unwrap());
-    }
-    println!("ready");
-    let mut held: Vec<Vec<u8>> = Vec::new();
-    for line in std::io::stdin().lock().lines() {
-        let line = line.unwrap();
-        let (word, number) = line.split_once(' ').unwrap_or((&line, "0"));
-        match word {
-            "hold" => held.push(black_box(vec![1; number.parse::<usize>().unwrap() * MIB])),
-            "share" => {
-                let path = format!("/dev/shm/phantom-ebpf-test-{}", std::process::id());
-                let bytes = vec![1; number.parse::<usize>().unwrap() * MIB];
-                std::fs::write(&path, bytes).unwrap();
-                let mapped = Mapped::new(&File::open(&path).unwrap());
-                std::fs::remove_file(&path).unwrap();
-                mapped.touch();
-            }
-            "release" => held.clear(),
-            "threads" => {
-                for _ in 0..number.parse::<usize>().unwrap() {
-                    std::thread::spawn(std::thread::park);
-                }
-            }
-            "fork" => {
-                // This program itself is a large file that every process can map.
-                let file = File::open(std::env::current_exe().unwrap()).unwrap();
-                fork_holders(number.parse().unwrap(), &Mapped::new(&file), MIB / 2);
-            }
-            "spin" => spin(Duration::from_millis(number.parse().unwrap())),
-            _ => panic!("unknown word {word}"),
-        }
-        println!("done");
-    }
-}
-
-fn spin(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        black_box(0);
-    }
-}
-
-/// Spins a little, then goes on as another process (forked) or another program (exec).
-fn next_generation(left: u32) {
-    spin(Duration::from_millis(20));
-    if left == 0 {
-        return;
-    }
-    let mut next = Command::new(std::env::current_exe().unwrap());
-    next.args(["--exact", "child", "--nocapture"])
-        .env("PHANTOM_EBPF_ROLE", format!("generation {}", left - 1));
-    if left.is_multiple_of(2) {
-        panic!("{}", next.exec());
-    }
-    // Nobody waits for it: its parent exits at once.
-    drop(next.spawn().unwrap());
-}
 
 fn delay(crossing: &Crossing) -> Duration {
     crossing.at - crossing.crossed
@@ -135,7 +62,7 @@ fn fork_exec_and_exit_do_not_hide_it() {
     monitor.watch_path(APP, group.path(), &limits("cpu=10%/400ms")).unwrap();
     let program = std::env::current_exe().unwrap();
     let mut first = group.shell(&format!(
-        "PHANTOM_EBPF_ROLE='generation 60' exec '{}' --exact child --nocapture >/dev/null",
+        "PHANTOM_EBPF_ROLE='generation 60' exec '{}' --exact roles::child --nocapture >/dev/null",
         program.display()
     ));
     let found = begin(&mut monitor);
@@ -158,8 +85,8 @@ fn below_the_limit_nothing_is_said() {
     }
     assert_eq!(monitor.drain().unwrap(), []);
     let reading = monitor.reading(APP).unwrap();
-    assert!((1..=70).contains(&reading.cpu_peak.0), "{reading:?}");
-    assert!(!reading.cpu_over && !reading.memory_over, "{reading:?}");
+    assert!((1..=70).contains(&reading.of(Resource::Cpu).peak), "{reading:?}");
+    assert!(!reading.of(Resource::Cpu).over && !reading.of(Resource::Memory).over, "{reading:?}");
 }
 
 #[test]
@@ -188,8 +115,8 @@ fn memory_growth_is_seen_and_its_end() {
     role.tell("release");
     end(&mut monitor);
     let reading = monitor.reading(APP).unwrap();
-    assert!(reading.resident.0 < 100 * MIB as u64, "{reading:?}");
-    assert!(reading.resident_peak.0 >= 164 * MIB as u64, "{reading:?}");
+    assert!(reading.of(Resource::Memory).now < 100 * MIB as u64, "{reading:?}");
+    assert!(reading.of(Resource::Memory).peak >= 164 * MIB as u64, "{reading:?}");
     assert_eq!(reading.processes, 1);
 }
 
@@ -240,7 +167,7 @@ fn resident_memory_agrees_with_proc() {
     let reading = monitor.reading(APP).unwrap();
     assert!(told >= 80 * MIB as u64, "{told}");
     // Before Linux 6.2 every thread keeps up to 64 pages of each kind to itself.
-    let apart = reading.resident.0.abs_diff(told);
+    let apart = reading.of(Resource::Memory).now.abs_diff(told);
     assert!(apart <= told / 20, "status says {told}, {reading:?}");
     group.freeze(false);
 }
@@ -262,7 +189,7 @@ fn a_file_that_many_processes_map_does_not_count() {
     group.freeze(false);
     assert_eq!(reading.processes, 201);
     assert!(files > 2 * told, "the file is mapped by all: {files} bytes, and {told} of their own");
-    let apart = reading.resident.0.abs_diff(told);
+    let apart = reading.of(Resource::Memory).now.abs_diff(told);
     assert!(apart <= told / 50, "status says {told}, {reading:?}");
 
     // A limit that the files would exceed, and then one process does.
