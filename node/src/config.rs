@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use phantom_model::{AppId, Bytes, Limit, Limits, Resource};
 use phantom_net::config::DEFAULT_PORT;
+use phantom_qos::Rule;
 use serde::{Deserialize, Deserializer};
 
 use crate::daemon::hold::HoldAt;
@@ -47,6 +48,9 @@ pub struct Config {
     /// foreign ones first, until it does no more. Off by default.
     #[serde(deserialize_with = "stutter")]
     pub stutter: Option<Limit>,
+    /// Programs that Phantom did not start and that shall be watched all the same: they are reported
+    /// in the log and by `phantom qos`.
+    pub watch: Vec<Watch>,
     /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
     /// a minute. `<run_dir>/held` shows that it was reached.
     pub hold_at: Option<HoldAt>,
@@ -68,9 +72,49 @@ impl Default for Config {
             messages: true,
             qos: true,
             stutter: None,
+            watch: Vec::new(),
             hold_at: None,
         }
     }
+}
+
+/// One `[[watch]]`: programs that fit all that is given.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// Pattern of the program's name, like `firefox*`.
+    pub name: Option<String>,
+    /// Login name of its user.
+    pub user: Option<String>,
+    /// Pattern of its control group, like `/user.slice/*`.
+    pub cgroup: Option<String>,
+    /// Against what, like `cpu=200%/1m,memory=4GiB`.
+    #[serde(deserialize_with = "limits")]
+    pub limits: Limits,
+}
+
+impl Watch {
+    fn rule(&self) -> anyhow::Result<Rule> {
+        let Watch { name, user, cgroup, limits } = self.clone();
+        if name.is_none() && user.is_none() && cgroup.is_none() {
+            bail!("a [[watch]] names no programs: give `name`, `user` or `cgroup`");
+        }
+        if limits.is_empty() {
+            bail!("a [[watch]] has no limits: give some, like `limits = \"cpu=200%/1m\"`");
+        }
+        let unseen = limits.iter().find(|limit| !Rule::RESOURCES.contains(&limit.resource));
+        if let Some(limit) = unseen {
+            bail!(
+                "`{limit}` cannot be watched of programs that Phantom did not start; \
+                 cpu, memory, delay and disk can"
+            );
+        }
+        Ok(Rule { name, user, cgroup, limits })
+    }
+}
+
+fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 fn from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
@@ -98,6 +142,7 @@ impl Config {
                 return Err(error).with_context(|| format!("cannot open {}", path.display()));
             }
         };
+        config.rules().with_context(|| format!("{} cannot be used", path.display()))?;
         if config.name.is_empty() {
             config.name = nix::unistd::gethostname()?.to_string_lossy().into_owned();
         }
@@ -111,6 +156,11 @@ impl Config {
             );
         }
         Ok(config)
+    }
+
+    /// The rules of `[[watch]]`.
+    pub fn rules(&self) -> anyhow::Result<Vec<Rule>> {
+        self.watch.iter().map(Watch::rule).collect()
     }
 
     /// The socket of the local API.

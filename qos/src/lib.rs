@@ -26,6 +26,9 @@
 //! time: for a foreign app before an own one, then for the app that uses most of what there is too
 //! little of. The next one falls when the pause is over, or at once if nothing came of the first.
 //!
+//! [`Programs`] does the same, more coarsely, for programs that Phantom did not start: they cannot
+//! be moved, but their owner can be told.
+//!
 //! After the monitor was told to watch an app anew (other limits, `phantom qos on`), tell the
 //! machine too: both begin afresh, and an excursion that lasts is reported again.
 //!
@@ -38,9 +41,11 @@ mod command;
 mod config;
 mod machine;
 mod pressure;
+mod programs;
 mod trend;
 
 pub use command::{Command, Crossing, Sample, Use};
 pub use config::Config;
 pub use machine::Machine;
+pub use programs::{Process, Programs, Report, Rule, Totals};
 pub use trend::{Course, Quantity, Trend};

@@ -333,6 +333,8 @@ pub struct QosState {
     pub on: bool,
     /// Programs it has in the kernel.
     pub programs: usize,
+    /// Programs that Phantom did not start and that exceed a limit of a `[[watch]]`, each a line.
+    pub watched: Vec<String>,
 }
 
 /// Every refusal.

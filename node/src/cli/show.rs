@@ -263,5 +263,8 @@ pub fn qos(state: &QosState, json: bool) -> anyhow::Result<()> {
     } else {
         println!("The monitor is off: no program in the kernel. Moves by hand still work.");
     }
+    for line in &state.watched {
+        println!("Watched: {line}.");
+    }
     Ok(())
 }

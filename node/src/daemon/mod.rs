@@ -12,6 +12,7 @@
 //! | [`explain`] | could an app move now, where to, and if not, why |
 //! | [`peers`] | questions between daemons and their answers |
 //! | [`policy`] | the sub-grid's policy: read, shown, edited |
+//! | [`programs`] | programs that Phantom did not start, watched as the owner wants |
 //! | [`recover`] | finds apps again whose shims lived on |
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
@@ -39,6 +40,7 @@ pub mod near;
 pub mod parts;
 pub mod peers;
 pub mod policy;
+pub mod programs;
 pub mod recover;
 pub mod store;
 pub mod switch;
@@ -52,6 +54,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use phantom_model::NodeId;
+use phantom_qos::Programs;
 use tokio::sync::watch as signal;
 
 use crate::config::Config;
@@ -139,6 +142,8 @@ pub struct Daemon {
     pub parts: parts::Parts,
     /// The kernel monitor.
     pub watcher: watch::Watcher,
+    /// Other programs that are watched.
+    pub watchlist: programs::Watchlist,
     stop: signal::Sender<bool>,
 }
 
@@ -217,6 +222,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         moves: moves::Moves::default(),
         parts: parts::Parts::default(),
         watcher: watch::Watcher::default(),
+        watchlist: programs::Watchlist::new(Programs::new(config.rules()?)),
         stop: signal::Sender::new(false),
         network,
         config,
@@ -236,6 +242,7 @@ impl Daemon {
         tokio::spawn(self.clone().serve_switch(switch));
         tokio::spawn(self.clone().judge());
         tokio::spawn(self.clone().sample());
+        tokio::spawn(self.clone().watch_programs());
         tokio::spawn(self.clone().watch_criu());
         tokio::spawn(self.clone().keep_movable());
         self.find_apps().await?;

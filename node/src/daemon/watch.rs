@@ -90,11 +90,9 @@ impl Watcher {
         Ok(())
     }
 
-    /// Whether the monitor is on, and how many programs it has in the kernel.
-    pub fn state(&self) -> QosState {
-        let inner = self.lock();
-        let programs = inner.monitor.as_ref().map_or(0, |monitor| monitor.program_ids().len());
-        QosState { on: inner.monitor.is_some(), programs }
+    /// How many programs the monitor has in the kernel; none if it is off.
+    pub fn programs(&self) -> Option<usize> {
+        self.lock().monitor.as_ref().map(|monitor| monitor.program_ids().len())
     }
 
     /// Watches an app that runs here; `foreign`: of another node.
@@ -272,7 +270,7 @@ impl Daemon {
             charge.make_cgroup().and_then(|cgroup| self.watcher.watch(app, cgroup, limits, false));
         match watched {
             Err(error) => notes.push(format!("its limits are not watched: {error:#}")),
-            Ok(()) if !limits.is_empty() && !self.watcher.state().on => notes.push(
+            Ok(()) if !limits.is_empty() && self.watcher.programs().is_none() => notes.push(
                 "its limits are not watched: the monitor is off (`sudo phantom qos on`)".to_owned(),
             ),
             Ok(()) => {}
@@ -375,15 +373,17 @@ impl Daemon {
         }
     }
 
-    /// Whether the monitor is on.
+    /// What `phantom qos` tells.
     pub fn qos_state(&self) -> QosState {
-        self.watcher.state()
+        let programs = self.watcher.programs();
+        let watched = self.watchlist.exceeding().iter().map(ToString::to_string).collect();
+        QosState { on: programs.is_some(), programs: programs.unwrap_or(0), watched }
     }
 
     /// Switches the monitor.
     pub fn qos_switch(&self, on: bool) -> Result<QosState, Refusal> {
         self.watcher.switch(on)?;
-        Ok(self.watcher.state())
+        Ok(self.qos_state())
     }
 }
 
