@@ -29,6 +29,8 @@ pub struct Situation {
     pub needs: Needs,
     /// Cores it uses.
     pub used_cores: f64,
+    /// Cores it would use besides, as its threads were ready and waited for one.
+    pub waiting_cores: f64,
     /// How many of those its user does not want it to use here.
     pub excess_cores: f64,
     /// Speed of one core here, Mflop/s.
@@ -37,6 +39,12 @@ pub struct Situation {
     pub ran: Duration,
     /// What has to be sent.
     pub image: Bytes,
+}
+
+impl Situation {
+    fn wanted_cores(&self) -> f64 {
+        (self.used_cores + self.waiting_cores).max(0.1)
+    }
 }
 
 /// What a node would give.
@@ -129,11 +137,11 @@ pub fn decide(situation: &Situation, candidates: &[Candidate], now: Duration) ->
 }
 
 /// Mflop/s the app would get: its fair share, beside what runs there already, of as many cores as
-/// it uses here.
+/// it uses here or waits for.
 fn usable_mflops(situation: &Situation, candidate: &Candidate) -> f64 {
     let Some(facts) = &candidate.facts else { return 0.0 };
     let standing = &candidate.standing;
-    let (cores, wanted) = (f64::from(facts.cores), situation.used_cores.max(0.1));
+    let (cores, wanted) = (f64::from(facts.cores), situation.wanted_cores());
     let idle = f64::from(facts.idle_centicores) / 100.0;
     let busy = (cores - idle).max(0.0);
     // Where nothing is idle, the load says how many wait.

@@ -1,8 +1,9 @@
 //! The control group of a capsule on the version 2 hierarchy: it says which processes belong to
 //! it, stops and starts all of them at once, and ends them.
 //!
-//! Only what the core of version 2 offers is used, so it works where the controllers still sit on
-//! version 1 hierarchies; there the app stays in its shim's groups. All waits block the calling
+//! Only holding an app to a limit needs controllers. All else is what the core of version 2 offers, so
+//! it works where the controllers still sit on version 1 hierarchies; there the app stays in its
+//! shim's groups. All waits block the calling
 //! thread, with a deadline.
 
 use std::fs;
@@ -19,6 +20,9 @@ use crate::mountinfo;
 
 /// How long an emptied group may take to be removable.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time over which the kernel applies `cpu.max`: its default.
+const CPU_PERIOD_US: u64 = 100_000;
 
 /// The control group of one capsule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +133,51 @@ impl Cgroup {
         for parent in self.path.ancestors().skip(1).take(2) {
             // Refused while other apps or nodes are below.
             let _ = fs::remove_dir(parent);
+        }
+        Ok(())
+    }
+
+    /// Holds the group to so much of a core, in percent (`cpu.max`), or lets go of it.
+    pub fn hold_cpu(&self, percent: Option<u64>) -> Result<(), Error> {
+        let quota =
+            percent.map(|percent| format!("{} {CPU_PERIOD_US}", percent * CPU_PERIOD_US / 100));
+        self.hold("cpu", "cpu.max", quota)
+    }
+
+    /// Holds the group to so much memory (`memory.high`): above it its processes are slowed down
+    /// while the kernel takes back what it can. `None` lets go of it.
+    pub fn hold_memory(&self, bytes: Option<u64>) -> Result<(), Error> {
+        self.hold("memory", "memory.high", bytes.map(|bytes| bytes.to_string()))
+    }
+
+    fn hold(
+        &self,
+        controller: &'static str,
+        file: &str,
+        text: Option<String>,
+    ) -> Result<(), Error> {
+        match (self.path.join(file).exists(), &text) {
+            // What is not there holds nothing.
+            (false, None) => return Ok(()),
+            (false, Some(_)) => self.enable(controller)?,
+            (true, _) => {}
+        }
+        self.write(file, text.as_deref().unwrap_or("max"), "hold")
+    }
+
+    /// Has the controller of every group above reach down to this one.
+    fn enable(&self, controller: &'static str) -> Result<(), Error> {
+        let top = hierarchy()?;
+        let mut above: Vec<&Path> = self.path.ancestors().skip(1).collect();
+        above.retain(|group| group.starts_with(&top));
+        for group in above.into_iter().rev() {
+            let offered = fs::read_to_string(group.join("cgroup.controllers"))
+                .map_err(fail("list the controllers of", group))?;
+            if !offered.split_whitespace().any(|name| name == controller) {
+                return Err(Error::NoController { name: controller });
+            }
+            fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"))
+                .map_err(fail("hand a controller on from", group))?;
         }
         Ok(())
     }

@@ -121,6 +121,16 @@ pub enum Error {
     /// No version 2 hierarchy is mounted.
     #[error("no cgroup v2 hierarchy is mounted; mount one with `mount -t cgroup2 none DIR`")]
     NoCgroup2,
+    /// A controller is not on the version 2 hierarchy.
+    #[error(
+        "nothing can be held to a limit: the `{name}` controller is not on the version 2 hierarchy of \
+         control groups; boot with `systemd.unified_cgroup_hierarchy=1` or \
+         `cgroup_no_v1=all`"
+    )]
+    NoController {
+        /// Which.
+        name: &'static str,
+    },
     /// A control group did not reach a state in time.
     #[error("the control group {path} was not {state} within {seconds} s")]
     CgroupTimeout {

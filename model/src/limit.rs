@@ -109,11 +109,15 @@ pub struct Limit {
     pub level: u64,
     /// The time over which it must be exceeded.
     pub window: Window,
+    /// Whether the app is held to it, from when it is exceeded until it has moved or uses less. Only
+    /// of CPU (`cpu.max`) and memory (`memory.high`).
+    #[serde(default)]
+    pub soft: bool,
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Limit { resource, level, window } = self;
+        let Limit { resource, level, window, soft } = self;
         match resource {
             Resource::Cpu | Resource::Delay | Resource::Stutter => {
                 write!(f, "{resource}={}/{window}", percent(*level))
@@ -122,7 +126,8 @@ impl fmt::Display for Limit {
             Resource::Net | Resource::Disk => {
                 write!(f, "{resource}={:#}/s/{window}", Bytes(*level))
             }
-        }
+        }?;
+        if *soft { f.write_str("/soft") } else { Ok(()) }
     }
 }
 
@@ -143,6 +148,9 @@ pub enum LimitError {
         /// What is wrong with it.
         source: UnitError,
     },
+    /// What nothing can be held to.
+    #[error("`{0}` cannot be soft: only cpu and memory can be held to a limit")]
+    NotSoft(Resource),
     /// One resource twice.
     #[error("`{0}` is limited twice; give one limit for each resource")]
     Twice(Resource),
@@ -214,6 +222,11 @@ fn parse_limit(part: &str) -> Result<Limit, LimitError> {
         return Err(LimitError::NoValue(resource));
     }
     let wrong = |source| LimitError::Value { limit: part.to_owned(), source };
+    let hard = value.strip_suffix("/soft");
+    let (value, soft) = (hard.unwrap_or(value), hard.is_some());
+    if soft && !matches!(resource, Resource::Cpu | Resource::Memory) {
+        return Err(LimitError::NotSoft(resource));
+    }
     let (level, window) = match value.rsplit_once('/') {
         // The slash of a rate.
         None | Some((_, "s")) => (value, resource.default_window()),
@@ -238,7 +251,7 @@ fn parse_limit(part: &str) -> Result<Limit, LimitError> {
             })
         }
     };
-    Ok(Limit { resource, level: level.map_err(wrong)?, window })
+    Ok(Limit { resource, level: level.map_err(wrong)?, window, soft })
 }
 
 impl fmt::Display for Limits {
@@ -269,7 +282,7 @@ pub struct Verdict {
 impl fmt::Display for Verdict {
     /// Without the subject, which is the app.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Limit { resource, level, window } = self.limit;
+        let Limit { resource, level, window, .. } = self.limit;
         let measured = resource.words(self.measured);
         match resource {
             Resource::Cpu => write!(f, "uses {measured} of a core over {window}"),
@@ -304,6 +317,8 @@ mod tests {
         let all = Resource::ALL.map(Resource::example).join(",");
         let limits: Limits = all.parse().unwrap();
         assert_eq!(limits.to_string(), all.replace("2GiB", "2GiB/1s"));
+        let soft = "cpu=150%/10s/soft,memory=1GiB/1s/soft";
+        assert_eq!(soft.parse::<Limits>().unwrap().to_string(), soft);
         assert_eq!("net=1MiB/s".parse::<Limits>().unwrap().to_string(), "net=1MiB/s/10s");
     }
 
@@ -337,6 +352,10 @@ mod tests {
                 "limit `stutter=100%`: `100%` is not a share of the time; write it like `30%`",
             ),
             ("cpu", "`cpu` has no value; write it like `cpu=150%/10s`"),
+            (
+                "disk=1MiB/s/soft",
+                "`disk` cannot be soft: only cpu and memory can be held to a limit",
+            ),
             ("cpu=1%,cpu=2%", "`cpu` is limited twice; give one limit for each resource"),
             (
                 "cpu=1%/1d",

@@ -249,7 +249,7 @@ impl Program {
 impl Meter {
     /// The verdict, if an excursion begins.
     fn look(&mut self, at: Duration, totals: Totals) -> Option<Verdict> {
-        let Limit { resource, level, window } = self.limit;
+        let Limit { resource, level, window, .. } = self.limit;
         let (measured, is_full) = match resource {
             Resource::Memory => (totals.memory, true),
             _ => self.mean(at, totals.of(resource)),

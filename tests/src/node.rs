@@ -38,6 +38,8 @@ pub struct AppRow {
     pub home: String,
     /// Its epoch.
     pub epoch: u64,
+    /// Percent of a core it uses, once that is known.
+    pub cpu_percent: Option<u32>,
 }
 
 /// What `phantom migrate` says of a move, as far as scenarios look at it.

@@ -48,6 +48,7 @@ fn situation() -> Situation {
             rules: Rules::default(),
         },
         used_cores: 1.0,
+        waiting_cores: 0.0,
         excess_cores: 0.5,
         mflops_here: 1000.0,
         ran: Duration::from_secs(120),
@@ -69,6 +70,18 @@ fn where_the_network_matters_the_fastest_node_is_not_the_best() {
     assert!(decision.why.contains("by compute alone it would be n2"), "{}", decision.why);
     let order: Vec<_> = decision.weighed.iter().map(|weighed| weighed.name.as_str()).collect();
     assert_eq!(order, ["n3", "n2", "n4"]);
+}
+
+#[test]
+fn an_app_that_waits_here_goes_where_it_would_not() {
+    // It gets a quarter of a core here, and waits for the rest of one.
+    let waits =
+        Situation { used_cores: 0.25, waiting_cores: 0.75, excess_cores: 0.0, ..situation() };
+    let candidates = [node(2, 400, 1000, 50e6), node(3, 0, 1000, 50e6)];
+    assert_eq!(decide(&waits, &candidates, at(0)).go, Some(NodeId([2; 32])));
+    assert_eq!(decide(&waits, &candidates[1..], at(0)).go, None);
+    let content = Situation { waiting_cores: 0.0, ..waits };
+    assert_eq!(decide(&content, &candidates, at(0)).go, None);
 }
 
 #[test]

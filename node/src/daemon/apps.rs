@@ -15,6 +15,7 @@ use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 
 use super::timeline::Timeline;
+use super::watch::Used;
 use super::{Caller, Daemon, Refusal};
 use crate::account;
 use crate::api::types::*;
@@ -39,8 +40,8 @@ pub struct HomeApp {
     pub shim: ShimClient,
     /// The latest verdict, in words.
     pub verdict: Option<Verdict>,
-    /// What the monitor last read: percent of a core, resident bytes.
-    pub reading: Option<(u32, u64)>,
+    /// What the monitor last read.
+    pub reading: Option<Used>,
     /// Whether its host answers.
     pub reachable: bool,
     /// Whether its shim has built the capsule; until then only its name is taken.
@@ -353,8 +354,8 @@ impl Daemon {
             limits: record.spec.limits.to_string(),
             movable: inspected.as_ref().map(Option::is_none),
             obstacle: inspected.flatten(),
-            cpu_percent: reading.map(|(percent, _)| percent),
-            resident_bytes: reading.map(|(_, bytes)| bytes),
+            cpu_percent: reading.map(|used| used.cpu_percent),
+            resident_bytes: reading.map(|used| used.resident.0),
             started_unix_s: record.started_unix_s,
             attach: Some(self.config.app_dir(app).attach()),
         })

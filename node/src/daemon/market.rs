@@ -92,7 +92,7 @@ impl Daemon {
     /// What an app asks of a node.
     pub async fn needs(&self, record: &AppRecord) -> Needs {
         let read = self.apps.with(record.app, |app| app.reading).ok().flatten();
-        let read = Bytes(read.map_or(0, |(_, bytes)| bytes));
+        let read = read.unwrap_or_default().resident;
         // What the monitor read may be seconds old, and programs that start grow fast.
         let measured = match record.host == self.node {
             true => self.survey(record.app).await.map_or(read, |now| now.resident.max(read)),
@@ -111,16 +111,19 @@ impl Daemon {
     /// The app as it is now; with a verdict, as it was found to exceed its limit.
     pub async fn situation(&self, record: &AppRecord, verdict: Option<&Verdict>) -> Situation {
         let needs = self.needs(record).await;
-        let reading = self.apps.with(record.app, |app| app.reading).ok().flatten();
-        let read_cores = reading.map_or(0.0, |(percent, _)| f64::from(percent) / 100.0);
+        let read = self.apps.with(record.app, |app| app.reading).ok().flatten().unwrap_or_default();
+        let cores = |percent: u64| percent as f64 / 100.0;
+        let read_cores = cores(read.cpu_percent.into());
+        let mut waiting_cores = cores(read.delay_percent.into());
         let (used_cores, excess_cores) = match verdict {
             Some(Verdict { limit: Limit { resource, level, .. }, measured, .. }) => {
-                let cores = |percent: u64| percent as f64 / 100.0;
                 let excess = cores(measured.saturating_sub(*level));
                 match resource {
                     Resource::Cpu => (cores(*measured), excess),
-                    // It would use what it waits for.
-                    Resource::Delay => (read_cores + cores(*measured), excess),
+                    Resource::Delay => {
+                        waiting_cores = cores(*measured);
+                        (read_cores, excess.min(read_cores))
+                    }
                     Resource::Stutter => (read_cores, read_cores.max(OTHER_BURDEN_CORES)),
                     Resource::Memory | Resource::Net | Resource::Disk => {
                         (read_cores, OTHER_BURDEN_CORES)
@@ -139,7 +142,7 @@ impl Daemon {
         let age = (now_unix_us() / 1_000_000).saturating_sub(record.started_unix_s);
         let image = Bytes(needs.resident.0.saturating_add(IMAGE_EXTRA));
         let ran = Duration::from_secs(age);
-        Situation { needs, used_cores, excess_cores, mflops_here, ran, image }
+        Situation { needs, used_cores, waiting_cores, excess_cores, mflops_here, ran, image }
     }
 
     /// Asks and measures the members, and decides where an app should be.

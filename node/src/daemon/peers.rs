@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use super::apps::SHIM_DEADLINE;
+use super::watch::Used;
 use crate::api::types::TimelineRow;
 use crate::shim::control::{Reply, Request as ShimRequest};
 
@@ -59,8 +60,8 @@ pub enum Ask {
     Work(u64, u32),
     /// So many bytes to see how fast the way is; they say nothing.
     Probe(Vec<u8>),
-    /// From the host to the home: percent of a core and resident bytes.
-    Reading(AppId, u32, u64),
+    /// From the host to the home: what the app uses.
+    Reading(AppId, Used),
 }
 
 /// An answer.
@@ -189,9 +190,9 @@ impl Daemon {
                 self.watcher.rearm(app);
                 Ok(Answer::Done)
             }
-            Ask::Reading(app, percent, bytes) => {
+            Ask::Reading(app, used) => {
                 ensure!(self.apps.record(app)?.host == peer, "the app does not run on your node");
-                self.apps.with(app, |app| app.reading = Some((percent, bytes)))?;
+                self.apps.with(app, |app| app.reading = Some(used))?;
                 Ok(Answer::Done)
             }
         }

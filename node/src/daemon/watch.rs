@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context;
 use phantom_capsule::cgroup::Cgroup;
 use phantom_ebpf::{Crossing, Monitor, Reading};
-use phantom_model::{AppId, Limit, Limits, Resource, Verdict};
+use phantom_model::{AppId, Bytes, Limit, Limits, Resource, Verdict};
 use phantom_qos::{Command, Config, Course, Machine, Sample, Use};
+use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -24,6 +25,28 @@ const SAMPLE: Duration = Duration::from_secs(2);
 
 /// What lies further ahead is not told.
 const OUTLOOK: Duration = Duration::from_secs(24 * 3600);
+
+/// What an app uses, as far as listings and the choice of a node need it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// CPU, percent of a core.
+    pub cpu_percent: u32,
+    /// Waiting for a CPU, percent of the time, all threads added up.
+    pub delay_percent: u32,
+    /// Memory.
+    pub resident: Bytes,
+}
+
+impl Used {
+    fn of(reading: &Reading) -> Self {
+        let percent = |of: Resource| u32::try_from(reading.of(of).now).unwrap_or(u32::MAX);
+        Self {
+            cpu_percent: percent(Resource::Cpu),
+            delay_percent: percent(Resource::Delay),
+            resident: Bytes(reading.of(Resource::Memory).now),
+        }
+    }
+}
 
 /// The monitor, when it is on, and what it shall watch, on or off.
 pub struct Watcher {
@@ -44,6 +67,33 @@ struct Watched {
     limits: Limits,
     /// Of another node.
     foreign: bool,
+    /// What it is held to.
+    held: Vec<Resource>,
+}
+
+impl Watched {
+    /// Holds the app to a soft limit, or lets go of it.
+    fn hold(&mut self, limit: Limit, held: bool) -> Result<(), phantom_capsule::Error> {
+        let level = held.then_some(limit.level);
+        match limit.resource {
+            Resource::Cpu => self.cgroup.hold_cpu(level)?,
+            Resource::Memory => self.cgroup.hold_memory(level)?,
+            _ => return Ok(()),
+        }
+        self.held.retain(|resource| *resource != limit.resource);
+        self.held.extend(held.then_some(limit.resource));
+        Ok(())
+    }
+
+    /// Lets go of the app, where nobody will see that it uses less.
+    fn let_go(&mut self) {
+        for limit in self.limits.clone().iter().filter(|limit| limit.soft) {
+            // What it was held to before this daemon began is not known.
+            if let Err(error) = self.hold(*limit, false) {
+                tracing::debug!(error = format!("{error:#}"), "it cannot have been held");
+            }
+        }
+    }
 }
 
 impl Default for Watcher {
@@ -59,7 +109,8 @@ impl Default for Watcher {
 
 impl Inner {
     fn watch(&mut self, app: AppId) -> anyhow::Result<()> {
-        let Some(watched) = self.watched.get(&app) else { return Ok(()) };
+        let Some(watched) = self.watched.get_mut(&app) else { return Ok(()) };
+        watched.let_go();
         self.machine.handle_watch(app, &watched.limits, watched.foreign);
         if let Some(monitor) = &mut self.monitor {
             use std::os::fd::AsFd;
@@ -81,6 +132,7 @@ impl Watcher {
             return Ok(());
         }
         inner.monitor = if on { Some(Monitor::load()?) } else { None };
+        inner.watched.values_mut().for_each(Watched::let_go);
         let apps: Vec<AppId> = inner.watched.keys().copied().collect();
         for app in apps {
             inner.watch(app)?;
@@ -88,6 +140,21 @@ impl Watcher {
         drop(inner);
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// Holds an app to the limit it exceeds, if that is a soft one; says in words how that went.
+    fn soften(&self, app: AppId, limit: Limit) -> Option<String> {
+        let mut inner = self.lock();
+        let watched = inner.watched.get_mut(&app).filter(|_| limit.soft)?;
+        if watched.held.contains(&limit.resource) {
+            return None;
+        }
+        let amount = limit.resource.words(limit.level);
+        Some(match watched.hold(limit, true) {
+            Ok(()) if limit.resource == Resource::Cpu => format!("to {amount} of a core"),
+            Ok(()) => format!("to {amount} of memory"),
+            Err(error) => format!("not at all: {error}"),
+        })
     }
 
     /// How many programs the monitor has in the kernel; none if it is off.
@@ -107,7 +174,7 @@ impl Watcher {
         let kept = |limit: &&Limit| stutter.is_ok() || limit.resource != Resource::Stutter;
         let limits = limits.iter().filter(kept).copied().collect();
         let mut inner = self.lock();
-        inner.watched.insert(app, Watched { cgroup, limits, foreign });
+        inner.watched.insert(app, Watched { cgroup, limits, foreign, held: Vec::new() });
         let watched = inner.watch(app);
         drop(inner);
         self.changed.notify_one();
@@ -211,6 +278,15 @@ impl Watcher {
                 crossed: crossing.crossed,
                 since: crossing.since,
             };
+            if !crossing.over
+                && let Some(watched) = inner.watched.get_mut(&crossing.app)
+                && watched.held.contains(&crossing.resource)
+                && let Some(limit) = watched.limits.get(crossing.resource)
+                && let Err(error) = watched.hold(limit, false)
+            {
+                let app = crossing.app;
+                tracing::warn!(%app, error = format!("{error:#}"), "it is still held to its limit");
+            }
             if let Some(Command::Verdict { app, verdict }) =
                 inner.machine.handle_crossing(told, now)
             {
@@ -338,6 +414,9 @@ impl Daemon {
             event: "verdict".to_owned(),
             detail: format!("it {verdict}"),
         });
+        if let Some(detail) = self.watcher.soften(app, verdict.limit) {
+            events.push(TimelineRow { at_unix_us: now_us, event: "held".to_owned(), detail });
+        }
         if let Ok(guest) = self.guests.get(app) {
             let ask = Ask::Exceeds(app, verdict, events);
             if let Err(error) = self.ask(guest.home, &ask, ASK_DEADLINE).await {
@@ -358,16 +437,15 @@ impl Daemon {
         loop {
             tick.tick().await;
             for reading in self.watcher.readings() {
-                let percent = u32::try_from(reading.of(Resource::Cpu).now).unwrap_or(u32::MAX);
-                let bytes = reading.of(Resource::Memory).now;
+                let used = Used::of(&reading);
                 if let Ok(guest) = self.guests.get(reading.app) {
-                    let ask = Ask::Reading(reading.app, percent, bytes);
+                    let ask = Ask::Reading(reading.app, used);
                     let daemon = self.clone();
                     tokio::spawn(async move {
                         let _ = daemon.ask(guest.home, &ask, ASK_DEADLINE).await;
                     });
                 } else {
-                    let _ = self.apps.with(reading.app, |app| app.reading = Some((percent, bytes)));
+                    let _ = self.apps.with(reading.app, |app| app.reading = Some(used));
                 }
             }
         }
