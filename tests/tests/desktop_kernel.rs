@@ -1,7 +1,8 @@
 //! What a stock kernel has that namespaces of a development machine may lack.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use phantom_tests::desktops::{Desktop, Lan, Release};
+use phantom_tests::node::{MOVE, Node, wait_until};
 
 /// A process that holds 40 MiB and then only touches a little of it.
 const HOLDER: &str = "setsid python3 -c 'import os, time
@@ -98,6 +99,62 @@ fn the_doctor_tells_real_kvm_from_emulated() -> anyhow::Result<()> {
             std::process::Command::new(&host.phantom).args(["doctor", "--json"]).output()?;
         let here = state(&String::from_utf8_lossy(&output.stdout))?;
         ensure!(here == "\"missing\"" || here == "\"limited\"", "here the doctor says {here}");
+    }
+    Ok(())
+}
+
+const SPINS: &str = "while True: pass";
+const CROWDS: &str = "import os\nfor i in range(2): os.fork()\nwhile True: pass";
+const WRITES: &str = "import os\nwhile True:\n    with open('big', 'wb') as out: \
+    out.write(bytes(1 << 20)); out.flush(); os.fsync(out.fileno())";
+const SENDS: &str = "import socket, time\nout = socket.socket(type=socket.SOCK_DGRAM)\n\
+    while True: out.sendto(bytes(1000), ('10.1.2.3', 9)); time.sleep(0.002)";
+
+/// Has an app of its user exceed a limit, and gives how far its life came, in lines.
+fn exceeds(desktop: &Desktop, limit: &str, script: &str) -> anyhow::Result<String> {
+    let name = limit.split('=').next().unwrap_or_default();
+    let args = ["run", "--name", name, "--detach", "--limit", limit, "--"];
+    let output =
+        desktop.phantom(true, &[&args[..], &["/usr/bin/python3", "-c", script]].concat())?;
+    let said = output.stderr;
+    ensure!(output.code == 0 && said.is_empty(), "{limit}: {said}\n{}", desktop.logs());
+    let life = || anyhow::Ok(desktop.phantom(true, &["log", name])?.stdout);
+    wait_until(&format!("a verdict about {limit}"), MOVE, || Ok(life()?.contains("verdict")))
+        .with_context(|| format!("{}\n{}", life().unwrap_or_default(), desktop.logs()))?;
+    life()
+}
+
+#[test]
+fn every_limit_is_seen_by_the_kernels_of_both_releases() -> anyhow::Result<()> {
+    let lan = Lan::new()?;
+    for release in Release::ALL {
+        let desktop = lan.desktop(release.name()).release(release).person("ada", 1000).start()?;
+        desktop.found()?;
+        let end = |name: &str| desktop.phantom(true, &["kill", "-s", "KILL", name]).map(drop);
+
+        let life = exceeds(&desktop, "cpu=20%/2s/soft", SPINS)?;
+        ensure!(life.contains("held") && life.contains("to 20% of a core"), "{life}");
+        let usage = "cat /sys/fs/cgroup/phantom/*/*/cpu.max
+            sed -n 's/usage_usec //p' /sys/fs/cgroup/phantom/*/*/cpu.stat; sleep 5
+            sed -n 's/usage_usec //p' /sys/fs/cgroup/phantom/*/*/cpu.stat";
+        let told = desktop.run(usage)?;
+        let lines: Vec<&str> = told.lines().collect();
+        ensure!(lines.len() == 3 && lines[0] == "20000 100000", "{told}");
+        let used = lines[2].parse::<u64>()? - lines[1].parse::<u64>()?;
+        ensure!((500_000..2_000_000).contains(&used), "{used} us in 5 s: {told}");
+        end("cpu")?;
+
+        for (limit, script) in [
+            ("delay=60%/2s", CROWDS),
+            ("stutter=30%/2s", CROWDS),
+            ("disk=100kB/s/2s", WRITES),
+            ("net=20kB/s/2s", SENDS),
+        ] {
+            let life = exceeds(&desktop, limit, script)?;
+            ensure!(life.contains("more than its limit of"), "{life}");
+            end(limit.split('=').next().unwrap_or_default())?;
+        }
+        println!("NOTE {}: every kind of limit", release.name());
     }
     Ok(())
 }

@@ -163,22 +163,25 @@ static struct {
 	__u64 values[METERS];
 } look;
 
+/*
+ * Copied, not written in place: verifiers before Linux 6.4 do not know that reserved memory which
+ * was compared with 0 once is not 0 at the compiler's second comparison.
+ */
 static bool post(__u64 serial, __u64 resource, __u64 over, __u64 measured, __u64 now,
 		 __u64 crossed_ns, __u64 since_ns)
 {
-	struct crossing *record = bpf_ringbuf_reserve(&phantom_ring, sizeof(*record), 0);
+	struct crossing record = {
+		.serial = serial,
+		.resource = resource,
+		.over = over,
+		.measured = measured,
+		.at_ns = now,
+		.crossed_ns = crossed_ns,
+		.since_ns = since_ns,
+	};
 
-	if (!record)
-		return false; /* full: the next look tries again */
-	record->serial = serial;
-	record->resource = resource;
-	record->over = over;
-	record->measured = measured;
-	record->at_ns = now;
-	record->crossed_ns = crossed_ns;
-	record->since_ns = since_ns;
-	bpf_ringbuf_submit(record, 0);
-	return true;
+	/* When it is full, the next look tries again. */
+	return bpf_ringbuf_output(&phantom_ring, &record, sizeof(record), 0) == 0;
 }
 
 static __always_inline void begin_meter(struct meter *m, __u64 serial)
