@@ -75,4 +75,4 @@ mod wire;
 pub use error::MonitorError;
 pub use monitor::{Cost, Crossing, MAX_APPS, Monitor, Reading, Use, programs_loaded};
 pub use os::now;
-pub use pressure::pressure;
+pub use pressure::{pressure, recent_pressure};

@@ -139,7 +139,7 @@ mod tests {
                 memory: zero,
                 disk: zero,
             });
-            if seen.last().map_or(false, |(_, over)| *over) != gauge.stutter.is_some() {
+            if seen.last().is_some_and(|(_, over)| *over) != gauge.stutter.is_some() {
                 seen.push((now_ms, gauge.stutter.is_some()));
             }
             looks += 1;

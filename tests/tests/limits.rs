@@ -154,6 +154,7 @@ fn a_program_that_phantom_did_not_start_is_reported_once() -> anyhow::Result<()>
             Ok(listed()?.contains(&format!("Watched: {name} of ada")))
         });
         let text = listed()?;
+        ensure!(text.contains("of the time for a CPU, "), "{text}");
         let told =
             |log: &str| log.matches(&format!("phantom run --limit cpu=30%/10s -- {name}")).count();
         let log = home.daemon_log();

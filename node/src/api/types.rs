@@ -333,6 +333,9 @@ pub struct QosState {
     pub on: bool,
     /// Programs it has in the kernel.
     pub programs: usize,
+    /// For how much of the last ten seconds, in percent, programs on this machine waited for a CPU,
+    /// for memory, for a disk; absent where the kernel does not say.
+    pub pressure: Option<[f64; 3]>,
     /// Programs that Phantom did not start and that exceed a limit of a `[[watch]]`, each a line.
     pub watched: Vec<String>,
 }

@@ -263,6 +263,12 @@ pub fn qos(state: &QosState, json: bool) -> anyhow::Result<()> {
     } else {
         println!("The monitor is off: no program in the kernel. Moves by hand still work.");
     }
+    if let Some([cpu, memory, disk]) = state.pressure {
+        println!(
+            "In the last 10 s programs here waited {cpu:.0}% of the time for a CPU, {memory:.0}% \
+             for memory, {disk:.0}% for a disk."
+        );
+    }
     for line in &state.watched {
         println!("Watched: {line}.");
     }

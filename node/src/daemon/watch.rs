@@ -455,7 +455,8 @@ impl Daemon {
     pub fn qos_state(&self) -> QosState {
         let programs = self.watcher.programs();
         let watched = self.watchlist.exceeding().iter().map(ToString::to_string).collect();
-        QosState { on: programs.is_some(), programs: programs.unwrap_or(0), watched }
+        let pressure = phantom_ebpf::recent_pressure().ok();
+        QosState { on: programs.is_some(), programs: programs.unwrap_or(0), pressure, watched }
     }
 
     /// Switches the monitor.

@@ -24,9 +24,10 @@ const BENCH: &str = "qos";
 const APP: AppId = AppId(1);
 /// Everything that can be limited of an app, out of reach.
 const ALL_LIMITS: &str = "cpu=5000%/10s,memory=1TiB,delay=6553600%,net=1TiB/s,disk=1TiB/s";
-/// An interface that swallows packets, and a socket of the shell that sends there.
-const NETWORK: &str = "ip link add d0 type dummy && ip addr add 10.9.9.1/24 dev d0 && \
-    ip link set d0 up && exec 3>/dev/udp/10.9.9.2/9 &&";
+/// An interface behind which nobody listens, and a socket of the shell that sends there.
+const NETWORK: &str = "ip link add d0 type veth peer name d1 && ip addr add 10.9.9.1/24 dev d0 && \
+    ip link set d0 up && ip link set d1 up && \
+    ip neigh add 10.9.9.2 lladdr 02:00:00:00:00:02 dev d0 && exec 3>/dev/udp/10.9.9.2/9 &&";
 /// Datagrams over the loopback in a run.
 const DATAGRAMS: u32 = 20_000;
 const PINGPONG_PAIRS: usize = 41;

@@ -28,6 +28,12 @@ pub(super) fn agree(report: &mut Report) -> anyhow::Result<()> {
     monitor.watch_path(APP, group.path(), &"delay=6553600%,disk=1TiB/s,net=1TiB/s".parse()?)?;
     // Its children are born in the group, and its own accounts are known too.
     let inside = group.enter()?;
+    // What its own threads had done before moved into the group with them; what earlier children
+    // had done did not.
+    let before = disk_of("/proc/self")?;
+    let brought: u64 = std::fs::read_dir("/proc/self/task")?
+        .map(|task| disk_of(task?.path().to_str().context("a path")?))
+        .sum::<anyhow::Result<u64>>()?;
     let spin = "while :; do :; done";
     let write =
         format!("while :; do printf %65536s x > {0} && read -rN 1 < {0}; done", file.display());
@@ -74,7 +80,7 @@ pub(super) fn agree(report: &mut Report) -> anyhow::Result<()> {
     row("memory", reading.of(Resource::Memory).now, memory)?;
     row("run-queue delay", micros(last.delay), (ended.delay_ns + own.delay_ns) / 1000)?;
     // What children did is added to the parent that waits for them.
-    row("disk", last.disk.0, own.disk_bytes)?;
+    row("disk", last.disk.0, disk_of("/proc/self")? - before + brought)?;
     row("network", reading.net.0, told_sent)
 }
 
@@ -82,7 +88,6 @@ pub(super) fn agree(report: &mut Report) -> anyhow::Result<()> {
 #[derive(Debug, Default)]
 struct Sums {
     delay_ns: u64,
-    disk_bytes: u64,
 }
 
 impl Sums {
@@ -92,9 +97,7 @@ impl Sums {
             let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
             delay_ns += text.split(' ').nth(1).context("schedstat")?.parse::<u64>()?;
         }
-        let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
-        let disk_bytes = field(&io, "read_bytes:")? + field(&io, "write_bytes:")?;
-        Ok(Self { delay_ns, disk_bytes })
+        Ok(Self { delay_ns })
     }
 
     /// A zombie's accounts are final and can be read.
@@ -102,10 +105,14 @@ impl Sums {
         waitid(Id::Pid(pid(&child)?), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
         let found = Self::of(child.id())?;
         self.delay_ns += found.delay_ns;
-        self.disk_bytes += found.disk_bytes;
         child.wait()?;
         Ok(())
     }
+}
+
+fn disk_of(task: &str) -> anyhow::Result<u64> {
+    let io = std::fs::read_to_string(format!("{task}/io"))?;
+    Ok(field(&io, "read_bytes:")? + field(&io, "write_bytes:")?)
 }
 
 fn bash(by: &[&str], script: &str) -> anyhow::Result<Child> {
