@@ -149,8 +149,23 @@ pub struct Run {
     /// Name of the app; made from the command when absent.
     #[arg(long)]
     pub name: Option<String>,
-    /// When it shall move, like cpu=150%/10s,memory=2GiB.
-    #[arg(long, default_value = "", value_name = "LIMITS", hide_default_value = true)]
+    /// When it shall move, like cpu=150%/10s,memory=2GiB; see below.
+    ///
+    /// LEVEL/WINDOW, separated by commas; a window may be left out:
+    ///   cpu=150%/10s       more than one and a half cores, in the mean over 10 s
+    ///   memory=2GiB/1s     more memory than that for a second
+    ///   delay=50%/10s      its threads waited half of the time for a CPU
+    ///   net=10MiB/s/10s    more than that over the network, both ways
+    ///   disk=50MiB/s/10s   more than that from and to disks
+    ///   stutter=30%/10s    this machine, not the program, was held up for so long
+    /// cpu and memory may end in /soft: the program is held to them until it has moved.
+    #[arg(
+        long,
+        default_value = "",
+        value_name = "LIMITS",
+        hide_default_value = true,
+        verbatim_doc_comment
+    )]
     pub limit: Limits,
     /// Start it without a terminal attached; `phantom attach` brings it back.
     #[arg(long)]
