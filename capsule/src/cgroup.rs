@@ -139,8 +139,9 @@ impl Cgroup {
 
     /// Holds the group to so much of a core, in percent (`cpu.max`), or lets go of it.
     pub fn hold_cpu(&self, percent: Option<u64>) -> Result<(), Error> {
-        let quota =
-            percent.map(|percent| format!("{} {CPU_PERIOD_US}", percent * CPU_PERIOD_US / 100));
+        let quota = percent.map(|percent| {
+            format!("{} {CPU_PERIOD_US}", percent.saturating_mul(CPU_PERIOD_US / 100))
+        });
         self.hold("cpu", "cpu.max", quota)
     }
 

@@ -108,7 +108,7 @@ impl FromStr for Bytes {
 
 /// The time over which a level must hold: `500ms`, `10s`, `2m`, `1h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Duration", into = "Duration")]
 pub struct Window(pub Duration);
 
 impl Window {
@@ -116,6 +116,27 @@ impl Window {
     pub const MIN: Duration = Duration::from_millis(100);
     /// Longer than this a limit is a budget, which this is not.
     pub const MAX: Duration = Duration::from_secs(24 * 3600);
+
+    fn wrong(text: String) -> UnitError {
+        UnitError { text, wanted: "a window between 100ms and 24h", example: "10s" }
+    }
+}
+
+impl TryFrom<Duration> for Window {
+    type Error = UnitError;
+
+    fn try_from(time: Duration) -> Result<Self, UnitError> {
+        if (Self::MIN..=Self::MAX).contains(&time) {
+            return Ok(Self(time));
+        }
+        Err(Self::wrong(format!("{time:?}")))
+    }
+}
+
+impl From<Window> for Duration {
+    fn from(window: Window) -> Self {
+        window.0
+    }
 }
 
 impl fmt::Display for Window {
@@ -134,11 +155,7 @@ impl FromStr for Window {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong = || UnitError {
-            text: text.to_owned(),
-            wanted: "a window between 100ms and 24h",
-            example: "10s",
-        };
+        let wrong = || Self::wrong(text.to_owned());
         let (digits, millis) = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)]
             .iter()
             .find_map(|(name, millis)| Some((text.strip_suffix(name)?, *millis)))
@@ -148,10 +165,7 @@ impl FromStr for Window {
         }
         let count: u64 = digits.parse().map_err(|_| wrong())?;
         let window = Duration::from_millis(count.checked_mul(millis).ok_or_else(wrong)?);
-        if !(Self::MIN..=Self::MAX).contains(&window) {
-            return Err(wrong());
-        }
-        Ok(Self(window))
+        window.try_into().map_err(|_| wrong())
     }
 }
 

@@ -57,7 +57,11 @@ impl Gauge {
             self.marks.pop_front();
         }
         let (lost, cause) = self.lost(now, start);
-        if self.marks.back().is_none_or(|mark| now.at - mark.at >= self.window() / MARKS) {
+        if self
+            .marks
+            .back()
+            .is_none_or(|mark| now.at.saturating_sub(mark.at) >= self.window() / MARKS)
+        {
             self.marks.push_back(now);
         }
         if now.at < self.full_at {
@@ -68,9 +72,10 @@ impl Gauge {
             let crossed = match self.stutter {
                 Some(known) => known.crossed,
                 // Since the last look no more than the time that passed can have been lost.
-                None => (now.at - (lost - self.allowed(self.limit.level)))
-                    .max(before.at)
-                    .max(self.full_at),
+                None => {
+                    let excess = lost.saturating_sub(self.allowed(self.limit.level));
+                    now.at.saturating_sub(excess).max(before.at).max(self.full_at)
+                }
             };
             self.stutter = Some(Stutter { measured, cause, crossed });
         } else if measured <= self.limit.level - self.limit.level / 10 {

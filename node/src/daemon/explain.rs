@@ -8,12 +8,21 @@ use phantom_model::{AppId, AppRecord};
 
 use super::apps::SHIM_DEADLINE;
 use super::peers::{ASK_DEADLINE, Answer, Ask};
+use super::timeline::clean;
 use super::{Daemon, Refusal};
 use crate::api::types::{CandidateRow, ExplainReply};
 use crate::shim::control::{Reply, Request};
 
 /// How often one app is looked at for what prevents a move.
 const INSPECT: Duration = Duration::from_secs(2);
+/// What another node may say of an app.
+const MOST_LINES: usize = 32;
+const LONGEST_LINE: usize = 400;
+
+/// Lines from another node, as many and as long as a reader can take.
+fn lines(found: Vec<String>) -> Vec<String> {
+    found.iter().take(MOST_LINES).map(|line| clean(line, LONGEST_LINE)).collect()
+}
 
 impl Daemon {
     /// What prevents a move of an app wherever it is, and what its user should know of one.
@@ -32,7 +41,7 @@ impl Daemon {
             };
         }
         Ok(match self.ask(record.host, &Ask::Obstacles(record.app), ASK_DEADLINE).await {
-            Ok(Answer::Obstacles(found, notes)) => (found, notes),
+            Ok(Answer::Obstacles(found, notes)) => (lines(found), lines(notes)),
             Ok(_) => bail!("the node it runs on did not understand"),
             Err(error) => (vec![format!("{error:#}")], Vec::new()),
         })

@@ -79,7 +79,7 @@ fn allowance(apps: usize) -> usize {
 }
 
 /// What comes from another node is one short line as well.
-fn clean(text: &str, most: usize) -> String {
+pub fn clean(text: &str, most: usize) -> String {
     text.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
+pub mod erasure;
 pub mod fs;
 pub mod join;
 mod machine;
@@ -28,6 +29,11 @@ pub struct Bench {
 
 /// All of them.
 pub const ALL: &[Bench] = &[
+    Bench {
+        name: "erasure",
+        about: "a registry rebuilt from shards, against a copy and reed-solomon-simd",
+        run: erasure::run,
+    },
     Bench {
         name: "fs",
         about: "files away from home, against the local disk and sshfs",

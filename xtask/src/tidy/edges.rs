@@ -8,7 +8,7 @@ use super::Problem;
 use crate::workspace::Package;
 
 /// The vocabulary: no I/O, depends on nothing of ours.
-const VOCABULARY: [&str; 1] = ["phantom-model"];
+const VOCABULARY: [&str; 3] = ["phantom-model", "phantom-classad", "phantom-erasure"];
 /// The domain packages: depend on the vocabulary only.
 const DOMAIN: [&str; 8] = [
     "phantom-ebpf",
