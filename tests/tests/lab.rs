@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use phantom_tests::lab::{Lab, Person};
+use anyhow::ensure;
+use phantom_tests::lab::{Lab, Node, Pair, Person};
 
 #[test]
 fn two_nodes_reach_each_other_and_see_only_their_own_files() -> anyhow::Result<()> {
@@ -23,4 +24,17 @@ fn two_nodes_reach_each_other_and_see_only_their_own_files() -> anyhow::Result<(
     lab.node(b).enter(&["/usr/bin/python3", "-c", client])?;
     assert_eq!(server.wait(Duration::from_secs(10))?, 0);
     Ok(())
+}
+
+#[test]
+fn members_are_asked_for_by_an_expression() -> anyhow::Result<()> {
+    Pair::scenario("members_are_asked_for_by_an_expression", |pair| {
+        let asked = |expr: &str| pair.home().phantom(true, &["nodes", "--where", expr]);
+        let found = asked("Cpus >= 1 && !This && State == \"UP\"")?.stdout;
+        ensure!(found.contains("cellar") && !found.contains("attic"), "{found}");
+        let wrong = asked("Cpus >=")?;
+        ensure!(wrong.code == 2 && wrong.stderr.lines().count() == 1, "{wrong:?}");
+        ensure!(wrong.stderr.contains("`Cpus >=` is no expression"), "{wrong:?}");
+        Ok(())
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path as UrlPath, State};
+use axum::extract::{ConnectInfo, Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,7 +15,7 @@ use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::types::*;
-use crate::daemon::{Caller, Daemon, Refusal};
+use crate::daemon::{Caller, Daemon, Refusal, describe};
 
 /// Requests larger than this are refused; an environment may be large.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
@@ -160,8 +160,12 @@ async fn leave(node: Node, from: From) -> Answer<()> {
     Ok(Json(node.leave().await?))
 }
 
-async fn nodes(node: Node) -> Answer<Vec<NodeRow>> {
-    Ok(Json(node.nodes().await?))
+async fn nodes(node: Node, query: Query<NodesQuery>) -> Answer<Vec<NodeRow>> {
+    let rows = node.nodes().await?;
+    Ok(Json(match &query.of_which {
+        Some(text) => describe::of_which(rows, text)?,
+        None => rows,
+    }))
 }
 
 async fn qos_state(node: Node) -> Answer<QosState> {

@@ -95,6 +95,14 @@ pub enum NodeState {
     Away,
 }
 
+/// `GET /v1/nodes`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct NodesQuery {
+    /// Only those of which this ClassAd expression is true.
+    #[serde(rename = "where")]
+    pub of_which: Option<String>,
+}
+
 /// One node in a listing.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeRow {

@@ -48,7 +48,7 @@ pub enum Command {
     /// another.
     Leave,
     /// List the members of the sub-grid.
-    Nodes,
+    Nodes(Nodes),
     /// Run a command so that it can move.
     Run(Run),
     /// Bring a running app to this terminal.
@@ -173,6 +173,18 @@ pub struct Run {
     /// The command and its arguments.
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<std::ffi::OsString>,
+}
+
+/// Arguments of `nodes`.
+#[derive(Debug, Args)]
+pub struct Nodes {
+    /// Only those of which a ClassAd expression is true, like `Idle >= 2 && Memory > 4096`.
+    ///
+    /// Of each node are said: Name, Machine, Id, State ("up", "silent", "away"), This, Reachable,
+    /// Cpus, Idle (cores), LoadAvg, Memory and FreeMemory (MiB), Mflops and KFlops (of a core),
+    /// Bandwidth (bytes a second), RoundTrip (ms), Lacks (a list). What is not known is UNDEFINED.
+    #[arg(long = "where", value_name = "EXPR")]
+    pub of_which: Option<String>,
 }
 
 /// Which app.

@@ -134,7 +134,11 @@ async fn ask(
         }
         Command::Policy(what) => policy::run(&client, what, json).await?,
         Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
-        Command::Nodes => show::nodes(&client.get::<Vec<NodeRow>>("/v1/nodes").await?, json)?,
+        Command::Nodes(args) => {
+            let query = args.of_which.as_deref().map(|text| format!("?where={}", quoted(text)));
+            let path = format!("/v1/nodes{}", query.unwrap_or_default());
+            show::nodes(&client.get::<Vec<NodeRow>>(&path).await?, json)?;
+        }
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,
         Command::Explain(args) => {
             show::explain(&client.get(&app_path(&args.app, "/explain")).await?, json)?;

@@ -9,6 +9,7 @@
 //! | [`parts`] | this node's part in moves, as source or target |
 //! | [`target`] | what this node does as the target of a move |
 //! | [`images`] | the image on its way |
+//! | [`describe`] | members as ClassAds |
 //! | [`explain`] | could an app move now, where to, and if not, why |
 //! | [`peers`] | questions between daemons and their answers |
 //! | [`policy`] | the sub-grid's policy: read, shown, edited |
@@ -26,6 +27,7 @@
 //! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
+pub mod describe;
 pub mod drive;
 pub mod explain;
 pub mod facts;

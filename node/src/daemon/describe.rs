@@ -1,0 +1,99 @@
+//! Members as ClassAds, to be asked for by an expression.
+
+use phantom_classad::{Ad, Expr, Scope, Value};
+
+use super::Refusal;
+use crate::api::types::{NodeRow, NodeState};
+
+/// What is said of a member; what is not known is left out, and so UNDEFINED.
+///
+/// `Name`, `Machine` and `Id` are strings, `State` is "up", "silent" or "away", `This` and
+/// `Reachable` are booleans; `Cpus`, `Idle` (cores), `LoadAvg`, `Memory` and `FreeMemory` (MiB),
+/// `Mflops` and `KFlops` (of one core), `Bandwidth` (bytes a second), `RoundTrip` (milliseconds) are
+/// numbers; `Lacks` is the list of what it cannot do.
+pub fn ad(row: &NodeRow) -> Ad {
+    let mut ad = Ad::default();
+    let mut say = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            ad.insert(name, value);
+        }
+    };
+    let state = match row.state {
+        NodeState::Up => "up",
+        NodeState::Silent => "silent",
+        NodeState::Away => "away",
+    };
+    let whole = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
+    let hundredths = |number: u32| Value::Real(f64::from(number) / 100.0);
+    say("Name", Some(row.name.as_str().into()));
+    say("Machine", Some(row.name.as_str().into()));
+    say("Id", Some(row.node.to_string().as_str().into()));
+    say("State", Some(state.into()));
+    say("This", Some(row.this.into()));
+    say("Reachable", Some(row.reachable.into()));
+    say("Cpus", row.cores.map(|cores| whole(cores.into())));
+    say("Idle", row.idle_centicores.map(hundredths));
+    say("LoadAvg", row.load_centi.map(hundredths));
+    say("Memory", row.memory_total.map(|bytes| whole(bytes >> 20)));
+    say("FreeMemory", row.memory_free.map(|bytes| whole(bytes >> 20)));
+    say("Mflops", row.mflops.map(|mflops| whole(mflops.into())));
+    say("KFlops", row.mflops.map(|mflops| whole(u64::from(mflops) * 1000)));
+    say("Bandwidth", row.bytes_per_s.map(Value::Real));
+    say("RoundTrip", row.rtt_us.map(|us| Value::Real(us as f64 / 1000.0)));
+    let lacks = row.lacks.iter().map(|lack| Value::from(lack.as_str())).collect();
+    say("Lacks", Some(Value::List(lacks)));
+    ad
+}
+
+/// The rows of which an expression is true.
+pub fn of_which(rows: Vec<NodeRow>, text: &str) -> Result<Vec<NodeRow>, Refusal> {
+    let expr = Expr::parse(text)
+        .map_err(|error| Refusal::usage(format!("`{text}` is no expression: {error}")))?;
+    Ok(rows.into_iter().filter(|row| Scope::of(&ad(row)).eval(&expr).is_true()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use phantom_model::NodeId;
+
+    fn row(name: &str, cores: Option<u32>, idle: u32) -> NodeRow {
+        NodeRow {
+            node: NodeId([7; 32]),
+            name: name.into(),
+            this: false,
+            reachable: true,
+            state: NodeState::Up,
+            cores,
+            idle_centicores: cores.map(|_| idle),
+            load_centi: None,
+            memory_total: Some(8 << 30),
+            memory_free: None,
+            mflops: Some(2500),
+            bytes_per_s: None,
+            rtt_us: None,
+            path: String::new(),
+            lacks: vec!["restore apps".into()],
+        }
+    }
+
+    #[test]
+    fn members_are_asked_for_by_what_is_known_of_them() {
+        let rows =
+            || vec![row("attic", Some(8), 600), row("cellar", Some(2), 150), row("shed", None, 0)];
+        let names = |text: &str| -> Vec<String> {
+            of_which(rows(), text).unwrap().into_iter().map(|row| row.name).collect()
+        };
+        assert_eq!(names("Idle >= 2 && Memory > 4096"), ["attic"]);
+        assert_eq!(names("isUndefined(Cpus)"), ["shed"]);
+        assert_eq!(names("name =?= \"cellar\" || KFlops < 1000"), ["cellar"]);
+        assert_eq!(names("member(\"restore apps\", Lacks) && State == \"UP\"").len(), 3);
+        assert!(names("Nobody > 3").is_empty());
+        let refused = of_which(rows(), "Idle >").unwrap_err();
+        assert!(
+            refused.usage && refused.line.contains("`Idle >` is no expression"),
+            "{}",
+            refused.line
+        );
+    }
+}
