@@ -248,11 +248,9 @@ fn compare(left: &Value, right: &Value, holds: fn(Ordering) -> bool) -> Value {
 
 /// Without case.
 pub(crate) fn compare_text(left: &str, right: &str) -> Ordering {
-    let lower = |text: &str| text.bytes().map(|byte| byte.to_ascii_lowercase()).collect::<Vec<_>>();
-    if left.len() == right.len() && left.eq_ignore_ascii_case(right) {
-        return Ordering::Equal;
-    }
-    lower(left).cmp(&lower(right))
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    let lower = |byte: &u8| byte.to_ascii_lowercase();
+    left.iter().map(lower).cmp(right.iter().map(lower))
 }
 
 fn arithmetic(operator: Binary, left: &Value, right: &Value) -> Value {

@@ -1,5 +1,6 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
+pub mod classad;
 pub mod erasure;
 pub mod fs;
 pub mod join;
@@ -29,6 +30,11 @@ pub struct Bench {
 
 /// All of them.
 pub const ALL: &[Bench] = &[
+    Bench {
+        name: "classad",
+        about: "how fast requirements are judged, and descriptions read",
+        run: classad::run,
+    },
     Bench {
         name: "erasure",
         about: "a registry rebuilt from shards, against a copy and reed-solomon-simd",
