@@ -57,6 +57,9 @@ pub(crate) fn call(env: &Env<'_>, name: &str, arguments: &[Expr]) -> Value {
     if is_rounding && values.iter().any(Value::is_undefined) {
         return Value::Error;
     }
+    if ["strcmp", "stricmp"].contains(&name) && values.iter().any(Value::is_undefined) {
+        return Value::Undefined;
+    }
     // The first that is no value decides.
     if let Some(none) = values.iter().find(|value| value.is_error() || value.is_undefined()) {
         return none.clone();
