@@ -113,7 +113,7 @@ fn expression(dice: &mut Dice, depth: usize) -> String {
     if depth == 0 {
         return dice.pick(&ATOMS).to_owned();
     }
-    let mut part = |dice: &mut Dice| expression(dice, depth - 1);
+    let part = |dice: &mut Dice| expression(dice, depth - 1);
     match dice.roll(100) {
         0..25 => dice.pick(&ATOMS).to_owned(),
         25..65 => {
