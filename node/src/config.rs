@@ -54,6 +54,8 @@ pub struct Config {
     /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
     /// a minute. `<run_dir>/held` shows that it was reached.
     pub hold_at: Option<HoldAt>,
+    /// For tests only: claims that a core of this node computes so many Mflop/s, as a liar would.
+    pub claim_mflops: Option<u32>,
 }
 
 impl Default for Config {
@@ -74,6 +76,7 @@ impl Default for Config {
             stutter: None,
             watch: Vec::new(),
             hold_at: None,
+            claim_mflops: None,
         }
     }
 }

@@ -82,6 +82,30 @@ fn of_two_nodes_the_one_behind_a_slow_way_is_not_chosen() -> anyhow::Result<()> 
 }
 
 #[test]
+fn a_member_that_claims_to_be_fast_is_measured() -> anyhow::Result<()> {
+    let Some(pair) = Pair::open("a_member_that_claims_to_be_fast_is_measured")? else {
+        return Ok(());
+    };
+    let (home, liar) = (pair.home(), pair.away());
+    liar.configure("claim_mflops", Some("2000000"))?;
+    liar.restart_daemon()?;
+    pair.wait_connected()?;
+    let listed = || Ok(home.phantom(true, &["nodes"])?.stdout.contains("2000000 Mflop/s"));
+    wait_until("the claim to be heard", SOON, listed)?;
+    let repl = busy(home)?;
+    wait_for_host(home, "cellar")?;
+    let events = home.events("repl")?;
+    let choice = events.iter().find(|event| event.event == "choice").context("no choice")?;
+    let words = choice.detail.split_once(": ").and_then(|(_, words)| words.split_once(": "));
+    let figure = words.and_then(|(_, words)| words.split(' ').next()).context("no figure")?;
+    // A piece of work tells what is true: no machine has a core of 200 Gflop/s for a loop.
+    ensure!(figure.parse::<u32>()? < 200_000, "{}", choice.detail);
+    home.shell("touch done")?;
+    drop(repl);
+    Ok(())
+}
+
+#[test]
 fn an_app_over_its_limit_everywhere_does_not_bounce_and_its_user_is_told_once() -> anyhow::Result<()>
 {
     let test = "an_app_over_its_limit_everywhere_does_not_bounce_and_its_user_is_told_once";

@@ -104,19 +104,19 @@ const MIN_SAMPLE_SECONDS: f64 = 0.5;
 
 impl FactBook {
     /// Learns from a first examination.
-    pub fn new(node: NodeId, name: &str, report: &doctor::Report) -> anyhow::Result<Self> {
+    pub fn new(node: NodeId, config: &Config, report: &doctor::Report) -> anyhow::Result<Self> {
         let system = nix::sys::utsname::uname()?;
         let cores = std::thread::available_parallelism()?.get() as u32;
         let facts = NodeFacts {
             node,
-            name: name.to_owned(),
+            name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             arch: system.machine().to_string_lossy().into_owned(),
             kernel: system.release().to_string_lossy().into_owned(),
             cpu_flags: cpu_flags()?,
             cores,
             idle_centicores: cores * 100,
-            mflops: own_mflops(),
+            mflops: config.claim_mflops.unwrap_or_else(own_mflops),
             load_centi: load_centi(),
             memory_total: memory("MemTotal:")?,
             memory_free: memory("MemAvailable:")?,

@@ -24,6 +24,7 @@
 //! | [`facts`] | what this node says of itself |
 //! | [`store`] | what must not be forgotten |
 //! | [`timeline`] | what happened to each app |
+//! | [`logfile`] | the log stays bounded |
 //! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
@@ -35,6 +36,7 @@ pub mod guests;
 pub mod hold;
 pub mod images;
 pub mod joining;
+pub mod logfile;
 pub mod market;
 pub mod members;
 pub mod moves;
@@ -189,7 +191,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
     let report =
         tokio::task::spawn_blocking(move || facts::examine(&examined, facts::PATIENCE)).await?;
     tracing::info!(node = %node.short(), "{}", report.closing_line());
-    let facts = facts::FactBook::new(node, &config.name, &report)?;
+    let facts = facts::FactBook::new(node, &config, &report)?;
     let network = phantom_net::Network::start(
         phantom_net::Config {
             listen: config.listen,
@@ -254,6 +256,7 @@ impl Daemon {
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());
         tokio::spawn(self.clone().keep_timelines());
+        tokio::spawn(self.clone().bound_log());
         std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
         if let Some(ready) = ready {
             use std::io::Write;

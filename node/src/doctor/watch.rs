@@ -16,7 +16,21 @@ pub fn probes() -> Vec<Probe> {
         Probe::essential("eBPF", &[Ability::Watch], programs),
         Probe::essential("kernel types (BTF)", &[Ability::Watch], kernel_types),
         Probe::essential("eBPF tracing", &[Ability::Watch], tracing),
+        Probe::useful("pressure (PSI)", &[Ability::Watch], pressure),
     ]
+}
+
+/// What a limit on stutter is about.
+fn pressure() -> Finding {
+    match phantom_ebpf::recent_pressure() {
+        Ok([cpu, ..]) => {
+            Finding::ok(format!("programs waited {cpu:.0}% of the last 10 s for a CPU"))
+        }
+        Err(_) => Finding::missing(
+            "the kernel does not say how much programs wait: no limit on stutter",
+            "boot with the kernel option psi=1",
+        ),
+    }
 }
 
 const RETURNED: i32 = 7;
