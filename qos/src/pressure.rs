@@ -7,7 +7,7 @@ use phantom_model::{Limit, Pressure, Resource};
 const MARKS: u32 = 64;
 /// Two looks are at least so far apart.
 const GAP: Duration = Duration::from_millis(10);
-/// And at most so far.
+/// And at most so far, or two marks.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Whether the machine stutters: one limit, for all apps that have it.
@@ -102,7 +102,8 @@ impl Gauge {
     /// When to look again.
     pub(crate) fn due(&self) -> Duration {
         let Some(last) = self.last else { return Duration::ZERO };
-        let idle = last.at + IDLE.min(self.window() / MARKS * 4);
+        // What was lost is taken for even between two looks, so these may not be far apart.
+        let idle = last.at + IDLE.min(self.window() / MARKS * 2).max(GAP);
         if last.at < self.full_at {
             return idle.min(self.full_at.max(last.at + GAP));
         }
@@ -111,7 +112,7 @@ impl Gauge {
         let left = self.allowed(self.limit.level).saturating_sub(lost);
         match self.stutter {
             Some(_) => idle,
-            None => (last.at + left.max(GAP)).min(last.at + IDLE),
+            None => (last.at + left.max(GAP)).min(idle),
         }
     }
 }
