@@ -35,6 +35,8 @@ struct Guard {
     excursion: Option<Excursion>,
     /// No verdict before this time.
     quiet_until: Option<Duration>,
+    /// A verdict fell, and what comes of it is not known yet.
+    asked: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +57,12 @@ impl Machine {
     /// An app is watched from now on; what was known of it is forgotten. `foreign`: of another
     /// node, so that it has to leave first.
     pub fn handle_watch(&mut self, app: AppId, limits: &Limits, foreign: bool) {
-        let guard = |limit: &Limit| Guard { limit: *limit, excursion: None, quiet_until: None };
+        let guard = |limit: &Limit| Guard {
+            limit: *limit,
+            excursion: None,
+            quiet_until: None,
+            asked: false,
+        };
         let guards = limits.iter().map(guard).collect();
         self.apps.insert(app, App { foreign, guards, history: History::default() });
         self.keep_gauges();
@@ -181,17 +188,16 @@ impl Machine {
             return;
         };
         let end = now + self.config.pause;
-        for guard in &mut app.guards {
-            let Some(excursion) = &mut guard.excursion else {
-                continue;
-            };
-            if excursion.told {
+        for guard in app.guards.iter_mut().filter(|guard| guard.asked) {
+            // Also where the excursion has ended meanwhile: the next one waits as well.
+            guard.asked = false;
+            guard.quiet_until = Some(end);
+            if let Some(excursion) = &mut guard.excursion {
                 excursion.told = false;
-                excursion.due = end;
-                guard.quiet_until = Some(end);
-                if guard.limit.resource == Resource::Stutter {
-                    self.next_stutter = now;
-                }
+                excursion.due = excursion.due.max(end);
+            }
+            if guard.limit.resource == Resource::Stutter {
+                self.next_stutter = now;
             }
         }
     }
@@ -261,6 +267,7 @@ impl Guard {
         }
         let excursion = self.excursion.as_mut()?;
         excursion.told = true;
+        self.asked = true;
         Some(Verdict {
             limit: self.limit,
             measured: excursion.measured,

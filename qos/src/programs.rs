@@ -286,9 +286,10 @@ impl Meter {
             self.marks.pop_front();
         }
         let (from, before) = self.marks[0];
-        let spacing = window / MARKS as u32;
-        if self.marks.len() > 2 && self.marks[self.marks.len() - 2].0 + spacing > at {
-            self.marks.remove(self.marks.len() - 2);
+        // Of a mark that is close to the one before, the newest takes the place.
+        let (spacing, len) = (window / MARKS as u32, self.marks.len());
+        if len > 2 && self.marks[len - 2].0 - self.marks[len - 3].0 < spacing {
+            self.marks.remove(len - 2);
         }
         let unit = match self.limit.resource {
             Resource::Disk => 1_000_000_000,
@@ -367,6 +368,23 @@ mod tests {
         assert_eq!(programs.exceeding().len(), 1);
         programs.look(Duration::from_secs(400), &[], |_| None);
         assert!(programs.exceeding().is_empty() && programs.known.is_empty());
+    }
+
+    #[test]
+    fn a_long_window_slides_in_bounded_memory() {
+        let mut programs = Programs::new(vec![rule(Some("make"), Some("bob"), None, "cpu=50%/1h")]);
+        let mut told = Vec::new();
+        // Idle for a day, then busy.
+        for look in 0..20_000u64 {
+            let at = Duration::from_secs(5 * look);
+            let cpu = at.saturating_sub(Duration::from_secs(86_400));
+            let reports =
+                programs.look(at, &desktop(), |_| Some(Totals { cpu, ..Totals::default() }));
+            told.extend(reports.iter().map(|_| 5 * look));
+        }
+        assert!(matches!(told[..], [at] if (88_200..88_260).contains(&at)), "{told:?}");
+        let kept = programs.known.values().flat_map(|it| &it.meters).map(|it| it.marks.len());
+        assert!(kept.sum::<usize>() <= MARKS + 3);
     }
 
     #[test]

@@ -134,17 +134,18 @@ impl Watcher {
         inner.monitor = if on { Some(Monitor::load()?) } else { None };
         inner.watched.values_mut().for_each(Watched::let_go);
         let apps: Vec<AppId> = inner.watched.keys().copied().collect();
-        for app in apps {
-            inner.watch(app)?;
-        }
+        // One that cannot be watched is no reason not to watch the others.
+        let failed = apps.into_iter().filter_map(|app| inner.watch(app).err()).next_back();
         drop(inner);
         self.changed.notify_one();
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Holds an app to the limit it exceeds, if that is a soft one; says in words how that went.
     fn soften(&self, app: AppId, limit: Limit) -> Option<String> {
         let mut inner = self.lock();
+        // It may have ended while something else was waited for; nobody would let go of it then.
+        inner.machine.exceeded(app).iter().find(|(exceeded, _)| *exceeded == limit)?;
         let watched = inner.watched.get_mut(&app).filter(|_| limit.soft)?;
         if watched.held.contains(&limit.resource) {
             return None;
