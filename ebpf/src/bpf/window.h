@@ -199,9 +199,11 @@ static __noinline __u64 meter_step(struct meter *m, __u64 now, __u64 value,
 		m->peak = max_u64(m->peak, m->growth);
 		if (m->growth <= level) {
 			m->crossed_ns = 0;
-			if (speed)
+			if (level == NO_LIMIT)
+				; /* nothing to be late for */
+			else if (speed)
 				due = min_u64(due, now + (level - m->growth) / speed);
-			else if (level != NO_LIMIT)
+			else
 				due = min_u64(due, align_up(now + 1, COARSE_NS));
 		} else if (!m->crossed_ns) {
 			/* On the line between this look and the one before. */
