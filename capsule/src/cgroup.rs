@@ -166,8 +166,9 @@ impl Cgroup {
         self.write(file, text.as_deref().unwrap_or("max"), "hold")
     }
 
-    /// Has the controller of every group above reach down to this one.
-    fn enable(&self, controller: &'static str) -> Result<(), Error> {
+    /// Has the controller of every group above reach down to this one. What the group uses from
+    /// then on is charged to it; pages that were charged to a group above stay there.
+    pub fn enable(&self, controller: &'static str) -> Result<(), Error> {
         let top = hierarchy()?;
         let mut above: Vec<&Path> = self.path.ancestors().skip(1).collect();
         above.retain(|group| group.starts_with(&top));

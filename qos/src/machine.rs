@@ -35,8 +35,8 @@ struct Guard {
     excursion: Option<Excursion>,
     /// No verdict before this time.
     quiet_until: Option<Duration>,
-    /// A verdict fell, and what comes of it is not known yet.
-    asked: bool,
+    /// When a verdict fell of which it is not known yet what comes of it.
+    asked: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl Machine {
             limit: *limit,
             excursion: None,
             quiet_until: None,
-            asked: false,
+            asked: None,
         };
         let guards = limits.iter().map(guard).collect();
         self.apps.insert(app, App { foreign, guards, history: History::default() });
@@ -188,9 +188,9 @@ impl Machine {
             return;
         };
         let end = now + self.config.pause;
-        for guard in app.guards.iter_mut().filter(|guard| guard.asked) {
+        for guard in app.guards.iter_mut().filter(|guard| guard.asked.is_some()) {
             // Also where the excursion has ended meanwhile: the next one waits as well.
-            guard.asked = false;
+            guard.asked = None;
             guard.quiet_until = Some(end);
             if let Some(excursion) = &mut guard.excursion {
                 excursion.told = false;
@@ -206,10 +206,11 @@ impl Machine {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let guards = self.apps.values().flat_map(|app| &app.guards);
         let due = |guard: &Guard| {
-            let excursion = guard.excursion.filter(|found| !found.told)?;
-            Some(match guard.limit.resource {
-                Resource::Stutter => excursion.due.max(self.next_stutter),
-                _ => excursion.due,
+            let excursion = guard.excursion?;
+            Some(match (guard.limit.resource, excursion.told) {
+                (_, true) => guard.asked? + self.config.patience,
+                (Resource::Stutter, false) => excursion.due.max(self.next_stutter),
+                (_, false) => excursion.due,
             })
         };
         guards.filter_map(due).min()
@@ -217,6 +218,12 @@ impl Machine {
 
     /// The verdicts whose pause is over.
     pub fn handle_timeout(&mut self, now: Duration) -> Vec<Command> {
+        let forgotten =
+            |guard: &Guard| guard.asked.is_some_and(|asked| asked + self.config.patience <= now);
+        let apps = self.apps.iter().filter(|(_, app)| app.guards.iter().any(forgotten));
+        for app in apps.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.rearm(app, now);
+        }
         let apps = self.apps.iter_mut();
         let guards = apps.flat_map(|(id, app)| app.guards.iter_mut().map(|guard| (*id, guard)));
         let own = guards.filter(|(_, guard)| guard.limit.resource != Resource::Stutter);
@@ -267,7 +274,7 @@ impl Guard {
         }
         let excursion = self.excursion.as_mut()?;
         excursion.told = true;
-        self.asked = true;
+        self.asked = Some(now);
         Some(Verdict {
             limit: self.limit,
             measured: excursion.measured,

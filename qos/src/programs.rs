@@ -126,6 +126,10 @@ struct Program {
     name: String,
     user: String,
     meters: Vec<Meter>,
+    /// The delay of each of its processes as last seen, and what all have grown by: the kernel
+    /// forgets it with the process, where it hands everything else on to the parent.
+    delays: BTreeMap<u32, Duration>,
+    delay: Duration,
 }
 
 #[derive(Debug)]
@@ -162,11 +166,11 @@ impl Programs {
         let mut seen = BTreeMap::new();
         for (number, rule) in self.rules.iter().enumerate() {
             for (root, members) in trees(rule, processes) {
-                let mut totals = Totals::default();
-                members.iter().filter_map(|pid| read(*pid)).for_each(|found| totals.add(found));
                 let key = (number, root.pid, root.started);
                 let mut program =
                     self.known.remove(&key).unwrap_or_else(|| Program::new(root, &rule.limits));
+                let found = members.iter().filter_map(|pid| Some((*pid, read(*pid)?)));
+                let totals = program.sum(found.collect());
                 reports.extend(program.look(root.pid, at, totals));
                 seen.insert(key, program);
             }
@@ -232,7 +236,24 @@ impl Program {
             name: root.name.clone(),
             user: root.user.clone(),
             meters: limits.iter().map(meter).collect(),
+            delays: BTreeMap::new(),
+            delay: Duration::ZERO,
         }
+    }
+
+    /// What all its processes have used, by what each of them has.
+    fn sum(&mut self, processes: Vec<(u32, Totals)>) -> Totals {
+        let mut totals = Totals::default();
+        let mut delays = BTreeMap::new();
+        for (pid, found) in processes {
+            totals.add(found);
+            let before = self.delays.get(&pid).copied().unwrap_or_default();
+            self.delay += found.delay.saturating_sub(before);
+            delays.insert(pid, found.delay);
+        }
+        self.delays = delays;
+        totals.delay = self.delay;
+        totals
     }
 
     fn look(&mut self, pid: u32, at: Duration, totals: Totals) -> Vec<Report> {
@@ -368,6 +389,24 @@ mod tests {
         assert_eq!(programs.exceeding().len(), 1);
         programs.look(Duration::from_secs(400), &[], |_| None);
         assert!(programs.exceeding().is_empty() && programs.known.is_empty());
+    }
+
+    #[test]
+    fn the_delay_of_children_that_ended_is_kept() {
+        let mut programs =
+            Programs::new(vec![rule(Some("make"), Some("ada"), None, "delay=50%/10s")]);
+        let mut told = Vec::new();
+        for look in 0..10u64 {
+            // Each look sees another child, which has waited for 4 s since the last one.
+            let mut processes = desktop();
+            processes[3].pid = 100 + look as u32;
+            let reports = programs.look(Duration::from_secs(5 * look), &processes, |pid| {
+                let delay = Duration::from_secs(if pid >= 100 { 4 } else { 0 });
+                Some(Totals { delay, ..Totals::default() })
+            });
+            told.extend(reports.into_iter().map(|report| (look, report.verdict.measured)));
+        }
+        assert_eq!(told, [(2, 80)]);
     }
 
     #[test]

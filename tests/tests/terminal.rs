@@ -23,10 +23,11 @@ fn check_job_control(shell: &mut Terminal, prompt: &str, cols: u16) -> anyhow::R
     shell.press(Key::Ctrl('c'))?;
     shell.expect(prompt, SOON).context("the prompt after ^C")?;
     // Says when it goes on: the shell prints the job's line before the job has the terminal. Has no
-    // children: a shell that is stopped between its vfork and the child's exec waits for ever.
+    // children: a shell that is stopped between its vfork and the child's exec waits for ever. Writes
+    // past Python's buffer, whose lock a ^Z right after the text is seen would leave held.
     shell.type_line(
-        "python3 -c \"import signal, time; signal.signal(signal.SIGCONT, lambda *_: \
-         print('going'+'-on', flush=True)); print('star'+'ted', flush=True); \
+        "python3 -c \"import os, signal, time; signal.signal(signal.SIGCONT, lambda *_: \
+         os.write(1, b'going'+b'-on')); os.write(1, b'star'+b'ted'); \
          [time.sleep(9) for _ in iter(int, 1)]\"",
     )?;
     shell.expect("started", SOON)?;

@@ -207,6 +207,9 @@ static long look_at_meter(__u32 index, void *unused)
 	limit = &slot->order.limits[resource_of(index)];
 	if (m->serial != slot->serial)
 		begin_meter(m, slot->serial);
+	/* Before the first whole walk its sums are too low. */
+	if ((index == DELAY - 1 || index == DISK - 1) && !slot->memory.seen_ns)
+		return 0;
 	due = meter_step(m, now, look.values[index], limit, index == CPU ? machine.cpus : 0);
 	if (meter_begins(m, now, limit)) {
 		since = m->since_ns ? m->since_ns : now - limit->width_ns;
@@ -275,6 +278,8 @@ static void begin(struct slot *slot, __u64 serial)
 	slot->serial = serial;
 	slot->due_ns = 0;
 	__builtin_memset(&slot->memory, 0, sizeof(slot->memory));
+	/* A walk that went on while the slot was filled may have left those of the cgroup before. */
+	__builtin_memset(&slot->sums, 0, sizeof(slot->sums));
 }
 
 static long look_at_slot(__u32 index, void *unused)

@@ -32,7 +32,8 @@ enum {
 #define MEMORY_NS (20 * MILLISECOND)    /* between two looks at the memory of a running capsule */
 #define FINE_NS (5 * MILLISECOND)       /* looks that are due about then wait for each other: */
 #define COARSE_NS (25 * MILLISECOND)    /* all capsules share one wake-up */
-#define MEMORY_SHARE 100                /* looking at memory takes 1/100 of a core at most */
+#define MEMORY_SHARE 100                /* looking at memory takes 1/100 of a core at most, */
+#define WALK_NS (5000 * MILLISECOND)    /* but happens this often: one slow look must not blind */
 #define NO_LIMIT (~0ULL)
 
 /* It counts as below again once it has fallen this far below its level. */
@@ -230,20 +231,25 @@ static inline bool meter_ends(struct meter *m, const struct limit *limit)
 	return m->over && m->growth <= rearm_level(limit->level);
 }
 
+/* Between two walks at least. */
+static inline __u64 walk_pause_ns(const struct memory_watch *m)
+{
+	return min_u64(max_u64(MEMORY_NS, m->cost_ns * MEMORY_SHARE), WALK_NS);
+}
+
 /*
- * When the tasks have to be walked for their memory. Resident memory can grow fast (a fork doubles it in a moment)
- * but not while nobody runs, so a capsule that used no CPU since the last look is left alone for
- * a second. Shrinking needs nobody to run, so an excursion that is not yet reported is looked at
- * until it is.
+ * When the tasks have to be walked for their memory. Resident memory can grow fast (a fork doubles
+ * it in a moment) but not while nobody runs, so a capsule that used no CPU since the last look is
+ * left alone for a second. Shrinking needs nobody to run, so an excursion that is not yet reported
+ * is looked at until it is.
  */
 static inline __u64 memory_due(struct memory_watch *m, __u64 cpu_ns, const struct limit *limit)
 {
-	__u64 pause_ns = max_u64(MEMORY_NS, m->cost_ns * MEMORY_SHARE);
 	__u64 due;
 
 	if (!m->seen_ns)
 		return 0;
-	due = m->seen_ns + pause_ns;
+	due = m->seen_ns + walk_pause_ns(m);
 	if (m->since_ns && !m->over)
 		return min_u64(due, max_u64(m->since_ns + limit->width_ns, m->seen_ns + GAP_NS));
 	if (limit->level == NO_LIMIT || cpu_ns == m->seen_cpu_ns || m->over)
@@ -258,7 +264,7 @@ static inline __u64 walk_due(struct memory_watch *m, __u64 cpu_ns, const struct 
 	__u64 due = memory_due(m, cpu_ns, limit);
 
 	if (others && cpu_ns != m->seen_cpu_ns)
-		due = min_u64(due, m->seen_ns + max_u64(MEMORY_NS, m->cost_ns * MEMORY_SHARE));
+		due = min_u64(due, m->seen_ns + walk_pause_ns(m));
 	return due;
 }
 

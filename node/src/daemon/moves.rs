@@ -213,6 +213,8 @@ impl Daemon {
     async fn follow_verdict(self: &Arc<Self>, app: AppId, verdict: &Verdict) -> anyhow::Result<()> {
         let record = self.apps.record(app)?;
         if record.pending.is_some() {
+            // That move may yet fail.
+            self.let_ask_again(app).await;
             return Ok(());
         }
         let situation = self.situation(&record, Some(verdict)).await;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use phantom_qos::{Process, Programs, Report, Totals};
 
@@ -12,6 +12,9 @@ use crate::account;
 
 /// How often all processes are looked at: some 30 us for each.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// How long login names are taken for known.
+const NAMES_KEPT: Duration = Duration::from_secs(600);
 
 /// They and what they use.
 pub struct Watchlist(Mutex<Programs>);
@@ -66,13 +69,21 @@ impl Daemon {
     }
 }
 
-/// Login names, looked up once: a directory service may take its time.
-#[derive(Default)]
-struct Names(HashMap<u32, String>);
+/// Login names, kept for a while: a directory service may take its time, or be away.
+struct Names {
+    known: HashMap<u32, String>,
+    since: Instant,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { known: HashMap::new(), since: Instant::now() }
+    }
+}
 
 impl Names {
     fn of(&mut self, uid: u32) -> String {
-        let name = self.0.entry(uid).or_insert_with(|| {
+        let name = self.known.entry(uid).or_insert_with(|| {
             account::of(uid).map_or_else(|_| uid.to_string(), |account| account.name)
         });
         name.clone()
@@ -80,6 +91,9 @@ impl Names {
 
     /// All processes outside capsules.
     fn processes(&mut self) -> anyhow::Result<Vec<Process>> {
+        if self.since.elapsed() > NAMES_KEPT {
+            *self = Self::default();
+        }
         let mut processes = Vec::new();
         for process in procfs::process::all_processes()? {
             // One that ends meanwhile is none.
@@ -111,7 +125,16 @@ impl Names {
 /// What one process, and the children it has waited for, have used.
 fn totals(pid: u32) -> procfs::ProcResult<Totals> {
     let process = procfs::process::Process::new(pid.cast_signed())?;
-    let (stat, status) = (process.stat()?, process.status()?);
+    let stat = process.stat()?;
+    // A name that is no text makes the status unreadable as a whole. What the memory's other account
+    // has in shared pages is partly of files, so it tells less than it should.
+    let memory = match process.status() {
+        Ok(status) => 1024 * (status.rssanon.unwrap_or(0) + status.rssshmem.unwrap_or(0)),
+        Err(_) => {
+            let pages = process.statm()?;
+            pages.resident.saturating_sub(pages.shared) * procfs::page_size()
+        }
+    };
     let waited_for = stat.cutime.saturating_add(stat.cstime).max(0).unsigned_abs();
     // A kernel may keep no account of these.
     let disk = process.io().map_or(0, |io| io.read_bytes + io.write_bytes);
@@ -120,7 +143,7 @@ fn totals(pid: u32) -> procfs::ProcResult<Totals> {
         cpu: ticks_to_time(stat.utime + stat.stime + waited_for),
         delay: Duration::from_nanos(delay.map(|found| found.run_delay).sum()),
         disk,
-        memory: 1024 * (status.rssanon.unwrap_or(0) + status.rssshmem.unwrap_or(0)),
+        memory,
     })
 }
 

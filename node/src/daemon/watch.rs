@@ -23,6 +23,9 @@ use crate::shim::control::Charge;
 /// How often what apps use is read for listings.
 const SAMPLE: Duration = Duration::from_secs(2);
 
+/// After the pressure could not be read.
+const PRESSURE_PAUSE: Duration = Duration::from_secs(60);
+
 /// What lies further ahead is not told.
 const OUTLOOK: Duration = Duration::from_secs(24 * 3600);
 
@@ -59,6 +62,8 @@ struct Inner {
     monitor: Option<Monitor>,
     machine: Machine,
     watched: HashMap<AppId, Watched>,
+    /// The pressure could not be read, and is not read again before this time.
+    no_pressure_until: Duration,
 }
 
 /// An app that runs here.
@@ -102,12 +107,17 @@ impl Default for Watcher {
             monitor: None,
             machine: Machine::new(Config::default()),
             watched: HashMap::new(),
+            no_pressure_until: Duration::ZERO,
         };
         Self { inner: Mutex::new(inner), changed: Notify::new() }
     }
 }
 
 impl Inner {
+    fn pressure_due(&self) -> Option<Duration> {
+        self.machine.pressure_due().map(|due| due.max(self.no_pressure_until))
+    }
+
     fn watch(&mut self, app: AppId) -> anyhow::Result<()> {
         let Some(watched) = self.watched.get_mut(&app) else { return Ok(()) };
         watched.let_go();
@@ -257,7 +267,7 @@ impl Watcher {
         };
         let now = phantom_ebpf::now();
         let mut verdicts = Vec::new();
-        if inner.machine.pressure_due().is_some_and(|due| due <= now) {
+        if inner.pressure_due().is_some_and(|due| due <= now) {
             match phantom_ebpf::pressure() {
                 Ok(pressure) => {
                     let found = inner.machine.handle_pressure(pressure, now);
@@ -266,7 +276,8 @@ impl Watcher {
                     );
                 }
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "the pressure cannot be read")
+                    tracing::warn!(error = format!("{error:#}"), "the pressure cannot be read");
+                    inner.no_pressure_until = now + PRESSURE_PAUSE;
                 }
             }
         }
@@ -304,7 +315,7 @@ impl Watcher {
     async fn ready(&self) {
         let (fd, pause) = {
             let inner = self.lock();
-            let due = [inner.machine.poll_timeout(), inner.machine.pressure_due()];
+            let due = [inner.machine.poll_timeout(), inner.pressure_due()];
             let pause = due.into_iter().flatten().min();
             let fd = inner.monitor.as_ref().and_then(|monitor| monitor_fd(monitor).ok());
             (fd, pause.map(|at| at.saturating_sub(phantom_ebpf::now())))

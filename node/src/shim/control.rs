@@ -62,7 +62,14 @@ pub struct GuestRole {
 impl Charge {
     /// Makes the capsule's control group.
     pub fn make_cgroup(&self) -> anyhow::Result<Cgroup> {
-        Ok(Cgroup::create(&self.node_short, &self.app.short())?)
+        let cgroup = Cgroup::create(&self.node_short, &self.app.short())?;
+        for limit in self.spec.limits.iter().filter(|limit| limit.soft) {
+            // Where this cannot be, the user is told when the app would be held.
+            if let Err(error) = cgroup.enable(limit.resource.name()) {
+                tracing::debug!(error = format!("{error:#}"), "nothing is charged to the app");
+            }
+        }
+        Ok(cgroup)
     }
 }
 

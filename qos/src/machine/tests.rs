@@ -10,7 +10,7 @@ fn ms(millis: u64) -> Duration {
 }
 
 fn machine(limits: &str) -> Machine {
-    let mut machine = Machine::new(Config { pause: ms(30_000) });
+    let mut machine = Machine::new(Config::default());
     machine.handle_watch(APP, &limits.parse().unwrap(), false);
     machine
 }
@@ -65,7 +65,6 @@ fn a_verdict_without_effect_is_renewed_after_the_pause() {
     let mut machine = machine("cpu=150%/10s");
     let cpu = Resource::Cpu;
     assert!(machine.handle_crossing(begins(cpu, 160, 100), ms(101)).is_some());
-    assert_eq!(machine.poll_timeout(), None);
     machine.rearm(APP, ms(1_000));
     assert_eq!(machine.poll_timeout(), Some(ms(31_000)));
     assert!(machine.handle_timeout(ms(30_999)).is_empty());
@@ -102,6 +101,20 @@ fn what_concerns_nobody_is_ignored() {
     machine.handle_unwatch(APP);
     assert!(machine.handle_crossing(begins(Resource::Cpu, 160, 1), ms(2)).is_none());
     assert_eq!(machine.trend(APP), None);
+}
+
+#[test]
+fn a_verdict_of_which_nothing_is_heard_is_renewed() {
+    let mut machine = machine("cpu=150%/10s");
+    assert!(machine.handle_crossing(begins(Resource::Cpu, 160, 100), ms(100)).is_some());
+    assert_eq!(machine.poll_timeout(), Some(ms(600_100)));
+    assert!(machine.handle_timeout(ms(600_000)).is_empty());
+    assert!(machine.handle_timeout(ms(600_100)).is_empty());
+    assert_eq!(machine.poll_timeout(), Some(ms(630_100)));
+    assert_eq!(machine.handle_timeout(ms(630_100)).len(), 1);
+    // An excursion that has ended waits for nothing.
+    assert!(machine.handle_crossing(ends(Resource::Cpu, 10, 640_000), ms(640_000)).is_none());
+    assert_eq!(machine.poll_timeout(), None);
 }
 
 #[test]
@@ -143,7 +156,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// Three apps with a limit on stutter and one without; all of the time is lost.
 fn stuttering() -> Machine {
-    let mut machine = Machine::new(Config { pause: ms(30_000) });
+    let mut machine = Machine::new(Config::default());
     let limits = "stutter=30%/2s".parse().unwrap();
     for (app, foreign) in [(2, false), (3, false), (4, true)] {
         machine.handle_watch(AppId(app), &limits, foreign);
@@ -215,7 +228,8 @@ proptest! {
     fn exactly_one_verdict_for_each_excursion(events in prop::collection::vec(event(), 1..200)) {
         let mut machine = machine("cpu=150%/10s");
         let (mut now, mut level, mut over) = (ms(60_000), 0, false);
-        let (mut owed, mut asked) = (0i32, false);
+        let (mut owed, mut asked) = (0i32, None);
+        let patience = ms(600_000);
         let mut quiet_until = Duration::ZERO;
         for event in events {
             now += ms(1);
@@ -238,8 +252,7 @@ proptest! {
                 Event::Sample => machine.handle_sample(sample(now.as_millis() as u64, level, 0)),
                 Event::Rearm => {
                     machine.rearm(APP, now);
-                    if asked {
-                        asked = false;
+                    if asked.take().is_some() {
                         owed = i32::from(over);
                         quiet_until = now + ms(30_000);
                     }
@@ -249,12 +262,15 @@ proptest! {
             commands.extend(machine.handle_timeout(now));
             if over && owed == 1 && now >= quiet_until {
                 prop_assert_eq!(commands.len(), 1);
-                (owed, asked) = (0, true);
+                (owed, asked) = (0, Some(now));
             } else {
                 prop_assert_eq!(commands.len(), 0);
+                if asked.is_some_and(|asked| asked + patience <= now) {
+                    (owed, asked, quiet_until) = (i32::from(over), None, now + ms(30_000));
+                }
             }
-            let waits = over && owed == 1;
-            prop_assert_eq!(machine.poll_timeout(), waits.then_some(quiet_until));
+            let due = if owed == 1 { Some(quiet_until) } else { asked.map(|asked| asked + patience) };
+            prop_assert_eq!(machine.poll_timeout(), due.filter(|_| over));
             for Command::Verdict { verdict, .. } in commands {
                 prop_assert!(verdict.measured > 150);
             }

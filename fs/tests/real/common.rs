@@ -1,9 +1,5 @@
 //! A home, its file server and a mount of it, in a mount namespace of their own.
 
-#![allow(dead_code)] // Each test file uses a part of it.
-
-mod os;
-
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -48,7 +44,7 @@ pub fn in_own_mounts(test: &str, body: impl FnOnce() + Send) {
     }
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            os::own_mounts().expect("a mount namespace");
+            crate::os::own_mounts().expect("a mount namespace");
             let private = rustix::mount::MountPropagationFlags::PRIVATE
                 | rustix::mount::MountPropagationFlags::REC;
             rustix::mount::mount_change("/", private).expect("private mounts");
@@ -156,7 +152,7 @@ pub struct World {
     /// The home's tree, and the same through the mount.
     pub home: PathBuf,
     pub away: PathBuf,
-    system: Option<Bind>,
+    _system: Option<Bind>,
     dir: tempfile::TempDir,
 }
 
@@ -223,7 +219,7 @@ impl World {
         let disk = Arc::new(Cache::open(&cache, options.cache_bytes).unwrap());
         let client = Client::connect(transport, config, Some(disk)).unwrap();
         let mount = Mount::new(Arc::clone(&client), &away, options.owners, 8).unwrap();
-        Self { mount, client, server, way, cache, home, away, system, dir }
+        Self { mount, client, server, way, cache, home, away, _system: system, dir }
     }
 
     pub fn scratch(&self) -> &Path {

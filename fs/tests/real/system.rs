@@ -1,12 +1,10 @@
 //! The home's system files: verified, cached, pinned.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use common::{Bind, Options, World, in_own_mounts, names, run};
+use crate::common::{Bind, Options, World, in_own_mounts, names, run};
 use phantom_fs::cache::Cache;
 use phantom_fs::client::{Client, ClientConfig};
 use phantom_model::Epoch;
@@ -24,7 +22,7 @@ fn data_files(cache: &Path) -> Vec<std::path::PathBuf> {
 fn another_client(w: &World) -> std::sync::Arc<Client> {
     let way = std::sync::Arc::clone(&w.way);
     let cache = std::sync::Arc::new(Cache::open(&w.cache, 64 << 20).unwrap());
-    let config = ClientConfig::new(common::APP, Epoch::FIRST);
+    let config = ClientConfig::new(crate::common::APP, Epoch::FIRST);
     Client::connect(move |_| way.connect(), config, Some(cache)).unwrap()
 }
 

@@ -1,14 +1,12 @@
 //! Real programs on the mount, as they are used every day.
 
-mod common;
-
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
-use common::{Options, World, has, in_own_mounts, names, nothing_hidden, run};
+use crate::common::{Options, World, has, in_own_mounts, names, nothing_hidden, run};
 
 #[test]
 fn reads_and_writes_reach_home_at_once() {

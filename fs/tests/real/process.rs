@@ -1,20 +1,18 @@
 //! The file server in a process of its own, in a user, mount and pid view like a capsule's.
 
-mod common;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use common::{can_mount, open_root};
+use crate::common::{can_mount, open_root};
 use phantom_fs::server::SelfFds;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 /// A /proc of another pid namespace, as a capsule has it: mounted by a process that is pid 1.
 #[test]
 fn own_files_are_found_through_a_proc_that_was_handed_over() {
-    if !can_mount("own_files_are_found") || !common::has("own_files_are_found", "unshare") {
+    if !can_mount("own_files_are_found") || !crate::common::has("own_files_are_found", "unshare") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

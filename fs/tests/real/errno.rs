@@ -1,12 +1,10 @@
 //! The same operations on a local directory and on the mount must end in the same way.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use common::{Options, World, as_user, in_own_mounts};
+use crate::common::{Options, World, as_user, in_own_mounts};
 use rustix::fs::{
     Access, AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, accessat, fallocate,
     mkfifoat, open, renameat_with, seek,

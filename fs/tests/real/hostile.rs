@@ -1,11 +1,9 @@
 //! Neither side trusts the other.
 
-mod common;
-
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use common::{APP, open_root};
+use crate::common::{APP, open_root};
 use phantom_fs::client::{Client, ClientConfig, Ino, Lookup};
 use phantom_fs::proto::{
     Answer, Attr, Digest, DirItem, Entry, FileKind, HandleId, Hello, Name, NodeId, Op, OpenMode,

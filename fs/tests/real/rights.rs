@@ -1,12 +1,10 @@
 //! Whose files are served to whom, and what is not served at all.
 
-mod common;
-
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
-use common::{Options, World, as_user, in_own_mounts, names, run};
+use crate::common::{Options, World, as_user, in_own_mounts, names, run};
 use phantom_fs::fuse::Owners;
 use phantom_fs::ids::{Extent, IdMap};
 use rustix::fs::{Access, AtFlags, CWD, accessat};

@@ -1,14 +1,12 @@
 //! Cut streams, a lost home, a fenced epoch, a mount that must go.
 
-mod common;
-
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Options, World, in_own_mounts, names};
+use crate::common::{Options, World, in_own_mounts, names};
 use phantom_fs::client::{Client, ClientConfig, ClientError};
 use phantom_fs::proto::Refusal;
 use phantom_model::Epoch;
@@ -146,7 +144,7 @@ fn a_silent_home_is_lost_too() {
             });
             Ok(ours)
         };
-        let mut config = ClientConfig::new(common::APP, Epoch::FIRST);
+        let mut config = ClientConfig::new(crate::common::APP, Epoch::FIRST);
         config.deadline = deadline;
         config.long_deadline = deadline * 10;
         let client = Client::connect(transport, config, None).unwrap();
@@ -215,7 +213,11 @@ fn an_old_epoch_has_no_effect() {
         assert_eq!(fs::read(w.home.join("file")).unwrap(), b"1");
         let connect = |epoch| {
             let way = std::sync::Arc::clone(&w.way);
-            Client::connect(move |_| way.connect(), ClientConfig::new(common::APP, epoch), None)
+            Client::connect(
+                move |_| way.connect(),
+                ClientConfig::new(crate::common::APP, epoch),
+                None,
+            )
         };
         let error = connect(Epoch(1)).unwrap_err();
         assert!(matches!(error, ClientError::Refused(Refusal::Epoch(Epoch(2)))), "{error}");
