@@ -1,9 +1,11 @@
 //! The pure core: what to send and what to believe, with the time as a parameter.
 
 mod beacon;
+mod mandate;
 mod membership;
 mod search;
 
 pub use beacon::Beacon;
+pub use mandate::Mandate;
 pub use membership::{Command, Membership, Seen};
 pub use search::{Found, Search};
