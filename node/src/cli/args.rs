@@ -9,7 +9,12 @@ use phantom_model::Limits;
 #[derive(Debug, Parser)]
 #[command(name = "phantom", version, max_term_width = 100)]
 pub struct Cli {
-    /// Configuration file.
+    /// Configuration file, in place of /etc/phantom/phantom.toml.
+    ///
+    /// A file named here must exist; the usual one need not, for everything has a default. The
+    /// daemon reads it when it starts: changes need `sudo phantom down && sudo phantom up`. A
+    /// daemon started by `up` reads the file named here, which takes an absolute path. Other
+    /// commands find the daemon's socket by it (`run_dir`).
     #[arg(long, global = true, env = "PHANTOM_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print JSON.
@@ -25,37 +30,53 @@ pub enum Command {
     /// Tell what this machine can do for Phantom, and how to mend what it cannot.
     Doctor,
     /// Take part: start the daemon, ask the sub-grid on this network to let this machine in, or
-    /// found one where there is none.
+    /// found one where there is none (needs root).
     Up(Up),
-    /// Stop the daemon; running apps keep running.
+    /// Stop the daemon; running apps keep running (needs root).
     Down,
-    /// Make a token with which one more node can join.
+    /// Make a token with which one more node can join (needs root).
     Invite(Invite),
     /// List machines that ask to be let in.
     Requests,
-    /// Let in the machine that shows this code.
+    /// Let in the machine that shows this code (needs root).
     Accept(Code),
-    /// Do not let in the machine that shows this code.
+    /// Do not let in the machine that shows this code (needs root).
     Deny(Code),
-    /// Put a member out of the sub-grid.
+    /// Put a member out of the sub-grid (needs root).
     Remove(Member),
-    /// Give a member the right to let others in and to remove them.
+    /// Give a member the right to let others in and to remove them (needs root).
+    ///
+    /// Works only where the sub-grid was founded, for it takes the sub-grid's key. The member can
+    /// then `invite`, `accept`, `deny` and `remove`; it cannot delegate, nor change the policy.
+    /// With `--withdraw` the right is taken back: whom it has let in stays in, whom it has removed
+    /// stays out.
     Delegate(Delegate),
-    /// Show or change the sub-grid's policy: default limits, ceilings, who may run where.
+    /// Show or change the sub-grid's policy: default limits, ceilings, who may run where (`edit`
+    /// needs root).
     #[command(subcommand)]
     Policy(Policy),
     /// Forget the sub-grid, or give up asking to be let in; this machine can then found or join
-    /// another.
+    /// another (needs root).
+    ///
+    /// Apps that run at home keep running. It is refused while an app of this machine is away or
+    /// moving, and while an app of another machine runs here: bring the one back, and have the
+    /// other moved or ended by its user.
     Leave,
     /// List the members of the sub-grid.
     Nodes(Nodes),
     /// Run a command so that it can move.
+    #[command(override_usage = "phantom run [OPTIONS] -- <CMD>...")]
     Run(Run),
     /// Bring a running app to this terminal.
     Attach(App),
     /// List running apps.
     Ps,
     /// Tell whether an app could move now, where to, and if not, why.
+    ///
+    /// Names what the app cannot take along, such as an open connection or a device, and the limit
+    /// it last exceeded. For each node: what the app would get there, or why it cannot go there.
+    /// While the kernel monitor is on, also what the app uses now, how fast its memory grows, and
+    /// when it will reach a limit. The app is not stopped for it. Ask where the app was started.
     Explain(App),
     /// Show an app's life, one line an event.
     Log(App),
@@ -63,9 +84,15 @@ pub enum Command {
     Migrate(Migrate),
     /// Send a signal to an app.
     Kill(Kill),
-    /// Attach or detach the kernel monitor.
+    /// Tell whether the kernel monitor is on, or attach or detach it (`on` and `off` need root).
+    ///
+    /// The monitor measures apps in the kernel and tells when one exceeds a limit. `off` takes it
+    /// out of the kernel: limits on what an app uses are not watched then; moves by hand work.
+    /// `on` puts it back. When the daemon starts, the monitor starts with it, unless the
+    /// configuration has `qos = false`. Told besides: how much of the last 10 s programs here
+    /// waited for a CPU, for memory and for a disk, and which of `[[watch]]` exceed a limit.
     Qos(Qos),
-    /// Run the daemon in the foreground (what a service manager starts).
+    /// Run the daemon in the foreground (what a service manager starts; needs root).
     Daemon(Daemon),
     /// Hold one app (started by the daemon).
     #[command(hide = true)]
@@ -82,6 +109,11 @@ pub struct Up {
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
     /// Ask this machine, where the network carries no multicast: name or address; may be repeated.
+    ///
+    /// It must be a member of a sub-grid, and its daemon must run. PORT is its UDP port for
+    /// finding others; by default the `discovery_port` of the configuration here, 41611. Only the
+    /// machines named are asked, not the local network, and if none answers no sub-grid is
+    /// founded. Where this machine is a member already, nobody is asked.
     #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "join")]
     pub peer: Vec<String>,
     /// Which sub-grid, where there are several: the beginning of its id, or the name of a member.
@@ -107,8 +139,14 @@ pub struct Code {
 #[derive(Debug, Subcommand)]
 pub enum Policy {
     /// Print the version that counts here.
+    ///
+    /// The newest this node has heard of: a line with its number and when it was signed, then the
+    /// text in TOML. `[defaults]` are limits of apps that were started without, `[[ceiling]]` the
+    /// highest ones that users and groups may have, `[[place]]` whose apps may move to which
+    /// nodes. It counts on all members, also on one that is alone.
     Show,
-    /// Change it in $EDITOR, sign it, and tell all members (where the sub-grid was founded).
+    /// Change it in $EDITOR, sign it, and tell all members (where the sub-grid was founded; needs
+    /// root).
     Edit {
         /// Take the text from this file instead; `-` is standard input.
         #[arg(long, value_name = "FILE")]
@@ -147,18 +185,26 @@ pub struct Invite {
 #[derive(Debug, Args)]
 pub struct Run {
     /// Name of the app; made from the command when absent.
+    ///
+    /// What `ps` lists and `attach`, `explain`, `log`, `migrate` and `kill` take. Letters, digits,
+    /// `-`, `_` and `.`, at most 40. No two running apps of a user that were started on one
+    /// machine have the same. When absent it is the name of the program: python3, and if that is
+    /// taken python3-2.
     #[arg(long)]
     pub name: Option<String>,
-    /// When it shall move, like cpu=150%/10s,memory=2GiB; see below.
+    /// When it shall move: limits of cpu, memory, delay, net, disk and stutter, like
+    /// cpu=150%/10s,memory=2GiB; cpu and memory may end in /soft.
     ///
-    /// LEVEL/WINDOW, separated by commas; a window may be left out:
+    /// LEVEL/WINDOW, separated by commas; a window may be left out (10 s, of memory 1 s):
     ///   cpu=150%/10s       more than one and a half cores, in the mean over 10 s
     ///   memory=2GiB/1s     more memory than that for a second
     ///   delay=50%/10s      its threads waited half of the time for a CPU
     ///   net=10MiB/s/10s    more than that over the network, both ways
     ///   disk=50MiB/s/10s   more than that from and to disks
-    ///   stutter=30%/10s    this machine, not the program, was held up for so long
-    /// cpu and memory may end in /soft: the program is held to them until it has moved.
+    ///   stutter=30%/10s    this machine, not the app, was held up for so much of the time
+    /// cpu=150%/10s/soft, memory=2GiB/soft: the app is also held to it, from when it is exceeded
+    /// until the app has moved or uses less.
+    /// The sub-grid's policy sets limits that are absent here, and lowers those above a ceiling.
     #[arg(
         long,
         default_value = "",
@@ -216,7 +262,7 @@ pub struct Kill {
 /// Arguments of `qos`.
 #[derive(Debug, Args)]
 pub struct Qos {
-    /// Attach or detach; tells the state when absent.
+    /// Attach or detach (needs root); tells the state when absent.
     #[arg(value_parser = ["on", "off"])]
     pub state: Option<String>,
 }

@@ -93,7 +93,8 @@ fn start_daemon(config: &Config, config_file: Option<&Path>) -> anyhow::Result<(
     let (ready, ready_writer) = nix::unistd::pipe().context("cannot make a pipe")?;
     let mut command = Command::new(std::env::current_exe()?);
     if let Some(file) = config_file {
-        command.arg("--config").arg(file);
+        // The daemon's own folder is another.
+        command.arg("--config").arg(std::path::absolute(file)?);
     }
     command
         .args(["daemon", "--ready-fd", &ready_writer.as_raw_fd().to_string()])
