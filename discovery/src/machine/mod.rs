@@ -1,6 +1,7 @@
 //! The pure core: what to send and what to believe, with the time as a parameter.
 
 mod beacon;
+pub mod group;
 mod mandate;
 mod membership;
 mod search;

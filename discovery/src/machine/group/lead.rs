@@ -1,0 +1,191 @@
+//! What the super-peer does: keeps its lease, decides, and sees to voters and electors.
+
+use std::time::Duration;
+
+use phantom_model::NodeId;
+
+use super::message::Body;
+use super::plan::{Situation, Step};
+use super::state::{Op, State};
+use super::view::Life;
+use super::{Group, Replica};
+use crate::machine::Mandate;
+
+/// Changes of the electors wait for each other so long.
+const TOGETHER: Duration = Duration::from_secs(3);
+/// Where there are many electors, longer.
+const TOGETHER_MANY: Duration = Duration::from_secs(60);
+const MANY: usize = 16;
+
+impl Group {
+    pub(super) fn leads(&self) -> bool {
+        self.replica.as_ref().is_some_and(Replica::leads)
+    }
+
+    /// Whether a majority of the electors has answered within a lease; a tenth of it is left to
+    /// clocks that go wrong.
+    pub(super) fn has_lease(&self, now: Duration) -> bool {
+        let Some(founding) = &self.founding else { return false };
+        let lease = founding.view.lease() * 9 / 10;
+        let recent = self.answered.iter().filter(|(_, sent)| **sent + lease > now);
+        self.acceptor.accepted.is_none() && founding.view.is_quorum(recent.map(|(node, _)| node))
+    }
+
+    pub(super) fn begin_to_lead(&mut self, now: Duration) {
+        self.answered.clear();
+        self.next_beat = now;
+        self.differs_since = None;
+        self.beat(now);
+    }
+
+    pub(super) fn beat(&mut self, now: Duration) {
+        let Some(founding) = self.founding.as_ref().filter(|_| now >= self.next_beat) else {
+            return;
+        };
+        let beat = founding.view.beat();
+        let Some(mandate) = self.replica.as_ref().filter(|it| it.leads()).map(Replica::mandate)
+        else {
+            return;
+        };
+        self.next_beat = now + beat;
+        let sent = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let alive = self.members.iter().filter(|(_, standing)| standing.alive);
+        for to in alive.map(|(node, _)| *node).collect::<Vec<_>>() {
+            self.send(to, Body::Beat { mandate, sent });
+        }
+        // Its own elector, if it is not bound to another and has not accepted another's founding.
+        let (bound, until) = self.bound;
+        let is_free = now >= until || bound == Some(self.own);
+        let seated = self.view().is_some_and(|view| view.seats(self.own, self.life));
+        if self.acceptor.accepted.is_none() && is_free && seated {
+            self.bind(self.own, now);
+            self.answered.insert(self.own, now);
+        }
+    }
+
+    pub(super) fn handle_heard(
+        &mut self,
+        from: NodeId,
+        life: Life,
+        mandate: Mandate,
+        sent: u64,
+        now: Duration,
+    ) {
+        let sent = Duration::from_micros(sent);
+        let Some(replica) = self.replica.as_ref().filter(|it| it.leads()) else { return };
+        let seated = self.view().is_some_and(|view| view.seats(from, life));
+        if replica.mandate() == mandate && seated && sent <= now {
+            let last = self.answered.entry(from).or_insert(sent);
+            *last = sent.max(*last);
+        }
+    }
+
+    pub(super) fn handle_proposal(
+        &mut self,
+        from: NodeId,
+        life: Life,
+        ticket: u64,
+        op: Op,
+        now: Duration,
+    ) {
+        let accepted = op.is_sound()
+            && self.may_decide(now)
+            && self.replica.as_mut().is_some_and(|it| it.propose(life, ticket, op));
+        if !accepted {
+            self.send(from, Body::Outcome { ticket, outcome: None });
+        }
+    }
+
+    /// A former voter or learner brings what its group had decided.
+    pub(super) fn handle_merge(&mut self, from: NodeId, life: Life, state: State, now: Duration) {
+        if !state.is_sound() {
+            return self.complain(from, "a state out of bounds");
+        }
+        if !self.leads() || !self.has_lease(now) {
+            return;
+        }
+        let Some(replica) = &mut self.replica else { return };
+        let mut merged = replica.state().clone();
+        merged.merge(state.clone());
+        if merged == *replica.state() {
+            self.send(from, Body::Merged);
+        } else {
+            // When it comes again, there will be nothing new in it.
+            replica.propose(life, 0, Op::Merge(Box::new(state)));
+        }
+    }
+
+    /// Voters, learners, who leads, and who should be an elector.
+    pub(super) fn upkeep(&mut self, now: Duration) {
+        if !self.leads() {
+            return;
+        }
+        if let Some(replica) = &mut self.replica {
+            replica.free_snapshots();
+        }
+        let (Some(replica), Some(founding)) = (&self.replica, &self.founding) else { return };
+        if self.attempt.is_some() || !self.has_lease(now) {
+            return;
+        }
+        let conf = replica.conf();
+        let keeps_up = |life: Life| replica.keeps_up(life);
+        let situation = Situation {
+            own: self.own,
+            now,
+            view: &founding.view,
+            conf: &conf,
+            members: &self.members,
+            availability: self.availability,
+            lives: &self.lives,
+            keeps_up: &keeps_up,
+        };
+        let electors = situation.electors();
+        let step = situation.step().filter(|_| !conf.is_joint && replica.is_settled());
+        if electors == founding.view.electors {
+            self.differs_since = None;
+        } else {
+            let since = *self.differs_since.get_or_insert(now);
+            let many = founding.view.electors.len().max(electors.len()) > MANY;
+            let wait = if many { TOGETHER_MANY } else { TOGETHER };
+            if now >= since + wait && now >= self.grace_until && now >= self.quiet_until {
+                self.differs_since = None;
+                return self.begin_attempt(now);
+            }
+        }
+        match step {
+            Some(Step::Reconfigure { voters, learners }) => {
+                if let Some(replica) = &mut self.replica {
+                    replica.reconfigure(&voters, &learners);
+                }
+            }
+            Some(Step::Transfer(to)) => {
+                let life = self.view().and_then(|view| view.electors.get(&to)).copied();
+                if let (Some(replica), Some(life)) = (&mut self.replica, life) {
+                    replica.transfer(life);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The electors of the next generation, as the super-peer wants them.
+    pub(super) fn wanted_electors(
+        &self,
+        now: Duration,
+    ) -> Option<std::collections::BTreeMap<NodeId, Life>> {
+        let (replica, founding) = (self.replica.as_ref()?, self.founding.as_ref()?);
+        let conf = replica.conf();
+        let keeps_up = |life: Life| replica.keeps_up(life);
+        let situation = Situation {
+            own: self.own,
+            now,
+            view: &founding.view,
+            conf: &conf,
+            members: &self.members,
+            availability: self.availability,
+            lives: &self.lives,
+            keeps_up: &keeps_up,
+        };
+        Some(situation.electors())
+    }
+}

@@ -1,0 +1,146 @@
+//! How the electors of one generation agree on the next: Paxos (Lamport, "The Part-Time
+//! Parliament", 1998), one decree for each generation.
+//!
+//! An elector that is bound to a super-peer by its lease takes no part, except for that super-peer.
+//! So nothing is agreed on behind the back of one that may still grant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use phantom_model::NodeId;
+use serde::{Deserialize, Serialize};
+
+use super::message::{Founding, Progress};
+use super::state::{Stamp, State};
+use super::view::{Life, View};
+
+/// Orders attempts; no two proposers have the same.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Ballot {
+    /// Grows with each attempt.
+    pub round: u64,
+    /// Of whom.
+    pub life: u64,
+}
+
+impl Ballot {
+    pub fn next(self, life: Life) -> Self {
+        Self { round: self.round.saturating_add(1), life: life.0 }
+    }
+}
+
+/// What an elector has promised and accepted for the generation after the one it knows. Durable
+/// before it is told to anybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acceptor {
+    pub promised: Ballot,
+    pub accepted: Option<(Ballot, Box<Founding>)>,
+}
+
+impl Acceptor {
+    /// Promises to accept nothing older; or the ballot that was promised to another.
+    pub fn prepare(&mut self, ballot: Ballot) -> Result<(), Ballot> {
+        if ballot < self.promised {
+            return Err(self.promised);
+        }
+        self.promised = ballot;
+        Ok(())
+    }
+
+    /// Nothing that was prepared until now is accepted any more: what has just been witnessed is not
+    /// in it.
+    pub fn void(&mut self) {
+        self.promised.life = u64::MAX;
+    }
+
+    /// Accepts, if nothing newer was promised.
+    pub fn accept(&mut self, ballot: Ballot, founding: Founding) -> Result<(), Ballot> {
+        self.prepare(ballot)?;
+        self.accepted = Some((ballot, Box::new(founding)));
+        Ok(())
+    }
+}
+
+/// One attempt to found the next generation.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub ballot: Ballot,
+    promises: BTreeMap<NodeId, Option<(Ballot, Box<Founding>)>>,
+    /// The furthest that any of those has got in this generation.
+    pub newest: Stamp,
+    /// What they know between them.
+    pub known: State,
+    pub proposal: Option<Founding>,
+    accepts: BTreeSet<NodeId>,
+}
+
+/// What may be proposed once a majority has promised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Something of one's own: nothing else can have been decided.
+    Free,
+    /// This may have been decided, so it must be this.
+    Bound(Box<Founding>),
+}
+
+impl Attempt {
+    pub fn new(ballot: Ballot) -> Self {
+        Self {
+            ballot,
+            promises: BTreeMap::new(),
+            newest: Stamp::default(),
+            known: State::default(),
+            proposal: None,
+            accepts: BTreeSet::new(),
+        }
+    }
+
+    pub fn promised(
+        &mut self,
+        from: NodeId,
+        accepted: Option<(Ballot, Box<Founding>)>,
+        progress: Progress,
+    ) {
+        if self.proposal.is_none() {
+            self.promises.insert(from, accepted);
+            self.newest = self.newest.max(progress.at);
+            self.known.merge(progress.state);
+        }
+    }
+
+    pub fn has_promise(&self, node: &NodeId) -> bool {
+        self.promises.contains_key(node)
+    }
+
+    /// What to propose; `None` before a majority has promised. What was accepted somewhere must be
+    /// proposed again unless so many have not accepted it that it cannot have been decided: who had
+    /// accepted a decided value would still have it, as every later proposal repeats it.
+    pub fn choice(&self, view: &View) -> Option<Choice> {
+        if !view.is_quorum(self.promises.keys()) {
+            return None;
+        }
+        let accepted = self.promises.values().flatten();
+        let Some((_, latest)) = accepted.max_by_key(|(ballot, _)| *ballot) else {
+            return Some(Choice::Free);
+        };
+        let may_have_it = view.electors.keys().filter(|node| {
+            self.promises
+                .get(node)
+                .is_none_or(|found| found.as_ref().is_some_and(|(_, value)| value == latest))
+        });
+        let decided = view.is_quorum(may_have_it);
+        Some(if decided { Choice::Bound(latest.clone()) } else { Choice::Free })
+    }
+
+    /// Somebody has accepted the proposal; whether that decides it.
+    pub fn accepted(&mut self, from: NodeId, view: &View) -> bool {
+        self.accepts.insert(from);
+        self.proposal.is_some() && view.is_quorum(&self.accepts)
+    }
+
+    /// Whether a node has answered what is asked now.
+    pub fn has_answered(&self, node: &NodeId) -> bool {
+        if self.proposal.is_some() { self.accepts.contains(node) } else { self.has_promise(node) }
+    }
+}
