@@ -208,12 +208,8 @@ fn storm(hosts: usize, seed: u64, rounds: usize) -> World {
                 }
             }
             4 => (0..hosts).for_each(|host| world.hosts[host].part = 0),
-            5 => {
-                // So many keep their memory that the group can go on.
-                if world.can_spare(host) {
-                    world.wipe(host);
-                }
-            }
+            // So many keep their memory that the group can go on.
+            5 if world.can_spare(host) => world.wipe(host),
             6 => world.hosts[host].availability = rng.random_range(0..1000),
             _ => {}
         }
