@@ -4,6 +4,7 @@ mod beacon;
 pub mod group;
 mod mandate;
 mod membership;
+pub mod registry;
 mod search;
 
 pub use beacon::Beacon;
