@@ -223,6 +223,7 @@ impl Archive {
         for node in self.live.clone() {
             self.tell(node, None);
         }
+        self.advance(now);
         self.judge(now);
     }
 

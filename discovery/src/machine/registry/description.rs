@@ -289,3 +289,6 @@ impl Difference {
         if result.digest() != self.result { Err(Mismatch::Result) } else { Ok(result) }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

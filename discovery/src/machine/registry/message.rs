@@ -240,3 +240,6 @@ impl Message {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -236,7 +236,8 @@ impl Net {
         if let Some(member) = &self.nodes[at].member {
             let description = member.registrant().description();
             let history = self.history.entry(id(at)).or_default();
-            history.insert(description.version, description.attributes.clone());
+            let attributes = || description.attributes.clone();
+            history.entry(description.version).or_insert_with(attributes);
         }
     }
 

@@ -220,3 +220,6 @@ impl SuperPeer {
         &self.archive
     }
 }
+
+#[cfg(test)]
+mod tests;
