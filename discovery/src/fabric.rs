@@ -30,7 +30,18 @@ pub struct Signed {
     pub body: Vec<u8>,
 }
 
-/// What this crate needs of the node: keys, members and connections.
+/// A change of what the node keeps for this crate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Keep these bytes under this name.
+    Put(String, Vec<u8>),
+    /// Keep nothing under this name.
+    Remove(String),
+    /// Keep nothing under any name that begins so.
+    RemoveAll(String),
+}
+
+/// What this crate needs of the node: keys, members, connections and a disk.
 #[async_trait]
 pub trait Fabric: Send + Sync + 'static {
     /// This node.
@@ -71,6 +82,25 @@ pub trait Fabric: Send + Sync + 'static {
 
     /// Sends a payload to a member over the connection with it, if there is one.
     async fn pass(&self, to: NodeId, payload: Vec<u8>);
+
+    /// The sub-grid this node is a member of.
+    fn subgrid(&self) -> Option<SubgridId>;
+
+    /// Whether this node has founded it: the first to answer for it.
+    fn is_founder(&self) -> bool;
+
+    /// How much this node can be counted on, of 1000.
+    fn availability(&self) -> u16;
+
+    /// Delivers a parcel of the group or the registry, up to 2 MiB, to a member, connecting if need
+    /// be. It may be lost.
+    async fn deliver(&self, to: NodeId, parcel: Vec<u8>);
+
+    /// What is kept under names that begin so.
+    async fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String>;
+
+    /// Makes all of these changes, or none; on the disk when it returns.
+    async fn keep(&self, changes: Vec<Keep>) -> Result<(), String>;
 
     /// Milliseconds since 1970.
     fn unix_ms(&self) -> u64;

@@ -39,11 +39,15 @@ mod driver;
 mod fabric;
 #[cfg(feature = "driver")]
 mod socket;
+#[cfg(feature = "driver")]
+mod subgrid;
 
 #[cfg(feature = "driver")]
 pub use config::{Config, DEFAULT_PORT, GROUP};
 #[cfg(feature = "driver")]
 pub use driver::Discovery;
 #[cfg(feature = "driver")]
-pub use fabric::{Contact, Fabric, Signed};
+pub use fabric::{Contact, Fabric, Keep, Signed};
 pub use machine::{Found, Seen};
+#[cfg(feature = "driver")]
+pub use subgrid::{AVAILABILITY, Entry, NotDone, Status, SubGrid};

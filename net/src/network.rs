@@ -405,6 +405,26 @@ impl Network {
         bounded(node, "a call", left, work).await
     }
 
+    /// Like [`Network::call`], with a header, and an answer that says nothing.
+    ///
+    /// # Errors
+    /// It is not known `within` that time that the other has it.
+    pub async fn deliver<H: Serialize + Sync, Q: Serialize>(
+        &self,
+        node: NodeId,
+        service: &ServiceId,
+        header: &H,
+        parcel: &Q,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + within;
+        let stream = self.open(node, service, header, within).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (mut send, mut recv) = stream.split();
+        let work = exchange(&mut send, &mut recv, parcel);
+        bounded(node, "a delivery", left, work).await
+    }
+
     /// The next stream another member opens; `None` after [`Network::shutdown`]. Streams nobody
     /// takes within seconds are reset.
     pub async fn accept(&self) -> Option<Incoming> {

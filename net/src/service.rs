@@ -30,6 +30,8 @@ impl ServiceId {
     pub const GOSSIP: ServiceId = ServiceId(Cow::Borrowed("gossip"));
     /// Bulk data over the node connection; served by this crate itself.
     pub const BULK: ServiceId = ServiceId(Cow::Borrowed("bulk"));
+    /// The sub-grid's elected group and its registry.
+    pub const SUBGRID: ServiceId = ServiceId(Cow::Borrowed("subgrid"));
 
     /// A service of that name, if it can be one.
     pub fn new(name: &str) -> Option<Self> {

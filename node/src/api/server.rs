@@ -83,6 +83,8 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/invite", post(invite))
         .route("/v1/leave", post(leave))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/subgrid", get(subgrid))
+        .route("/v1/find", get(find))
         .route("/v1/qos", get(qos_state).post(qos_switch))
         .route("/v1/apps", get(apps).post(run))
         .route("/v1/apps/{app}", get(app))
@@ -166,6 +168,14 @@ async fn nodes(node: Node, query: Query<NodesQuery>) -> Answer<Vec<NodeRow>> {
         Some(text) => describe::of_which(rows, text)?,
         None => rows,
     }))
+}
+
+async fn subgrid(node: Node) -> Answer<SubgridState> {
+    Ok(Json(node.subgrid_state()?))
+}
+
+async fn find(node: Node, query: Query<FindQuery>) -> Answer<FindReply> {
+    Ok(Json(node.find(&query.of_which).await?))
 }
 
 async fn qos_state(node: Node) -> Answer<QosState> {

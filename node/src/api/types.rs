@@ -134,8 +134,81 @@ pub struct NodeRow {
     pub rtt_us: Option<u64>,
     /// How it is reached, in words.
     pub path: String,
+    /// Its part in the sub-grid's group.
+    pub role: NodeRole,
     /// What it cannot do, in words.
     pub lacks: Vec<String>,
+}
+
+/// A member's part in the sub-grid's group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeRole {
+    /// Answers for the sub-grid.
+    SuperPeer,
+    /// Elects who does.
+    Voter,
+    /// Neither.
+    Member,
+}
+
+/// `GET /v1/subgrid`: how the sub-grid stands, as this node knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SubgridState {
+    /// Who answers for it.
+    pub super_peer: Option<String>,
+    /// In which name: generation and term.
+    pub mandate: Option<String>,
+    /// Whether that is this node.
+    pub this: bool,
+    /// Whether this is the super-peer, and most electors have answered it lately.
+    pub decides: bool,
+    /// Generation of the group; 0: this node knows of none.
+    pub generation: u64,
+    /// Whose majority decides about the next generation.
+    pub electors: Vec<String>,
+    /// Who elects the super-peer.
+    pub voters: Vec<String>,
+    /// Whether the super-peer has this node's description.
+    pub registered: bool,
+    /// On the super-peer: members in the registry.
+    pub registry: Option<usize>,
+    /// On the super-peer: of the archive, shards that are stored and shards that suffice.
+    pub shards: Option<(usize, usize)>,
+    /// On the super-peer: it still gathers what was archived.
+    pub gathering: bool,
+}
+
+/// `GET /v1/find`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FindQuery {
+    /// A ClassAd expression.
+    #[serde(rename = "where")]
+    pub of_which: String,
+}
+
+/// Its answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FindReply {
+    /// The nodes that meet it.
+    pub rows: Vec<FoundRow>,
+    /// Who was asked, by name, in order.
+    pub route: Vec<String>,
+    /// Messages it took, answers included.
+    pub messages: u32,
+    /// How long it took.
+    pub micros: u64,
+}
+
+/// A node that meets a query.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FoundRow {
+    /// Which.
+    pub node: NodeId,
+    /// What people call it.
+    pub name: String,
+    /// What it says of itself: names of attributes and their texts, as in a ClassAd.
+    pub attributes: std::collections::BTreeMap<String, String>,
 }
 
 /// `POST /v1/up`: take part.

@@ -64,6 +64,13 @@ pub enum Command {
     Leave,
     /// List the members of the sub-grid.
     Nodes(Nodes),
+    /// Tell who answers for the sub-grid, and whether it can decide.
+    ///
+    /// The members elect one of them as super-peer, the one that can be counted on most: it keeps the
+    /// registry of what every node has, and answers queries. When it goes, another takes over within
+    /// seconds. Decisions take a majority of the electors; without one the members go on, but
+    /// nothing that must not happen twice is decided.
+    Subgrid,
     /// Run a command so that it can move.
     #[command(override_usage = "phantom run [OPTIONS] -- <CMD>...")]
     Run(Run),
@@ -231,6 +238,19 @@ pub struct Nodes {
     /// Bandwidth (bytes a second), RoundTrip (ms), Lacks (a list). What is not known is UNDEFINED.
     #[arg(long = "where", value_name = "EXPR")]
     pub of_which: Option<String>,
+    /// Ask the super-peer, which knows all members, instead of each member.
+    ///
+    /// It knows what nodes say of themselves: not This, Reachable, Bandwidth and RoundTrip, but also
+    /// Arch, OpSys, Kernel, PhantomVersion and Availability (of 1000).
+    #[arg(long, value_enum)]
+    pub scope: Option<Reach>,
+}
+
+/// How far a query goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Reach {
+    /// The own sub-grid.
+    Subgrid,
 }
 
 /// Which app.

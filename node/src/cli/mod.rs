@@ -134,6 +134,14 @@ async fn ask(
         }
         Command::Policy(what) => policy::run(&client, what, json).await?,
         Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
+        Command::Subgrid => {
+            show::subgrid(&client.get::<SubgridState>("/v1/subgrid").await?, json)?;
+        }
+        Command::Nodes(args) if args.scope.is_some() => {
+            let text = args.of_which.as_deref().unwrap_or("true");
+            let path = format!("/v1/find?where={}", quoted(text));
+            show::found(&client.get::<FindReply>(&path).await?, json)?;
+        }
         Command::Nodes(args) => {
             let query = args.of_which.as_deref().map(|text| format!("?where={}", quoted(text)));
             let path = format!("/v1/nodes{}", query.unwrap_or_default());

@@ -95,6 +95,12 @@ pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
                     NodeState::Away => "away",
                 }
                 .to_owned(),
+                match row.role {
+                    NodeRole::SuperPeer => "super-peer",
+                    NodeRole::Voter => "voter",
+                    NodeRole::Member => "",
+                }
+                .to_owned(),
                 or_dash(row.cores),
                 or_dash(row.load_centi.map(|load| format!("{:.2}", f64::from(load) / 100.0))),
                 or_dash(row.memory_total.map(Bytes)),
@@ -111,6 +117,7 @@ pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
             "NODE",
             "ID",
             "STATE",
+            "ROLE",
             "CORES",
             "LOAD",
             "MEMORY",
@@ -121,6 +128,91 @@ pub fn nodes(rows: &[NodeRow], json: bool) -> anyhow::Result<()> {
             "CANNOT",
         ],
         &rows,
+    );
+    Ok(())
+}
+
+/// `phantom subgrid`.
+pub fn subgrid(state: &SubgridState, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(state);
+    }
+    match (&state.super_peer, &state.mandate) {
+        (Some(name), Some(mandate)) => {
+            let this = if state.this { ", this node" } else { "" };
+            println!("super-peer  {name}{this} (mandate {mandate})");
+        }
+        _ if state.generation == 0 => {
+            println!("super-peer  none: this node has not heard yet who answers for the sub-grid");
+        }
+        _ => println!(
+            "super-peer  none: too few of the electors are in reach; what runs goes on, and nothing \
+             is decided until more are back"
+        ),
+    }
+    if state.this && !state.decides {
+        println!(
+            "decisions   none for now: it has not heard from a majority of the electors lately"
+        );
+    }
+    println!("electors    {}", state.electors.join(", "));
+    println!("voters      {}", state.voters.join(", "));
+    if let Some(members) = state.registry {
+        let gathering = if state.gathering { "; the archive is still being gathered" } else { "" };
+        println!("registry    {members} members{gathering}");
+        if let Some((stored, enough)) = state.shards {
+            println!("archive     {stored} shards on members, any {enough} of them give it back");
+        }
+    } else {
+        let registered = if state.registered { "registered" } else { "not registered yet" };
+        println!("this node   {registered}");
+    }
+    Ok(())
+}
+
+/// `phantom nodes --scope`.
+pub fn found(reply: &FindReply, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(reply);
+    }
+    let rows: Vec<_> = reply
+        .rows
+        .iter()
+        .map(|row| {
+            let text = |name: &str| {
+                let text = row.attributes.get(name).map_or("-", String::as_str);
+                text.trim_matches('"').to_owned()
+            };
+            let mib = |name: &str| {
+                let mib: Option<u64> = row.attributes.get(name).and_then(|it| it.parse().ok());
+                or_dash(mib.map(|mib| Bytes(mib.saturating_mul(1 << 20))))
+            };
+            [
+                row.name.clone(),
+                row.node.short(),
+                text("State"),
+                text("Arch"),
+                text("Cpus"),
+                text("Idle"),
+                mib("Memory"),
+                mib("FreeMemory"),
+                format!("{} Mflop/s", text("Mflops")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        println!("No node meets it.");
+    } else {
+        table(
+            ["NODE", "ID", "STATE", "ARCH", "CORES", "IDLE", "MEMORY", "FREE", "CORE SPEED"],
+            &rows,
+        );
+    }
+    let millis = reply.micros as f64 / 1000.0;
+    println!(
+        "\nAnswered by {}, {} messages, {millis:.1} ms.",
+        reply.route.join(", "),
+        reply.messages
     );
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! Members as ClassAds, to be asked for by an expression.
 
+use std::collections::BTreeMap;
+
 use phantom_classad::{Ad, Expr, Scope, Value};
+use phantom_discovery::AVAILABILITY;
+use phantom_model::NodeFacts;
 
 use super::Refusal;
 use crate::api::types::{NodeRow, NodeState};
@@ -45,10 +49,51 @@ pub fn ad(row: &NodeRow) -> Ad {
     ad
 }
 
+/// No expression that is sent to others is longer, in bytes.
+pub const MAX_EXPRESSION: usize = 8 << 10;
+
+/// Reads what a user asks for.
+pub fn expression(text: &str) -> Result<Expr, Refusal> {
+    if text.len() > MAX_EXPRESSION {
+        return Err(Refusal::usage(format!(
+            "the expression has {} bytes, more than {MAX_EXPRESSION}: shorten it",
+            text.len()
+        )));
+    }
+    Expr::parse(text).map_err(|error| Refusal::usage(format!("`{text}` is no expression: {error}")))
+}
+
+/// What a node says of itself in the registry: the attributes of [`ad`] that do not depend on who
+/// looks, `Arch`, `OpSys`, `Kernel` and `PhantomVersion`, and `Availability` (of 1000).
+pub fn attributes(facts: &NodeFacts, availability: u16) -> BTreeMap<String, String> {
+    let mut attributes = BTreeMap::new();
+    let mut say =
+        |name: &str, value: Value| drop(attributes.insert(name.into(), value.to_string()));
+    let whole = |number: u64| Value::Int(i64::try_from(number).unwrap_or(i64::MAX));
+    let hundredths = |number: u32| Value::Real(f64::from(number) / 100.0);
+    let lacks = super::members::lacks(facts);
+    say("Name", facts.name.as_str().into());
+    say("Machine", facts.name.as_str().into());
+    say("Id", facts.node.to_string().as_str().into());
+    say("Arch", facts.arch.as_str().into());
+    say("OpSys", "LINUX".into());
+    say("Kernel", facts.kernel.as_str().into());
+    say("PhantomVersion", facts.version.as_str().into());
+    say("Cpus", whole(facts.cores.into()));
+    say("Idle", hundredths(facts.idle_centicores));
+    say("LoadAvg", hundredths(facts.load_centi));
+    say("Memory", whole(facts.memory_total.0 >> 20));
+    say("FreeMemory", whole(facts.memory_free.0 >> 20));
+    say("Mflops", whole(facts.mflops.into()));
+    say("KFlops", whole(u64::from(facts.mflops) * 1000));
+    say("Lacks", Value::List(lacks.iter().map(|lack| Value::from(lack.as_str())).collect()));
+    say(AVAILABILITY, whole(availability.into()));
+    attributes
+}
+
 /// The rows of which an expression is true.
 pub fn of_which(rows: Vec<NodeRow>, text: &str) -> Result<Vec<NodeRow>, Refusal> {
-    let expr = Expr::parse(text)
-        .map_err(|error| Refusal::usage(format!("`{text}` is no expression: {error}")))?;
+    let expr = expression(text)?;
     Ok(rows.into_iter().filter(|row| Scope::of(&ad(row)).eval(&expr).is_true()).collect())
 }
 
@@ -73,6 +118,7 @@ mod tests {
             bytes_per_s: None,
             rtt_us: None,
             path: String::new(),
+            role: crate::api::types::NodeRole::Member,
             lacks: vec!["restore apps".into()],
         }
     }

@@ -214,7 +214,7 @@ fn own_mflops() -> u32 {
 }
 
 /// The load average of the last minute (proc(5)), in hundredths.
-fn load_centi() -> u32 {
+pub(super) fn load_centi() -> u32 {
     let text = read("/proc/loadavg").unwrap_or_default();
     let load: Option<f64> = text.split_whitespace().next().and_then(|load| load.parse().ok());
     load.map_or(0, |load| (load * 100.0) as u32)

@@ -53,6 +53,12 @@ impl Members {
     }
 }
 
+/// What a node cannot do, in words.
+pub fn lacks(facts: &NodeFacts) -> Vec<String> {
+    let lacking = ABILITIES.iter().filter(|(ability, _)| !facts.can(*ability));
+    lacking.map(|(_, words)| (*words).to_owned()).collect()
+}
+
 impl Daemon {
     /// Asks all members what they are and gives those that answered. A connection that stands may
     /// be one whose other side has just gone: only an answer shows that a node can be used.
@@ -120,6 +126,7 @@ impl Daemon {
         let answered = self.refresh().await;
         let peers: HashMap<_, _> =
             self.network.peers().into_iter().map(|peer| (peer.node, peer)).collect();
+        let status = self.subgrid.status();
         let mut rows: Vec<NodeRow> = self
             .network
             .members()
@@ -145,13 +152,6 @@ impl Daemon {
                     }
                     None => "not connected".to_owned(),
                 };
-                let lacks = |facts: &NodeFacts| {
-                    ABILITIES
-                        .iter()
-                        .filter(|(ability, _)| !facts.can(*ability))
-                        .map(|(_, words)| (*words).to_owned())
-                        .collect()
-                };
                 NodeRow {
                     node,
                     name: member.name().to_owned(),
@@ -171,6 +171,11 @@ impl Daemon {
                     bytes_per_s: self.market.bytes_per_s(node),
                     rtt_us: peer.and_then(|peer| peer.rtt).map(|rtt| rtt.as_micros() as u64),
                     path,
+                    role: match status.super_peer {
+                        Some((super_peer, _)) if super_peer == node => NodeRole::SuperPeer,
+                        _ if status.voters.contains(&node) => NodeRole::Voter,
+                        _ => NodeRole::Member,
+                    },
                     lacks: facts.as_ref().map(lacks).unwrap_or_default(),
                 }
             })

@@ -2,6 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | [`availability`] | how much this node can be counted on |
 //! | [`apps`] | apps whose home is here: start, list, find, end |
 //! | [`guests`] | apps of other homes that run here |
 //! | [`moves`] | the home's side of moves: when one begins, where to, who waits |
@@ -22,12 +23,14 @@
 //! | [`members`] | who is in the sub-grid, and what they said of themselves |
 //! | [`near`] | what discovery needs of this node |
 //! | [`facts`] | what this node says of itself |
+//! | [`subgrid`] | this node's part in the elected group and the registry; queries |
 //! | [`store`] | what must not be forgotten |
 //! | [`timeline`] | what happened to each app |
 //! | [`logfile`] | the log stays bounded |
 //! | [`hold`] | for tests: a stop at a border of a move |
 
 pub mod apps;
+pub mod availability;
 pub mod describe;
 pub mod drive;
 pub mod explain;
@@ -47,6 +50,7 @@ pub mod policy;
 pub mod programs;
 pub mod recover;
 pub mod store;
+pub mod subgrid;
 pub mod switch;
 pub mod target;
 pub mod timeline;
@@ -132,6 +136,10 @@ pub struct Daemon {
     pub network: phantom_net::Network,
     /// Finds who is near, and knows which members live.
     pub discovery: phantom_discovery::Discovery,
+    /// This node's part in the sub-grid's group and registry.
+    pub subgrid: phantom_discovery::SubGrid,
+    /// How much this node can be counted on.
+    pub availability: Arc<availability::Availability>,
     /// This node's own request to be let in.
     pub joining: joining::Joining,
     /// The sub-grid's policy as it was last read.
@@ -203,15 +211,23 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         store.clone(),
     )
     .await?;
-    let fabric = near::Near { network: network.clone(), port: config.listen.port() };
+    let kept = phantom_net::Store::get(&*store, availability::KEY)?;
+    let availability = Arc::new(availability::Availability::new(kept));
+    let fabric = Arc::new(near::Near {
+        network: network.clone(),
+        port: config.listen.port(),
+        store: store.clone(),
+        availability: availability.clone(),
+    });
     let discovery = phantom_discovery::Discovery::start(
         phantom_discovery::Config {
             port: config.discovery_port,
             multicast: config.multicast,
             generation: store.count_start()? << GENERATIONS_BITS,
         },
-        Arc::new(fabric),
+        fabric.clone(),
     );
+    let subgrid = phantom_discovery::SubGrid::start(fabric, discovery.clone());
     let daemon = Arc::new(Daemon {
         node,
         store,
@@ -219,6 +235,8 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         apps: apps::HomeApps::default(),
         guests: guests::Guests::new(node),
         discovery,
+        subgrid,
+        availability,
         joining: joining::Joining::default(),
         market: market::Market::default(),
         policies: policy::Policies::default(),
@@ -256,6 +274,8 @@ impl Daemon {
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());
         tokio::spawn(self.clone().keep_timelines());
+        tokio::spawn(self.clone().describe_self());
+        tokio::spawn(self.clone().note_availability());
         tokio::spawn(self.clone().bound_log());
         std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
         if let Some(ready) = ready {

@@ -1,19 +1,28 @@
 //! What discovery needs of this node: its keys, members and connections.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use phantom_discovery::{Contact, Fabric, Signed};
-use phantom_model::NodeId;
+use phantom_discovery::{Contact, Fabric, Keep, Signed};
+use phantom_model::{NodeId, SubgridId};
 use phantom_net::member::{Note, NoteError};
 use phantom_net::{Network, PeerAddr, PeerState, ServiceId};
 use tokio::sync::watch;
+
+use super::availability::Availability;
+use super::store::Store;
 
 /// What secrets between two nodes are used for here.
 const CONTEXT: &str = "phantom gossip between two members 1";
 /// A payload that does not leave within this time is of no use any more.
 const PASSING: Duration = Duration::from_secs(1);
+
+/// A parcel that is longer goes behind the header.
+const SHORT_PARCEL: usize = 32 << 10;
+/// How long one of those may take.
+const LONG: Duration = Duration::from_secs(10);
 
 /// The network, as discovery sees it.
 pub struct Near {
@@ -21,6 +30,10 @@ pub struct Near {
     pub network: Network,
     /// The port on which this node takes connections.
     pub port: u16,
+    /// Where the group's memory and shards of the registry are kept.
+    pub store: Arc<Store>,
+    /// How much this node can be counted on.
+    pub availability: Arc<Availability>,
 }
 
 #[async_trait]
@@ -102,6 +115,43 @@ impl Fabric for Near {
         if let Err(error) = self.network.open(to, &ServiceId::GOSSIP, &payload, PASSING).await {
             tracing::trace!(%error, "gossip was not passed");
         }
+    }
+
+    fn subgrid(&self) -> Option<SubgridId> {
+        self.network.membership().map(|membership| membership.subgrid())
+    }
+
+    fn is_founder(&self) -> bool {
+        self.network.membership().is_some_and(|membership| membership.founder)
+    }
+
+    fn availability(&self) -> u16 {
+        self.availability.now()
+    }
+
+    async fn deliver(&self, to: NodeId, parcel: Vec<u8>) {
+        let sent = if parcel.len() <= SHORT_PARCEL {
+            // The header is all there is.
+            let header = Some(parcel);
+            self.network.open(to, &ServiceId::SUBGRID, &header, PASSING).await.map(drop)
+        } else {
+            self.network.deliver(to, &ServiceId::SUBGRID, &None::<Vec<u8>>, &parcel, LONG).await
+        };
+        if let Err(error) = sent {
+            tracing::trace!(%error, "a parcel was lost");
+        }
+    }
+
+    async fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+        let (store, prefix) = (self.store.clone(), prefix.to_owned());
+        let read = tokio::task::spawn_blocking(move || phantom_net::Store::list(&*store, &prefix));
+        read.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    }
+
+    async fn keep(&self, changes: Vec<Keep>) -> Result<(), String> {
+        let store = self.store.clone();
+        let kept = tokio::task::spawn_blocking(move || store.change(&changes));
+        kept.await.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
     }
 
     fn unix_ms(&self) -> u64 {

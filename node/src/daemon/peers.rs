@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use super::apps::SHIM_DEADLINE;
+use super::subgrid::Found;
 use super::watch::Used;
 use crate::api::types::TimelineRow;
 use crate::shim::control::{Reply, Request as ShimRequest};
@@ -62,6 +63,8 @@ pub enum Ask {
     Probe(Vec<u8>),
     /// From the host to the home: what the app uses.
     Reading(AppId, Used),
+    /// To the super-peer: which nodes meet this ClassAd expression?
+    Find(String),
 }
 
 /// An answer.
@@ -79,6 +82,8 @@ pub enum Answer {
     Obstacles(Vec<String>, Vec<String>),
     /// To [`Ask::Work`].
     Worked([u64; 4]),
+    /// To [`Ask::Find`].
+    Found(Vec<Found>),
     /// Done.
     Done,
 }
@@ -102,6 +107,8 @@ impl Daemon {
                     daemon.answer_peer(incoming).await
                 } else if incoming.service == ServiceId::GOSSIP {
                     daemon.take_gossip(incoming).await
+                } else if incoming.service == ServiceId::SUBGRID {
+                    daemon.take_parcel(incoming).await
                 } else {
                     daemon.let_in(incoming).await
                 };
@@ -136,6 +143,7 @@ impl Daemon {
             Ask::Facts => Ok(Answer::Facts(Box::new(self.facts.now()))),
             Ask::Work(seed, steps) => Ok(Answer::Worked(self.market.do_work(seed, steps).await?)),
             Ask::Probe(_) => Ok(Answer::Done),
+            Ask::Find(text) => Ok(Answer::Found(self.find_here(&text).await?)),
             Ask::Move(request) => {
                 self.check_home(peer, &request)?;
                 self.take_part(peer, request).await;

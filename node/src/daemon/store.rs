@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
+use phantom_discovery::Keep;
 use phantom_model::{AppId, AppRecord};
 use phantom_net::store::StoreError;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -44,6 +45,25 @@ impl Store {
         drop(records);
         write.commit()?;
         Ok(Self { database })
+    }
+
+    /// Makes all of these changes, or none.
+    pub fn change(&self, changes: &[Keep]) -> anyhow::Result<()> {
+        let write = self.database.begin_write()?;
+        {
+            let mut blobs = write.open_table(BLOBS)?;
+            for change in changes {
+                match change {
+                    Keep::Put(key, bytes) => drop(blobs.insert(key.as_str(), bytes.as_slice())?),
+                    Keep::Remove(key) => drop(blobs.remove(key.as_str())?),
+                    Keep::RemoveAll(prefix) => {
+                        let end = format!("{prefix}\u{10ffff}");
+                        blobs.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
+                    }
+                }
+            }
+        }
+        write.commit().context("cannot keep what the sub-grid has decided")
     }
 
     /// Counts one start of the daemon more, and says how many there were.
@@ -175,6 +195,19 @@ mod tests {
         assert_eq!(store.list("a/").unwrap(), [("a/2".to_owned(), b"y".to_vec())]);
         assert_eq!(store.get("b/1").unwrap().as_deref(), Some(&b"z"[..]));
         assert!(Store::open(dir.path()).is_err(), "two daemons must not share one state");
+    }
+
+    #[test]
+    fn several_changes_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let put = |key: &str| Keep::Put(key.to_owned(), b"x".to_vec());
+        store.change(&[put("g/entry/1"), put("g/entry/2"), put("g/life"), put("h/1")]).unwrap();
+        let changes =
+            [Keep::RemoveAll("g/entry/".to_owned()), put("g/entry/3"), Keep::Remove("h/1".into())];
+        store.change(&changes).unwrap();
+        let keys: Vec<String> = store.list("").unwrap().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["g/entry/3", "g/life"]);
     }
 
     fn record(app: AppId) -> AppRecord {

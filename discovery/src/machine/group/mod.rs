@@ -403,6 +403,17 @@ impl Group {
         self.founding.as_ref().map(|founding| &founding.view)
     }
 
+    /// Who votes, as far as this node knows.
+    pub fn voters(&self) -> Vec<NodeId> {
+        match (&self.replica, self.view()) {
+            (Some(replica), _) if !replica.conf().voters.is_empty() => {
+                replica.conf().voters.iter().filter_map(|life| self.node_of(*life)).collect()
+            }
+            (_, Some(view)) => view.voters.iter().copied().collect(),
+            (_, None) => Vec::new(),
+        }
+    }
+
     /// What the group has decided, as far as this node knows: voters and learners know nearly all
     /// of it, others what their generation began with.
     pub fn state(&self) -> Option<&State> {

@@ -1,0 +1,193 @@
+//! This node's part in its sub-grid: what it says of itself, how the sub-grid stands, and who has
+//! what.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use phantom_classad::{Expr, Scope, Value};
+use phantom_discovery::Entry;
+use phantom_discovery::machine::registry::description::Attributes;
+use phantom_model::{NodeFacts, NodeId};
+use phantom_net::Incoming;
+use serde::{Deserialize, Serialize};
+
+use super::describe;
+use super::peers::{Answer, Ask};
+use super::{Daemon, Refusal};
+use crate::api::types::{FindReply, FoundRow, SubgridState};
+
+/// How often it is looked whether the node is still what it says.
+const DESCRIBE: Duration = Duration::from_secs(5);
+/// How long the super-peer has to answer.
+const FIND: Duration = Duration::from_secs(5);
+/// So many nodes are told at most.
+const MAX_FOUND: usize = 1000;
+/// How long a parcel may take to come in.
+const PARCEL: Duration = Duration::from_secs(10);
+
+/// A node that meets a query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Which.
+    pub node: NodeId,
+    /// What it says of itself, by name.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Daemon {
+    /// Tells the sub-grid what this node is, whenever that changes.
+    pub async fn describe_self(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(DESCRIBE);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = None;
+        loop {
+            tick.tick().await;
+            let mut facts = self.facts.now();
+            calm(&mut facts);
+            let attributes = describe::attributes(&facts, self.availability.now() / 50 * 50);
+            if told.as_ref() == Some(&attributes) {
+                continue;
+            }
+            match Attributes::new(attributes.clone()) {
+                Ok(described) => self.subgrid.describe(described).await,
+                Err(error) => tracing::warn!(%error, "this node cannot be described"),
+            }
+            told = Some(attributes);
+        }
+    }
+
+    /// A parcel of the group or the registry: in the header, or a request where it is long.
+    pub async fn take_parcel(&self, mut incoming: Incoming) -> anyhow::Result<()> {
+        let peer = incoming.peer;
+        let parcel = match incoming.header::<Option<Vec<u8>>>()? {
+            Some(parcel) => parcel,
+            None => {
+                let parcel = incoming.request(PARCEL).await?;
+                incoming.reply(&(), PARCEL).await?;
+                parcel
+            }
+        };
+        self.subgrid.take(peer, parcel).await;
+        Ok(())
+    }
+
+    /// How the sub-grid stands, in names.
+    pub fn subgrid_state(&self) -> Result<SubgridState, Refusal> {
+        self.network.standing().map_err(Refusal::failed)?;
+        let status = self.subgrid.status();
+        let names = |nodes: &[NodeId]| {
+            let mut names: Vec<String> =
+                nodes.iter().map(|node| self.members.name(*node)).collect();
+            names.sort();
+            names
+        };
+        Ok(SubgridState {
+            super_peer: status.super_peer.map(|(node, _)| self.members.name(node)),
+            mandate: status.super_peer.map(|(_, mandate)| mandate.to_string()),
+            this: status.super_peer.is_some_and(|(node, _)| node == self.node),
+            decides: status.decides,
+            generation: status.generation,
+            electors: names(&status.electors),
+            voters: names(&status.voters),
+            registered: status.registered,
+            registry: status.registry.map(|(members, _)| members),
+            shards: status.registry.and_then(|(_, shards)| shards),
+            gathering: status.gathering,
+        })
+    }
+
+    /// What the registry says of nodes that meet `text`; only the super-peer has it.
+    pub async fn find_here(&self, text: &str) -> anyhow::Result<Vec<Found>> {
+        let entries = self.subgrid.entries().await.context("this node is not the super-peer")?;
+        // Evaluating some thousand ads takes its milliseconds.
+        let text = text.to_owned();
+        let up = self.living();
+        tokio::task::spawn_blocking(move || meeting(&entries, &text, &up)).await?
+    }
+
+    fn living(&self) -> std::collections::BTreeSet<NodeId> {
+        let members = self.network.members().into_iter().map(|member| member.node());
+        let lives = |node: &NodeId| {
+            *node == self.node || self.discovery.seen(*node).is_some_and(|seen| seen.up)
+        };
+        members.filter(lives).collect()
+    }
+
+    /// Asks the super-peer which nodes meet an expression.
+    pub async fn find(&self, text: &str) -> Result<FindReply, Refusal> {
+        self.network.standing().map_err(Refusal::failed)?;
+        describe::expression(text)?;
+        let began = Instant::now();
+        let (super_peer, _) = self.subgrid.status().super_peer.ok_or_else(|| {
+            Refusal::failed(
+                "no super-peer answers for the sub-grid now; `phantom subgrid` tells why, and \
+                 `phantom nodes --where` without `--scope` asks each member",
+            )
+        })?;
+        let name = self.members.name(super_peer);
+        let (found, messages) = if super_peer == self.node {
+            (self.find_here(text).await?, 0)
+        } else {
+            let ask = Ask::Find(text.to_owned());
+            match self.ask(super_peer, &ask, FIND).await? {
+                Answer::Found(found) => (found, 2),
+                _ => return Err(Refusal::failed(format!("{name} did not understand"))),
+            }
+        };
+        Ok(FindReply {
+            rows: found.into_iter().map(|found| self.found_row(found)).collect(),
+            route: vec![name],
+            messages,
+            micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn found_row(&self, found: Found) -> FoundRow {
+        let name = found.attributes.get("Name").map(|text| value(text));
+        let name = match name {
+            Some(Value::Text(name)) => name.to_string(),
+            _ => self.members.name(found.node),
+        };
+        FoundRow { node: found.node, name, attributes: found.attributes }
+    }
+}
+
+/// What the text of an attribute comes to by itself.
+fn value(text: &str) -> Value {
+    Expr::parse(text).map_or(Value::Error, |expr| Scope::of(&Default::default()).eval(&expr))
+}
+
+fn meeting(
+    entries: &[Entry],
+    text: &str,
+    up: &std::collections::BTreeSet<NodeId>,
+) -> anyhow::Result<Vec<Found>> {
+    ensure!(text.len() <= describe::MAX_EXPRESSION, "the expression is too long");
+    let Ok(expr) = Expr::parse(text) else { bail!("`{text}` is no expression") };
+    let mut found = Vec::new();
+    for entry in entries {
+        let state = if up.contains(&entry.node) { "up" } else { "away" };
+        let mut ad = entry.attributes.ad();
+        ad.insert("State", Value::from(state));
+        if Scope::of(&ad).eval(&expr).is_true() && found.len() < MAX_FOUND {
+            let attributes = entry.attributes.iter();
+            let mut attributes: BTreeMap<String, String> =
+                attributes.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+            attributes.insert("State".to_owned(), Value::from(state).to_string());
+            found.push(Found { node: entry.node, attributes });
+        }
+    }
+    Ok(found)
+}
+
+/// What changes from second to second is told in steps, so that a node at rest says nothing new.
+fn calm(facts: &mut NodeFacts) {
+    let step = (facts.cores * 100 / 8).max(25);
+    facts.idle_centicores = (facts.idle_centicores + step / 2) / step * step;
+    facts.idle_centicores = facts.idle_centicores.min(facts.cores * 100);
+    facts.load_centi = (facts.load_centi + 25) / 50 * 50;
+    let part = (facts.memory_total.0 / 32).max(1);
+    facts.memory_free.0 = facts.memory_free.0 / part * part;
+}
