@@ -27,8 +27,10 @@
 //! Deliberately absent: elections and the registry; IPv6 multicast (a local network without IPv4
 //! needs `--peer`).
 
+pub mod dns;
 pub mod envelope;
 pub mod machine;
+pub mod uri;
 pub mod wire;
 
 #[cfg(feature = "driver")]
