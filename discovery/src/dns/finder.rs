@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
@@ -25,6 +26,8 @@ const TRIES: u32 = 3;
 /// No more name servers are asked, and no more addresses of one entry are told.
 const MAX_SERVERS: usize = 8;
 const MAX_ADDRESSES: usize = 16;
+/// A zone is looked for at no more names.
+const MAX_DEPTH: usize = 16;
 
 /// Who is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,6 +201,34 @@ impl Asker {
         }
     }
 
+    /// The zone in which a name lies, and its SOA record; `None` when there is none.
+    pub(super) async fn zone(
+        &self,
+        name: &Name,
+        ends: Instant,
+    ) -> Result<Option<(Name, SOA)>, FindError> {
+        let mut at = name.clone();
+        for _ in 0..MAX_DEPTH {
+            if at.is_root() {
+                break;
+            }
+            let text = at.to_ascii();
+            // Where a name has none the answer should name that of its zone (RFC 2308, 3), which not
+            // every resolver passes on.
+            let records = match self.ask(text.trim_end_matches('.'), RecordType::SOA, ends).await? {
+                Answer::Records(records) => records,
+                Answer::Absent(none) => {
+                    none.soa.map(|soa| soa.into_record_of_rdata()).into_iter().collect()
+                }
+            };
+            if let Some(found) = records.iter().find_map(|record| soa_of(record, name)) {
+                return Ok(Some(found));
+            }
+            at = at.base_name();
+        }
+        Ok(None)
+    }
+
     async fn find_srv(&self, uri: &GridUri, ends: Instant) -> Result<Found, FindError> {
         let name = uri.entry_name();
         let (srv, txt) = tokio::join!(
@@ -252,6 +283,14 @@ impl Answer {
             Answer::Records(records) => records,
             Answer::Absent(_) => Vec::new(),
         }
+    }
+}
+
+/// The zone and its SOA record, when this is that of a zone in which `name` lies.
+pub(super) fn soa_of(record: &Record, name: &Name) -> Option<(Name, SOA)> {
+    match &record.data {
+        RData::SOA(soa) if record.name.zone_of(name) => Some((record.name.clone(), soa.clone())),
+        _ => None,
     }
 }
 

@@ -42,4 +42,4 @@ pub use trust::{
     Verify,
 };
 #[cfg(feature = "driver")]
-pub use updater::{Primary, Seen, UpdateError, Updater};
+pub use updater::{DNS_PORT, Primary, Seen, UpdateError, Updater};

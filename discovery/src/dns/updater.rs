@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::{NULL, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{NULL, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::entry::{Entry, Published, URI_TYPE};
 use super::exchange::{Request, Signer, TYPES, Unusable, exactly, replaced};
-use super::finder::{Answer, Finder, read_srvs, read_uris};
+use super::finder::{Finder, read_srvs, read_uris, soa_of};
 use super::found::FindError;
 use super::key::{MAX_FILE, TsigKey};
 use super::trust::Verify;
@@ -35,7 +35,8 @@ const TTL: u32 = 60;
 const TRIES: u32 = 2;
 /// How often the records are looked at again when others have changed them.
 const ROUNDS: usize = 4;
-const DNS_PORT: u16 = 53;
+/// The port of name servers.
+pub const DNS_PORT: u16 = 53;
 
 /// Where updates go.
 #[derive(Debug, Clone)]
@@ -43,7 +44,12 @@ pub enum Primary {
     /// To this server.
     Given(SocketAddr),
     /// To the server that the zone's SOA record names as its primary.
-    Named(Finder),
+    Named {
+        /// Looks for it.
+        finder: Finder,
+        /// The server's port, [`DNS_PORT`] unless it is a special one.
+        port: u16,
+    },
 }
 
 /// Writes entries with one key.
@@ -174,9 +180,9 @@ impl Updater {
         let name = name.map_err(|_| UpdateError::TooLarge { name: uri.entry_name() })?;
         let (servers, zone) = match &self.primary {
             Primary::Given(server) => (vec![*server], None),
-            Primary::Named(finder) => {
+            Primary::Named { finder, port } => {
                 let why = |why| UpdateError::NoZone { name: uri.entry_name(), why: Box::new(why) };
-                let (servers, zone) = named(finder, uri).await.map_err(why)?;
+                let (servers, zone) = named(finder, *port, uri).await.map_err(why)?;
                 (servers, Some(zone))
             }
         };
@@ -207,22 +213,15 @@ impl Updater {
                 let message =
                     self.query(&mut stream, server, uri, name, RecordType::SOA, ends).await?;
                 let all = message.answers.iter().chain(&message.authorities);
-                let zone = all.filter_map(|record| soa(record, name)).next();
+                let zone = all.filter_map(|record| soa_of(record, name)).next();
                 zone.ok_or_else(|| self.not_authoritative(server, uri))?.0
             }
         };
         let mut records = Vec::new();
         for of in TYPES {
             let message = self.query(&mut stream, server, uri, name, of, ends).await?;
-            for record in message.answers.into_iter().filter(|record| record.name == *name) {
-                match record.record_type() {
-                    RecordType::CNAME => {
-                        return Err(UpdateError::Alias { name: uri.entry_name() });
-                    }
-                    found if found == of => records.push(record),
-                    _ => {}
-                }
-            }
+            let here = message.answers.into_iter();
+            records.extend(here.filter(|one| one.name == *name && one.record_type() == of));
         }
         Ok(Seen { uri: uri.clone(), server, zone, name: name.clone(), records })
     }
@@ -336,7 +335,11 @@ impl Updater {
         let request = self.signer.query(name, of, self.now());
         let request = request.ok_or_else(|| UpdateError::TooLarge { name: uri.entry_name() })?;
         let message = self.exchange(stream, server, uri, &request, ends).await?;
+        let alias = |one: &Record| one.name == *name && one.record_type() == RecordType::CNAME;
         match message.metadata.response_code {
+            _ if message.answers.iter().any(alias) => {
+                Err(UpdateError::Alias { name: uri.entry_name() })
+            }
             ResponseCode::NoError | ResponseCode::NXDomain if message.metadata.authoritative => {
                 Ok(message)
             }
@@ -411,36 +414,24 @@ impl Updater {
     }
 }
 
-/// The zone and its primary server, when this is the SOA record of a zone in which `name` lies.
-fn soa<'a>(record: &'a Record, name: &Name) -> Option<(Name, &'a SOA)> {
-    match &record.data {
-        RData::SOA(soa) if record.name.zone_of(name) => Some((record.name.clone(), soa)),
-        _ => None,
-    }
-}
-
 /// Addresses of the primary server of the zone of a region's entry, and that zone.
-async fn named(finder: &Finder, uri: &GridUri) -> Result<(Vec<SocketAddr>, Name), FindError> {
+async fn named(
+    finder: &Finder,
+    port: u16,
+    uri: &GridUri,
+) -> Result<(Vec<SocketAddr>, Name), FindError> {
     let ends = Instant::now() + finder.deadline();
     let asker = finder.asker()?;
     let name = uri.entry_name();
     let fqdn = Name::from_ascii(format!("{name}."))
         .map_err(|error| asker.unreachable(&name, error.to_string()))?;
-    // Where the name itself has none the answer names that of the zone (RFC 2308, 3).
-    let records = match asker.ask(&name, RecordType::SOA, ends).await? {
-        Answer::Records(records) => records,
-        Answer::Absent(none) => {
-            none.soa.map(|soa| soa.into_record_of_rdata()).into_iter().collect()
-        }
-    };
-    let Some((zone, soa)) = records.iter().find_map(|record| soa(record, &fqdn)) else {
-        return Err(FindError::NoSuchName { uri: uri.clone() });
-    };
+    let (zone, soa) =
+        asker.zone(&fqdn, ends).await?.ok_or_else(|| FindError::NoSuchName { uri: uri.clone() })?;
     let primary = soa.mname.to_ascii();
     let primary = primary.trim_end_matches('.');
     let none = || FindError::NoAddress { name: name.clone(), hosts: primary.to_owned() };
     let ips = asker.addresses(primary, ends).await.map_err(|why| why.unwrap_or_else(none))?;
-    Ok((ips.map(|ip| SocketAddr::new(ip, DNS_PORT)).collect(), zone))
+    Ok((ips.map(|ip| SocketAddr::new(ip, port)).collect(), zone))
 }
 
 /// The records of an entry, as they go into the zone.
