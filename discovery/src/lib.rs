@@ -24,6 +24,9 @@
 //! - The machines take the time as a parameter and are tested in virtual time, whole sub-grids of
 //!   them; `--no-default-features` leaves only these.
 //!
+//! Regions are found by name: `grid://campus.example.org` ([`uri`]) has an entry in the DNS that its
+//! region-peer keeps ([`dns`]).
+//!
 //! Deliberately absent: elections and the registry; IPv6 multicast (a local network without IPv4
 //! needs `--peer`).
 

@@ -16,6 +16,9 @@
 //! What holds: an [`Entry`] can be written in both forms and is read back from either. What is read
 //! is bounded; fields that nobody knows are passed over, so that later versions may add some.
 
+mod error;
+mod fields;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
@@ -23,10 +26,11 @@ use std::net::IpAddr;
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use phantom_model::NodeId;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::machine::Mandate;
 use crate::uri::{GridUri, is_host, short};
+pub use error::EntryError;
+use fields::{Fields, PROOF, number};
 
 /// The type of URI records (RFC 7553).
 pub const URI_TYPE: u16 = 256;
@@ -127,71 +131,6 @@ pub struct Records {
     pub srv: Vec<Srv>,
     /// The strings of the TXT record, each of at most 255 bytes.
     pub txt: Vec<String>,
-}
-
-/// Why something is not an entry.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EntryError {
-    /// Too long for a record.
-    #[error("it has {bytes} bytes, more than {MAX_TARGET}")]
-    TooLong {
-        /// How many.
-        bytes: usize,
-    },
-    /// The data of a URI record without its numbers.
-    #[error("the record is cut off")]
-    CutOff,
-    /// Not one of ours.
-    #[error("`{text}` is not of the form phantom://HOST:PORT/?key=…&node=…&at=…")]
-    Form {
-        /// What there is, shortened.
-        text: String,
-    },
-    /// Neither name nor address.
-    #[error("`{text}` is neither a host name nor an address of a node")]
-    Host {
-        /// What there is, shortened.
-        text: String,
-    },
-    /// Not a port.
-    #[error("`{text}` is no port (1 to 65535)")]
-    Port {
-        /// What there is, shortened.
-        text: String,
-    },
-    /// Something is not there.
-    #[error("{field} is missing")]
-    Missing {
-        /// What.
-        field: &'static str,
-    },
-    /// A field that must be there once.
-    #[error("{field} is there twice")]
-    Twice {
-        /// Which.
-        field: &'static str,
-    },
-    /// More of something than is looked at.
-    #[error("it has more than {most} {what}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many there may be.
-        most: usize,
-    },
-    /// A field that does not say what it should.
-    #[error("{field}=`{text}` is not {wanted}")]
-    Field {
-        /// Which.
-        field: &'static str,
-        /// What it says, shortened.
-        text: String,
-        /// What it should be.
-        wanted: &'static str,
-    },
-    /// The port is one for all addresses.
-    #[error("its SRV records have different ports")]
-    Ports,
 }
 
 impl Entry {
@@ -428,101 +367,6 @@ pub fn read_srv<S: AsRef<[u8]>>(
     }
     let entry = fields.rest.entry(hosts, first.port)?;
     Ok(Published { priority: first.priority, weight: first.weight, entry })
-}
-
-/// The fields of a target or a TXT record.
-struct Fields {
-    also: Vec<Host>,
-    rest: Rest,
-}
-
-struct Rest {
-    key: [u8; 32],
-    node: NodeId,
-    at: Mandate,
-    rotated: Vec<Vec<u8>>,
-}
-
-impl Rest {
-    fn entry(self, hosts: Vec<Host>, port: u16) -> Result<Entry, EntryError> {
-        Entry::new(hosts, port, self.key, self.node, self.at, self.rotated)
-    }
-}
-
-const KEY: &str = "64 hexadecimal digits in lower case";
-const MANDATE: &str = "a mandate, as 3.41";
-const PROOF: &str = "1 to 128 bytes in base 32, lower case, without padding";
-
-impl Fields {
-    fn read<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Self, EntryError> {
-        let (mut key, mut node, mut at) = (None, None, None);
-        let (mut also, mut rotated) = (Vec::new(), Vec::new());
-        for (count, text) in texts.enumerate() {
-            if count >= MAX_FIELDS {
-                return Err(EntryError::TooMany { what: "fields", most: MAX_FIELDS });
-            }
-            let form = || EntryError::Form { text: short(text) };
-            if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(form());
-            }
-            let (field, value) = text.split_once('=').ok_or_else(form)?;
-            match field {
-                "key" => once(&mut key, "key", read_key("key", value)?)?,
-                "node" => once(&mut node, "node", NodeId(read_key("node", value)?))?,
-                "at" => once(&mut at, "at", read_mandate(value)?)?,
-                "also" if also.len() >= MAX_HOSTS => {
-                    return Err(EntryError::TooMany { what: "hosts", most: MAX_HOSTS });
-                }
-                "also" => also.push(Host::parse(value)?),
-                "rotated" if rotated.len() >= MAX_PROOFS => {
-                    let what = "statements of rotation";
-                    return Err(EntryError::TooMany { what, most: MAX_PROOFS });
-                }
-                "rotated" => rotated.push(read_proof(value)?),
-                _ => {}
-            }
-        }
-        let key = key.ok_or(EntryError::Missing { field: "key=" })?;
-        let node = node.ok_or(EntryError::Missing { field: "node=" })?;
-        let at = at.ok_or(EntryError::Missing { field: "at=" })?;
-        Ok(Self { also, rest: Rest { key, node, at, rotated } })
-    }
-}
-
-fn once<T>(place: &mut Option<T>, field: &'static str, value: T) -> Result<(), EntryError> {
-    match place.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(EntryError::Twice { field }),
-    }
-}
-
-fn read_key(field: &'static str, text: &str) -> Result<[u8; 32], EntryError> {
-    let decoded = HEXLOWER.decode(text.as_bytes()).ok().and_then(|key| key.try_into().ok());
-    decoded.ok_or_else(|| EntryError::Field { field, text: short(text), wanted: KEY })
-}
-
-fn read_mandate(text: &str) -> Result<Mandate, EntryError> {
-    let parts = text.split_once('.').map(|(generation, term)| (number(generation), number(term)));
-    match parts {
-        Some((Some(generation), Some(term))) => Ok(Mandate { generation, term }),
-        _ => Err(EntryError::Field { field: "at", text: short(text), wanted: MANDATE }),
-    }
-}
-
-fn read_proof(text: &str) -> Result<Vec<u8>, EntryError> {
-    let wrong = || EntryError::Field { field: "rotated", text: short(text), wanted: PROOF };
-    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return Err(wrong());
-    }
-    let proof = BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).map_err(|_| wrong())?;
-    if proof.is_empty() || proof.len() > MAX_PROOF { Err(wrong()) } else { Ok(proof) }
-}
-
-/// A number as it is printed: digits only, none in vain.
-fn number(text: &str) -> Option<u64> {
-    let plain = text == "0" || !text.starts_with('0');
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    if plain && digits { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

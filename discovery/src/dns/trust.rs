@@ -4,17 +4,20 @@
 //! may be forged as a whole. A forged mandate that nobody can surpass would otherwise keep the true
 //! entries out for ever.
 
+mod error;
+mod stored;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::entry::{Entry, Published};
 use super::found::{FindError, Found};
 use crate::machine::Mandate;
 use crate::uri::GridUri;
+pub use error::{CacheError, Refusal, RegionError};
+use stored::Stored;
 
 /// No more regions are kept.
 pub const MAX_REGIONS: usize = 256;
@@ -65,50 +68,6 @@ pub enum How {
     Rotated {
         /// The pinned key.
         from: [u8; 32],
-    },
-}
-
-/// Why no entry may be taken.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum Refusal {
-    /// Forged, or rotated without proof.
-    #[error(
-        "the DNS names key {} for {uri}, known is {}: forged, or changed without a statement of the \
-         old key; ask the region's admin, and forget the region if the new key is right",
-        HEXLOWER.encode(.offered), HEXLOWER.encode(.pinned)
-    )]
-    OtherKey {
-        /// The region.
-        uri: GridUri,
-        /// The key that is pinned.
-        pinned: [u8; 32],
-        /// The key of the answer.
-        offered: [u8; 32],
-    },
-    /// A deposed region-peer's, or an old answer played again.
-    #[error(
-        "the DNS has an entry of mandate {offered} for {uri}, known is {known}: it is out of date; \
-         wait for the region-peer to write it anew"
-    )]
-    Older {
-        /// The region.
-        uri: GridUri,
-        /// The mandate of the known entry.
-        known: Mandate,
-        /// The highest mandate of the answer.
-        offered: Mandate,
-    },
-    /// No key is pinned, and the answer has several.
-    #[error("the DNS names several keys for {uri}: ask the region's admin which one is right")]
-    SeveralKeys {
-        /// The region.
-        uri: GridUri,
-    },
-    /// An answer without entries.
-    #[error("the DNS has no entry for {uri}: let its region-peer write one")]
-    Nothing {
-        /// The region.
-        uri: GridUri,
     },
 }
 
@@ -187,64 +146,6 @@ pub struct Current {
     pub entry: Entry,
     /// Where it comes from.
     pub source: Source,
-}
-
-/// Why there is no entry to try.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum RegionError {
-    /// There is none.
-    #[error(transparent)]
-    Find(#[from] FindError),
-    /// It may not be believed.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
-
-/// Why something cannot be kept.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum CacheError {
-    /// No room.
-    #[error("{MAX_REGIONS} regions are known already: forget one before {uri} is added")]
-    Full {
-        /// The region that would be one more.
-        uri: GridUri,
-    },
-    /// Another key than the pinned one, and no proof.
-    #[error(
-        "{uri} is known by key {}, not {}: forget the region if the new key is right",
-        HEXLOWER.encode(.pinned), HEXLOWER.encode(.offered)
-    )]
-    OtherKey {
-        /// The region.
-        uri: GridUri,
-        /// The key that is pinned.
-        pinned: [u8; 32],
-        /// The other.
-        offered: [u8; 32],
-    },
-    /// The DNS says a later mandate than the node has.
-    #[error(
-        "the DNS says mandate {told} for {uri}, the node there has {proven}: forged, or the node has \
-         been deposed; look again later"
-    )]
-    Mandate {
-        /// The region.
-        uri: GridUri,
-        /// The mandate of the entry.
-        told: Mandate,
-        /// The mandate the node has proven.
-        proven: Mandate,
-    },
-    /// A later mandate is known.
-    #[error("the node of {uri} has mandate {offered}, known is {known}: it has been deposed")]
-    Older {
-        /// The region.
-        uri: GridUri,
-        /// The mandate of the known entry.
-        known: Mandate,
-        /// The mandate of the node.
-        offered: Mandate,
-    },
 }
 
 /// The regions a node knows: pinned keys and last good entries. Stored as a list, of at most some
@@ -352,59 +253,6 @@ impl RegionCache {
         }
         self.regions.insert(uri.clone(), known);
         Ok(())
-    }
-}
-
-/// A region as it is stored.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stored {
-    uri: GridUri,
-    /// Hexadecimal.
-    key: String,
-    entry: Option<Entry>,
-    /// Since 1970.
-    found_ms: Option<u64>,
-}
-
-impl From<RegionCache> for Vec<Stored> {
-    fn from(cache: RegionCache) -> Self {
-        let store = |(uri, known): (GridUri, Known)| {
-            let millis = |last: &Last| u64::try_from(last.at.as_millis()).unwrap_or(u64::MAX);
-            Stored {
-                uri,
-                key: HEXLOWER.encode(&known.key),
-                found_ms: known.last.as_ref().map(millis),
-                entry: known.last.map(|last| last.entry),
-            }
-        };
-        cache.regions.into_iter().map(store).collect()
-    }
-}
-
-impl TryFrom<Vec<Stored>> for RegionCache {
-    type Error = String;
-
-    fn try_from(stored: Vec<Stored>) -> Result<Self, String> {
-        let mut cache = RegionCache::default();
-        for Stored { uri, key, entry, found_ms } in stored {
-            let decoded = HEXLOWER.decode(key.as_bytes()).ok().and_then(|key| key.try_into().ok());
-            let key: [u8; 32] =
-                decoded.ok_or_else(|| format!("the key of {uri} is not 64 hexadecimal digits"))?;
-            let last = match (entry, found_ms) {
-                (Some(entry), Some(_)) if entry.key() != key => {
-                    return Err(format!("the entry of {uri} has another key than the region"));
-                }
-                (Some(entry), Some(ms)) => Some(Last { entry, at: Duration::from_millis(ms) }),
-                (None, None) => None,
-                _ => return Err(format!("{uri} has an entry without a time, or the reverse")),
-            };
-            if cache.regions.contains_key(&uri) {
-                return Err(format!("{uri} is there twice"));
-            }
-            cache.add(&uri, Known { key, last }).map_err(|error| error.to_string())?;
-        }
-        Ok(cache)
     }
 }
 

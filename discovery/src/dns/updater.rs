@@ -6,6 +6,7 @@
 //! whether this node is deposed comes from who has the key.
 
 mod error;
+mod seen;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,23 +15,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::{NULL, SRV, TXT};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::entry::{Entry, Published, URI_TYPE};
+use super::entry::Entry;
 use super::exchange::{Request, Signer, TYPES, Unusable, exactly, replaced};
-use super::finder::{Finder, read_srvs, read_uris, soa_of};
+use super::finder::{Finder, soa_of};
 use super::found::FindError;
 use super::key::{MAX_FILE, TsigKey};
 use super::trust::Verify;
 use crate::uri::GridUri;
 pub use error::UpdateError;
+pub use seen::Seen;
 
-/// How long others may keep the records, in seconds: so long nodes may look at a deposed peer's.
-const TTL: u32 = 60;
 /// How often an update is sent, in the time there is for it.
 const TRIES: u32 = 2;
 /// How often the records are looked at again when others have changed them.
@@ -66,68 +65,6 @@ impl fmt::Debug for Updater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (key, primary) = (&self.key, &self.primary);
         f.debug_struct("Updater").field("key", key).field("primary", primary).finish()
-    }
-}
-
-/// What is at a region's name in its zone.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    uri: GridUri,
-    server: SocketAddr,
-    zone: Name,
-    name: Name,
-    records: Vec<Record>,
-}
-
-impl PartialEq for Seen {
-    /// The order of records says nothing, and neither does how long they may be kept.
-    fn eq(&self, other: &Self) -> bool {
-        let holds = |all: &[Record], one: &Record| all.iter().any(|other| other.data == one.data);
-        self.name == other.name
-            && self.records.len() == other.records.len()
-            && self.records.iter().all(|one| holds(&other.records, one))
-            && other.records.iter().all(|one| holds(&self.records, one))
-    }
-}
-
-impl Seen {
-    /// The name, with a dot at its end.
-    pub fn name(&self) -> String {
-        self.name.to_ascii()
-    }
-
-    /// The zone it is in, with a dot at its end.
-    pub fn zone(&self) -> String {
-        self.zone.to_ascii()
-    }
-
-    /// The entries there; none of records that are not entries.
-    pub fn published(&self) -> Vec<Published> {
-        let of = |wanted: RecordType| -> Vec<Record> {
-            self.records.iter().filter(|one| one.record_type() == wanted).cloned().collect()
-        };
-        let uris = read_uris(&self.uri.entry_name(), &of(RecordType::Unknown(URI_TYPE)));
-        let srvs = read_srvs(&self.uri, &of(RecordType::SRV), &of(RecordType::TXT));
-        let found = [uris.ok(), srvs.ok().flatten()];
-        found.into_iter().flatten().flat_map(|found| found.published).collect()
-    }
-
-    /// Whether `entry` may be written over it.
-    fn admits(&self, entry: &Entry, verify: &dyn Verify) -> Result<(), UpdateError> {
-        let name = || self.uri.entry_name();
-        for there in self.published().into_iter().map(|one| one.entry) {
-            let (old, new) = (there.key(), entry.key());
-            let follows =
-                old == new || entry.rotated().iter().any(|proof| verify.rotated(&old, &new, proof));
-            if !follows {
-                return Err(UpdateError::OtherRegion { name: name(), key: old });
-            }
-            let (by, own, node) = (there.at(), entry.at(), there.node());
-            if by > own || (by == own && node != entry.node()) {
-                return Err(UpdateError::Deposed { name: name(), by, node, own });
-            }
-        }
-        Ok(())
     }
 }
 
@@ -241,8 +178,7 @@ impl Updater {
         seen.admits(entry, verify)?;
         let name = seen.uri.entry_name();
         let too_large = || UpdateError::TooLarge { name: name.clone() };
-        let new = records(seen, entry).ok_or_else(too_large)?;
-        let written = Seen { records: new, ..seen.clone() };
+        let written = seen.with(entry).ok_or_else(too_large)?;
         let (prerequisites, changes) =
             (exactly(&seen.name, &seen.records), replaced(&seen.name, &written.records));
         let mut last = None;
@@ -272,6 +208,9 @@ impl Updater {
         verify: &(dyn Verify + Sync),
     ) -> Result<Seen, UpdateError> {
         let mut seen = self.read(uri).await?;
+        if seen.with(entry).as_ref() == Some(&seen) {
+            return Ok(seen);
+        }
         for _ in 1..ROUNDS {
             match self.write(&seen, entry, verify).await {
                 Err(UpdateError::Changed(now)) => seen = *now,
@@ -432,17 +371,4 @@ async fn named(
     let none = || FindError::NoAddress { name: name.clone(), hosts: primary.to_owned() };
     let ips = asker.addresses(primary, ends).await.map_err(|why| why.unwrap_or_else(none))?;
     Ok((ips.map(|ip| SocketAddr::new(ip, port)).collect(), zone))
-}
-
-/// The records of an entry, as they go into the zone.
-fn records(seen: &Seen, entry: &Entry) -> Option<Vec<Record>> {
-    let made = entry.to_records(&seen.uri);
-    let code = RecordType::Unknown(URI_TYPE);
-    let mut data = vec![RData::Unknown { code, rdata: NULL::with(made.uri) }];
-    for srv in made.srv {
-        let target = Name::from_ascii(format!("{}.", srv.target)).ok()?;
-        data.push(RData::SRV(SRV::new(srv.priority, srv.weight, srv.port, target)));
-    }
-    data.push(RData::TXT(TXT::new(made.txt)));
-    Some(data.into_iter().map(|data| Record::from_rdata(seen.name.clone(), TTL, data)).collect())
 }

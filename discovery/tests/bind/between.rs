@@ -1,9 +1,11 @@
 //! What may be between a node and a name server: it loses, refuses, changes.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::AbortHandle;
@@ -68,13 +70,31 @@ fn asks_for_uri(message: &[u8]) -> bool {
     message.get(at + 1..at + 3) == Some(&[1, 0])
 }
 
-/// What happens to the answer of an update.
-#[derive(Clone, Copy)]
+/// What happens to messages of TCP.
+#[derive(Clone)]
 pub enum Answer {
-    /// The first is lost after the server has made the update; the connection ends.
+    /// The first of an update is lost after the server has made the update; the connection ends.
     FirstLost,
-    /// All are changed to say that nothing went wrong, and what was signed stays.
+    /// Those of updates are changed to say that nothing went wrong, and what was signed stays.
     Glossed,
+    /// One of eight messages each way is lost, with the connection; one of eight questions reaches
+    /// the server twice.
+    Storm(Arc<Mutex<StdRng>>),
+}
+
+impl Answer {
+    /// A storm from this seed.
+    pub fn storm(seed: u64) -> Self {
+        Answer::Storm(Arc::new(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+
+    /// Whether something happens that happens one time in eight of a storm.
+    fn strikes(&self) -> bool {
+        match self {
+            Answer::Storm(rng) => rng.lock().unwrap().random_ratio(1, 8),
+            _ => false,
+        }
+    }
 }
 
 /// A TCP proxy before a server that does something to the answers of updates.
@@ -86,7 +106,7 @@ pub async fn proxy(server: SocketAddr, answers: Answer) -> Between {
     let task = tokio::spawn(async move {
         loop {
             let (client, _) = listener.accept().await.unwrap();
-            tokio::spawn(pass_on(client, server, answers, counted.clone()));
+            tokio::spawn(pass_on(client, server, answers.clone(), counted.clone()));
         }
     });
     Between { at, task: task.abort_handle(), updates }
@@ -101,12 +121,22 @@ async fn pass_on(
     let mut server = TcpStream::connect(server).await.unwrap();
     while let Some(question) = message(&mut client).await {
         let is_update = (question[2] >> 3) & 0xf == 5;
-        send(&mut server, &question).await;
-        let Some(mut answer) = message(&mut server).await else { return };
+        if answers.strikes() {
+            return;
+        }
+        let mut answer = None;
+        for _ in 0..if answers.strikes() { 2 } else { 1 } {
+            send(&mut server, &question).await;
+            answer = message(&mut server).await;
+        }
+        let Some(mut answer) = answer else { return };
+        if answers.strikes() {
+            return;
+        }
         if is_update {
-            match (answers, updates.fetch_add(1, Ordering::SeqCst)) {
+            match (&answers, updates.fetch_add(1, Ordering::SeqCst)) {
                 (Answer::FirstLost, 0) => return,
-                (Answer::FirstLost, _) => {}
+                (Answer::FirstLost | Answer::Storm(_), _) => {}
                 (Answer::Glossed, _) => answer[3] &= 0xf0,
             }
         }
@@ -122,6 +152,7 @@ async fn message(stream: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 async fn send(stream: &mut TcpStream, message: &[u8]) {
-    stream.write_u16(u16::try_from(message.len()).unwrap()).await.unwrap();
-    stream.write_all(message).await.unwrap();
+    let length = u16::try_from(message.len()).unwrap();
+    // The other end may be gone; the next reading tells.
+    let _ = stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await;
 }

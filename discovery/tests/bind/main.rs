@@ -50,6 +50,14 @@ impl Verify for Ed25519 {
     }
 }
 
+/// Where chance begins, said for the case that a test fails.
+fn seed() -> u64 {
+    let given = std::env::var("PHANTOM_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = given.unwrap_or_else(rand::random);
+    println!("PHANTOM_SEED={seed}");
+    seed
+}
+
 fn uri(name: &str) -> GridUri {
     format!("grid://{name}").parse().unwrap()
 }

@@ -3,10 +3,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use phantom_discovery::dns::{Entry, Form, Host, Primary, TsigKey, UpdateError, Updater};
 use phantom_model::NodeId;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::between::{Answer, proxy};
+use super::between::{Answer, Unknown, middlebox, proxy};
 use super::server::{Bind, Zone, keygen};
 use super::{Ed25519, PATIENCE, Region, entry, finder, mandate, updater, uri};
 
@@ -275,4 +277,96 @@ async fn records_by_hand() {
     let written = updater.write(&seen, &known, &Ed25519).await.unwrap();
     assert_eq!(updater.read(&bad).await.unwrap(), written);
     assert_eq!(found(&bind, "bad.campus.test").await, known);
+}
+
+/// Region-peers that follow each other, some of which do not know that they have been followed, all
+/// behind a network that loses and repeats.
+#[tokio::test]
+async fn in_a_storm_no_older_mandate_ever_comes_back() {
+    let bind = Bind::start(&[Zone::dynamic("campus.test")]);
+    let campus = uri("campus.test");
+    let seed = super::seed();
+    let between = proxy(bind.at, Answer::storm(seed)).await;
+    let mut writers = JoinSet::new();
+    for node in 1..=4u8 {
+        let primary = Primary::Given(between.at);
+        let updater = Updater::new(&bind.key("campus"), primary, PATIENCE).unwrap();
+        let campus = campus.clone();
+        writers.spawn(async move {
+            let mut last = None;
+            for term in 1..=12u64 {
+                // Distinct for each node, and growing for each.
+                let at = mandate(1, term * 4 + u64::from(node));
+                let next = entry(&Region::new(1), node, at);
+                match updater.publish(&campus, &next, &Ed25519).await {
+                    Ok(_) => last = Some(at),
+                    Err(UpdateError::Deposed { by, .. }) => assert!(by > at),
+                    // Its answer was lost, and another has written since.
+                    Err(UpdateError::Changed(_)) => {}
+                    Err(error) if error.is_transient() => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            last
+        });
+    }
+    let watcher = updater(&bind);
+    let (mut highest, mut confirmed) = ([mandate(0, 0); 2], mandate(0, 0));
+    let mut looks = 0;
+    loop {
+        let seen = watcher.read(&campus).await.unwrap();
+        let there: Vec<_> = seen.published().iter().map(|one| one.entry.at()).collect();
+        // An update may come between the questions for URI and for SRV and TXT.
+        if let &[by_uri, by_srv] = &there[..] {
+            assert!(by_uri >= highest[0] && by_srv >= highest[1], "{there:?} after {highest:?}");
+            highest = [by_uri, by_srv];
+        }
+        looks += 1;
+        match writers.try_join_next() {
+            Some(ended) => confirmed = confirmed.max(ended.unwrap().unwrap_or_default()),
+            None if writers.is_empty() => break,
+            None => {}
+        }
+    }
+    assert!(looks > 10 && confirmed > mandate(1, 8), "{looks} looks, at last {confirmed}");
+    assert!(found(&bind, "campus.test").await.at() >= confirmed);
+}
+
+/// Whatever an entry says, the DNS gives it back in both forms.
+#[tokio::test]
+async fn any_entry_comes_back() {
+    let bind = Bind::start(&[Zone::dynamic("campus.test")]);
+    let between = middlebox(bind.at, Unknown::Refused).await;
+    let updater = updater(&bind);
+    let mut rng = StdRng::seed_from_u64(super::seed());
+    for term in 1..=60 {
+        let mut hosts = Vec::new();
+        for number in 0..rng.random_range(1..=8) {
+            hosts.push(match rng.random_range(0..4) {
+                0 => Host::Ip(rng.random::<[u8; 16]>().map(|byte| byte & 0x3f).into()),
+                1 => Host::Ip([192, 0, 2, number].into()),
+                2 => Host::Name(format!("{}.example", "h".repeat(rng.random_range(1..63)))),
+                _ => Host::Name(format!("h{number}.campus.test")),
+            });
+        }
+        hosts.sort();
+        hosts.dedup();
+        let count = rng.random_range(0..=3);
+        let proofs = (0..count).map(|_| rng.random::<[u8; 64]>().into()).collect();
+        let (key, node) = (Region::new(1).key(), NodeId(rng.random()));
+        let (port, at) = (rng.random_range(1..=u16::MAX), mandate(1, term));
+        let Ok(known) = Entry::new(hosts, port, key, node, at, proofs) else { continue };
+        let region = uri(&format!("r{}.campus.test", term % 7));
+        updater.publish(&region, &known, &Ed25519).await.unwrap();
+        let direct = finder(bind.at).find(&region).await.unwrap();
+        assert_eq!((direct.form, &direct.published[0].entry), (Form::Uri, &known));
+        let other = finder(between.at).find(&region).await.unwrap();
+        assert_eq!((other.form, other.published.len()), (Form::Srv, 1));
+        let other = &other.published[0].entry;
+        let mut hosts = other.hosts().to_vec();
+        hosts.sort();
+        assert_eq!(hosts, known.hosts());
+        assert_eq!((other.port(), other.node(), other.at()), (port, node, at));
+        assert_eq!(other.rotated(), known.rotated());
+    }
 }

@@ -15,6 +15,8 @@ const BUILD: [&str; 6] = ["clang", "gcc", "libelf-dev", "make", "pkg-config", "z
 const RUN: [&str; 2] = ["iproute2", "nftables"];
 /// What the demo and the tests run as programs of a user, and look with.
 const TRY: [&str; 8] = ["bindfs", "bpftool", "less", "procps", "python3", "sqlite3", "tmux", "vim"];
+/// What tests run as a server: regions find each other in the DNS, which is tested against BIND.
+const SERVE: [&str; 1] = ["bind9"];
 
 /// How long another program may hold apt's locks.
 const LOCK_WAIT: Duration = Duration::from_secs(300);
@@ -22,8 +24,8 @@ const LOCK_WAIT: Duration = Duration::from_secs(300);
 /// All packages that must be there: those of a build of CRIU only when it is to be built, and
 /// `more` for what else is to be made.
 pub fn needed(recipe: &Recipe, build_criu: bool, more: &[&str]) -> Vec<String> {
-    let mut all: Vec<String> =
-        BUILD.iter().chain(&RUN).chain(&TRY).chain(more).map(|&name| name.to_owned()).collect();
+    let fixed = BUILD.iter().chain(&RUN).chain(&TRY).chain(&SERVE);
+    let mut all: Vec<String> = fixed.chain(more).map(|&name| name.to_owned()).collect();
     all.extend(recipe.runtime_apt_packages.iter().cloned());
     if build_criu {
         all.extend(recipe.apt_packages.iter().cloned());

@@ -83,7 +83,10 @@ pub enum UpdateError {
         zone: String,
     },
     /// The server does not have the zone.
-    #[error("{server} is not authoritative for {name}: name the zone's primary server")]
+    #[error(
+        "{server} is not authoritative for {name}, or does not let this node ask (allow-query): name \
+         the zone's primary server"
+    )]
     NotAuthoritative {
         /// The server.
         server: SocketAddr,
