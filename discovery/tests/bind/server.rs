@@ -24,19 +24,27 @@ pub struct Zone {
     pub name: String,
     /// Further records, in the form of zone files.
     pub records: String,
-    /// What stands in its `allow-update`.
+    /// The statement of who may change it.
     pub updaters: &'static str,
 }
 
 impl Zone {
     /// A zone that the key `campus` may change.
     pub fn dynamic(name: &str) -> Self {
-        Self { name: name.to_owned(), records: String::new(), updaters: "key campus;" }
+        Self {
+            name: name.to_owned(),
+            records: String::new(),
+            updaters: "allow-update { key campus; };",
+        }
     }
 
     /// A zone that nobody may change.
     pub fn fixed(name: &str, records: &str) -> Self {
-        Self { name: name.to_owned(), records: records.to_owned(), updaters: "none;" }
+        Self {
+            name: name.to_owned(),
+            records: records.to_owned(),
+            updaters: "allow-update { none; };",
+        }
     }
 }
 
@@ -150,11 +158,8 @@ fn write_config(dir: &Path, at: SocketAddr, zones: &[Zone]) {
              ns.{name}. A 127.0.0.1\n{records}"
         );
         fs::write(&file, zone).unwrap();
-        writeln!(
-            config,
-            "zone \"{name}\" {{ type primary; file \"{file}\"; allow-update {{ {updaters} }}; }};"
-        )
-        .unwrap();
+        writeln!(config, "zone \"{name}\" {{ type primary; file \"{file}\"; {updaters} }};")
+            .unwrap();
     }
     fs::write(dir.join("named.conf"), config).unwrap();
 }

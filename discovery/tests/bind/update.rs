@@ -194,6 +194,21 @@ async fn keys_and_clocks_that_are_wrong_are_named() {
     assert!(updater(&bind).read(&uri("campus.test")).await.unwrap().published().is_empty());
 }
 
+/// As docs/regions-dns.md sets a server up.
+#[tokio::test]
+async fn a_key_that_may_change_one_name_only() {
+    let updaters = "update-policy { grant campus name _phantom._udp.campus.test. URI SRV TXT; };";
+    let bind = Bind::start(&[Zone { updaters, ..Zone::dynamic("campus.test") }]);
+    let updater = updater(&bind);
+    for term in 1..=2 {
+        let next = entry(&Region::new(1), 1, mandate(1, term));
+        updater.publish(&uri("campus.test"), &next, &Ed25519).await.unwrap();
+        assert_eq!(found(&bind, "campus.test").await, next);
+        let error = updater.publish(&uri("lab.campus.test"), &next, &Ed25519).await.unwrap_err();
+        assert!(matches!(error, UpdateError::Refused { .. }), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn key_files_are_read_as_tsig_keygen_writes_them() {
     let bind = Bind::start(&[Zone::dynamic("campus.test")]);
