@@ -180,7 +180,13 @@ impl Asker {
             Err(_) => Err(self.timed_out(name)),
             Ok(Ok(lookup)) => {
                 let records = lookup.answers().iter().filter(|one| one.record_type() == of);
-                Ok(Answer::Records(records.take(MAX_RECORDS).cloned().collect()))
+                let records: Vec<_> = records.take(MAX_RECORDS).cloned().collect();
+                if records.is_empty() {
+                    // An alias that leads nowhere.
+                    let query = lookup.query().clone();
+                    return Ok(Answer::Absent(NoRecords::new(query, ResponseCode::NoError)));
+                }
+                Ok(Answer::Records(records))
             }
             Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => Ok(Answer::Absent(none)),
             Ok(Err(error)) => Err(self.failed(name, &error)),

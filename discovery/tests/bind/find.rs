@@ -35,6 +35,7 @@ fn srv_records(uri: &GridUri, entry: &Entry) -> String {
 async fn by_uri_record() {
     let known = entry(&Region::new(1), 7, mandate(3, 41));
     let mut records = uri_record("campus.test", &known);
+    records.push_str("_phantom._udp.alias.campus.test. CNAME _phantom._udp.campus.test.\n");
     records.push_str("peer.campus.test. A 198.51.100.1\npeer.campus.test. AAAA 2001:db8::1\n");
     let bind = Bind::start(&[Zone::fixed("campus.test", &records)]);
     let (finder, region) = (finder(bind.at), uri("campus.test"));
@@ -42,6 +43,7 @@ async fn by_uri_record() {
     assert_eq!(found.form, Form::Uri);
     assert_eq!(found.published.len(), 1);
     assert_eq!(found.published[0].entry, known);
+    assert_eq!(finder.find(&uri("alias.campus.test")).await.unwrap(), found);
     let addresses = finder.addresses(&region, &known).await.unwrap();
     let expected: Vec<SocketAddr> = ["192.0.2.7:7777", "[2001:db8::1]:7777", "198.51.100.1:7777"]
         .map(|at| at.parse().unwrap())
@@ -81,6 +83,7 @@ async fn behind_a_middlebox_that_knows_no_uri_records() {
 #[tokio::test]
 async fn what_there_is_not_is_told_apart() {
     let records = "empty.campus.test. A 192.0.2.1\n\
+                   _phantom._udp.lost.campus.test. CNAME nothing.campus.test.\n\
                    _phantom._udp.bad.campus.test. URI 10 1 \"https://www.campus.test/\"\n\
                    _phantom._udp.half.campus.test. SRV 10 1 7777 peer.campus.test.\n\
                    _phantom._udp.other.campus.test. TXT \"v=spf1 -all\"\n";
@@ -89,7 +92,7 @@ async fn what_there_is_not_is_told_apart() {
     let find = async |name: &str| finder.find(&uri(name)).await.unwrap_err();
     let error = find("nobody.campus.test").await;
     assert!(matches!(error, FindError::NoSuchName { .. }), "{error}");
-    for name in ["campus.test", "empty.campus.test", "other.campus.test"] {
+    for name in ["campus.test", "empty.campus.test", "lost.campus.test", "other.campus.test"] {
         let error = find(name).await;
         assert!(matches!(error, FindError::NoEntry { .. }), "{error}");
         assert!(error.to_string().contains("let its region-peer write one"), "{error}");
@@ -151,7 +154,7 @@ async fn a_server_that_is_down_or_silent_leaves_the_cached_entry() {
         let answer = Finder::new(Servers::Given(vec![server]), deadline).find(&campus).await;
         let took = begun.elapsed();
         // Room for a machine that is busy; without the deadline it would be many times that.
-        assert!(took < deadline + Duration::from_secs(1), "{took:?}");
+        assert!(took < deadline + Duration::from_secs(3), "{took:?}");
         if may_time_out {
             assert!(matches!(answer, Err(FindError::TimedOut { .. })), "{answer:?}");
         }

@@ -79,6 +79,20 @@ impl Bind {
         panic!("named found no free port:\n{said}");
     }
 
+    /// Kills it and starts it again with its zones: with all changes, or, `anew`, as at first.
+    pub fn restart(&mut self, zones: &[Zone], anew: bool) {
+        self.stop();
+        if anew {
+            for Zone { name, .. } in zones {
+                // There is none before the first change.
+                let _ = fs::remove_file(self.dir.path().join(format!("{name}.zone.jnl")));
+            }
+            write_config(self.dir.path(), self.at, zones);
+        }
+        let started = run(&self.dir.path().join("named"), self.dir.path());
+        self.child = started.unwrap_or_else(|log| panic!("named did not start again:\n{log}"));
+    }
+
     /// The file of a key the server knows.
     pub fn key_file(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.key"))
