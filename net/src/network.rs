@@ -405,6 +405,27 @@ impl Network {
         bounded(node, "a call", left, work).await
     }
 
+    /// Tells a service of `node` something that fits into a header, and waits for no answer.
+    ///
+    /// # Errors
+    /// The node cannot be reached `within` that time. Without one it may still be lost.
+    pub async fn tell<T: Serialize + Sync>(
+        &self,
+        node: NodeId,
+        service: &ServiceId,
+        header: &T,
+        within: Duration,
+    ) -> Result<(), Error> {
+        let stream = self.open(node, service, header, within).await?;
+        let (mut send, _recv) = stream.split();
+        // Without an orderly end the header would be taken back.
+        tokio::io::AsyncWriteExt::shutdown(&mut send).await.map_err(|error| Error::Cut {
+            peer: node,
+            what: "telling it something",
+            source: crate::link::LinkError::Other(error.to_string()),
+        })
+    }
+
     /// Like [`Network::call`], with a header, and an answer that says nothing.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ impl Fabric for Near {
 
     async fn pass(&self, to: NodeId, payload: Vec<u8>) {
         // The header is all there is: the stream ends with it.
-        if let Err(error) = self.network.open(to, &ServiceId::GOSSIP, &payload, PASSING).await {
+        if let Err(error) = self.network.tell(to, &ServiceId::GOSSIP, &payload, PASSING).await {
             tracing::trace!(%error, "gossip was not passed");
         }
     }
@@ -133,7 +133,7 @@ impl Fabric for Near {
         let sent = if parcel.len() <= SHORT_PARCEL {
             // The header is all there is.
             let header = Some(parcel);
-            self.network.open(to, &ServiceId::SUBGRID, &header, PASSING).await.map(drop)
+            self.network.tell(to, &ServiceId::SUBGRID, &header, PASSING).await
         } else {
             self.network.deliver(to, &ServiceId::SUBGRID, &None::<Vec<u8>>, &parcel, LONG).await
         };

@@ -2,6 +2,7 @@
 
 pub mod classad;
 pub mod erasure;
+pub mod failover;
 pub mod fs;
 pub mod join;
 mod machine;
@@ -39,6 +40,11 @@ pub const ALL: &[Bench] = &[
         name: "erasure",
         about: "a registry rebuilt from shards, against a copy and reed-solomon-simd",
         run: erasure::run,
+    },
+    Bench {
+        name: "failover",
+        about: "from a super-peer's death to another one with the whole registry, against etcd",
+        run: failover::run,
     },
     Bench {
         name: "fs",

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod fault;
+mod household;
 mod node;
 mod pair;
 mod remains;
@@ -20,6 +21,7 @@ pub use crate::node::{AppRow, Event, MOVE, Moved, Node, Output, SOON, wait_until
 pub use crate::terminal::{Key, Terminal};
 pub use cpu::CpuShare;
 pub use fault::{processes_beginning, processes_with, wait_for_one};
+pub use household::{Household, SubgridState};
 pub use node::{LabNode, Person};
 pub use pair::{Moving, Pair};
 pub use remains::Things;

@@ -53,11 +53,9 @@ impl Group {
         for to in alive.map(|(node, _)| *node).collect::<Vec<_>>() {
             self.send(to, Body::Beat { mandate, sent });
         }
-        // Its own elector, if it is not bound to another and has not accepted another's founding.
-        let (bound, until) = self.bound;
-        let is_free = now >= until || bound == Some(self.own);
+        // As an elector it hears its own beat like everybody else's.
         let seated = self.view().is_some_and(|view| view.seats(self.own, self.life));
-        if self.acceptor.accepted.is_none() && is_free && seated {
+        if self.acceptor.accepted.is_none() && seated {
             self.bind(self.own, now);
             self.answered.insert(self.own, now);
         }

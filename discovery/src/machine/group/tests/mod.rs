@@ -90,6 +90,22 @@ fn a_killed_super_peer_is_followed_within_two_seconds() {
 }
 
 #[test]
+fn of_three_machines_two_go_on_at_once_in_the_same_generation() {
+    for seed in seeds(10) {
+        let _seed = Seed(seed);
+        let mut world = settled(3, seed);
+        let (leader, generation) = (world.agreed().unwrap(), world.generation());
+        world.crash(leader);
+        let took = world.run_until("another super-peer", secs(10), |world| {
+            world.agreed().is_some_and(|now| now != leader)
+        });
+        assert!(took < secs(3), "{took:?}");
+        world.run(secs(60));
+        assert_eq!(world.generation(), generation);
+    }
+}
+
+#[test]
 fn of_two_machines_the_one_that_led_goes_on_alone_and_the_other_grants_nothing() {
     let mut world = settled(2, 5);
     let leader = world.agreed().unwrap();
