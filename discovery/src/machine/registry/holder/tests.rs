@@ -85,16 +85,16 @@ fn a_shard_is_acknowledged_when_it_is_on_the_disk() {
     assert_eq!(tell(&mut holder, PEER, piece(600, 1000)), [], "it is being written");
     let ask = Message::Keep { mandate: mandate(3), committed: shard.version, index: Some(2) };
     let fetch = Message::Fetch { mandate: mandate(3), shard, offset: 0 };
-    let absent = answer(Message::Absent { mandate: mandate(3), shard });
-    assert_eq!(tell(&mut holder, PEER, ask.clone()), [absent.clone()]);
-    assert_eq!(tell(&mut holder, PEER, fetch.clone()), [absent.clone()]);
+    let absent = [answer(Message::Absent { mandate: mandate(3), shard })];
+    assert_eq!(tell(&mut holder, PEER, ask.clone()), absent);
+    assert_eq!(tell(&mut holder, PEER, fetch.clone()), absent);
     assert_eq!(holder.kept().count(), 0);
 
     holder.handle_persisted(shard, true);
-    let stored = answer(Message::Stored { mandate: mandate(3), shard });
-    assert_eq!(commands(&mut holder), [stored.clone()]);
-    assert_eq!(tell(&mut holder, PEER, piece(600, 1000)), [stored.clone()], "again, it was lost");
-    assert_eq!(tell(&mut holder, PEER, ask), [stored]);
+    let stored = [answer(Message::Stored { mandate: mandate(3), shard })];
+    assert_eq!(commands(&mut holder), stored);
+    assert_eq!(tell(&mut holder, PEER, piece(600, 1000)), stored, "again, it was lost");
+    assert_eq!(tell(&mut holder, PEER, ask), stored);
     let piece = Message::Piece {
         mandate: mandate(3),
         shard,
@@ -105,7 +105,7 @@ fn a_shard_is_acknowledged_when_it_is_on_the_disk() {
     assert_eq!(tell(&mut holder, PEER, fetch), [answer(piece)]);
     for offset in [1000, 1001, u64::MAX] {
         let fetch = Message::Fetch { mandate: mandate(3), shard, offset };
-        assert_eq!(tell(&mut holder, PEER, fetch), [absent.clone()]);
+        assert_eq!(tell(&mut holder, PEER, fetch), absent);
     }
 
     // What did not get on the disk is as if it had never come.
@@ -183,9 +183,9 @@ fn what_is_not_what_it_says_is_not_kept_and_its_sender_named() {
     if let Message::Store { len, .. } = &mut more {
         *len = 299;
     }
-    let have = answer(Message::Received { mandate: mandate(3), shard: next, have: 0 });
-    assert_eq!(tell(&mut holder, PEER, more), [have.clone()]);
-    assert_eq!(tell(&mut holder, PEER, store(next, none, &long, 0, 0)), [have]);
+    let have = [answer(Message::Received { mandate: mandate(3), shard: next, have: 0 })];
+    assert_eq!(tell(&mut holder, PEER, more), have);
+    assert_eq!(tell(&mut holder, PEER, store(next, none, &long, 0, 0)), have);
 }
 
 #[test]
