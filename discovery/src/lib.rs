@@ -12,6 +12,8 @@
 //!      └────────────────────────────────────────────────────┴─────────────────────────┘
 //! ```
 //!
+//! What members say of themselves, their super-peer registers: [`machine::registry`].
+//!
 //! What holds:
 //! - Who is a member, certificates tell (the network crate's matter, asked through [`Fabric`]).
 //!   What this crate learns is only where members are and whether they live.
@@ -27,8 +29,7 @@
 //! Regions are found by name: `grid://campus.example.org` ([`uri`]) has an entry in the DNS that its
 //! region-peer keeps ([`dns`]).
 //!
-//! Deliberately absent: elections and the registry; IPv6 multicast (a local network without IPv4
-//! needs `--peer`).
+//! Deliberately absent: IPv6 multicast (a local network without IPv4 needs `--peer`).
 
 pub mod dns;
 pub mod envelope;

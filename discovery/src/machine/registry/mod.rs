@@ -60,7 +60,8 @@ use description::Version;
 /// So many members a registry has at most.
 pub const MAX_MEMBERS: usize = 1024;
 
-/// What a machine of the registry wants done.
+/// What a machine of the registry wants done, in the order in which it says so: a shard that makes
+/// room is discarded before the one that needs it is persisted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Send this to a member, which may be this node.
@@ -77,7 +78,8 @@ pub enum Command {
         /// What.
         what: Offence,
     },
-    /// Have the elected group commit this [`Placement`].
+    /// Have the elected group commit this [`Placement`]. The group keeps one: that of the highest
+    /// version, and refuses one that is not of the mandate of who asks ([`is_of`]).
     Commit(Vec<u8>),
     /// Bring this to the disk, durably, and say so ([`Holder::handle_persisted`]).
     Persist(Kept),

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! What holds: a shard that the manifest does not vouch for is never used, and its holder is named;
-//! any `k` right ones are enough, whatever the others do; it ends at its deadline.
+//! any `k` right ones are enough, whatever the others do; it ends at its deadline, and earlier when
+//! nobody is left who could have enough.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -150,9 +151,20 @@ impl Rebuild {
                     && matches!(source.state, State::Asked(_))
                 {
                     source.state = State::Failed;
+                    self.despair();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Ends it when even all who have not answered yet would not be enough.
+    fn despair(&mut self) {
+        let missing = self.assembly.as_ref().map_or(0, Assembly::missing);
+        let open = |source: &&Source| matches!(source.state, State::Away | State::Asked(_));
+        if self.outcome == Outcome::Underway && self.sources.values().filter(open).count() < missing
+        {
+            self.outcome = Outcome::Failed;
         }
     }
 
@@ -207,6 +219,7 @@ impl Rebuild {
             (source.state, source.bytes) = (State::Failed, BytesMut::new());
         }
         self.commands.push_back(Command::Complain { member: from, what: Offence::Shard(refusal) });
+        self.despair();
     }
 
     /// Puts it together, if there is enough.

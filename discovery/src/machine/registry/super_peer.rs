@@ -32,8 +32,9 @@ impl Default for Settings {
     }
 }
 
-/// The machine. It is made when the node's mandate begins, with what the elected group has committed
-/// until then, and dropped when it ends.
+/// The machine. It is made when the node's mandate begins and the group has committed everything of
+/// mandates before, and dropped when it ends. All messages of the registry come to it and to the
+/// node's [`Member`](super::Member); either takes what is for it.
 #[derive(Debug)]
 pub struct SuperPeer {
     own: NodeId,
