@@ -171,12 +171,10 @@ impl Archive {
         while self.departures.len() > MAX_DEPARTURES {
             self.departures.pop_front();
         }
-        for node in live.difference(&self.live) {
+        for node in &live.difference(&self.live).copied().collect::<Vec<_>>() {
             // It may have come back with another disk, or with room on it.
             self.left_out.remove(node);
-            if self.standing.as_ref().is_some_and(|it| it.stored.contains(node)) {
-                self.audits.insert(*node, Retry::new(now));
-            }
+            self.handle_restart(*node, now);
         }
         self.left_out.retain(|node, _| live.contains(node));
         self.audits.retain(|node, _| live.contains(node));
@@ -190,6 +188,13 @@ impl Archive {
             self.abandon();
         }
         self.judge(now);
+    }
+
+    /// A member was started anew, perhaps with another disk: it is asked for its shard.
+    pub fn handle_restart(&mut self, node: NodeId, now: Duration) {
+        if self.standing.as_ref().is_some_and(|standing| standing.stored.contains(&node)) {
+            self.audits.insert(node, Retry::new(now));
+        }
     }
 
     /// The registry is in this state now, which grows with every change.

@@ -284,6 +284,11 @@ impl Registry {
         Snapshot::new(entries.map(|(node, entry)| (*node, entry.description.clone())))
     }
 
+    /// Which boot a member's description is of.
+    pub fn boot_of(&self, member: NodeId) -> Option<u64> {
+        self.entries.get(&member).map(|entry| entry.description.version.boot)
+    }
+
     /// Grows whenever a snapshot would differ from the one before.
     pub fn revision(&self) -> u64 {
         self.revision

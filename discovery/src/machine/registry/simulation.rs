@@ -549,5 +549,14 @@ impl Net {
         }
         assert!(entries.keys().all(|node| self.roster.contains(node)));
         assert_eq!(self.archived().unwrap().into_descriptions(), entries);
+        // Whatever happened to disks meanwhile.
+        let placement = self.committed.as_ref().unwrap();
+        let has = |(holder, index): (&NodeId, u8)| {
+            let shard = ShardName { version: placement.version(), index };
+            self.nodes[number(*holder)].disk.contains_key(&shard)
+        };
+        let disks = placement.holders.iter().zip(0u8..).filter(|it| has(*it)).count();
+        assert_eq!(self.super_peer().archive().safety().unwrap().0, disks, "what it believes");
+        assert!(disks >= placement.enough());
     }
 }

@@ -127,7 +127,11 @@ impl SuperPeer {
         if !self.roster.contains(&from) {
             return;
         }
+        let boot = self.registry.boot_of(from);
         self.registry.handle_message(from, message, now);
+        if self.registry.boot_of(from) != boot {
+            self.archive.handle_restart(from, now);
+        }
         self.archive.handle_message(from, message, now);
         if let Some(rebuild) = &mut self.rebuild {
             rebuild.handle_message(from, message, now);
