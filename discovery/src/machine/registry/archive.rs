@@ -79,7 +79,8 @@ struct Spread {
     placement: Placement,
     uploads: Vec<Upload>,
     phase: Phase,
-    deadline: Duration,
+    /// Until when shards are sent; none when that is over and only the group is waited for.
+    deadline: Option<Duration>,
     /// Which state of the registry it is.
     revision: u64,
 }
@@ -192,6 +193,11 @@ impl Archive {
 
     /// A member was started anew, perhaps with another disk: it is asked for its shard.
     pub fn handle_restart(&mut self, node: NodeId, now: Duration) {
+        let uploads = self.spread.iter_mut().flat_map(|spread| &mut spread.uploads);
+        for upload in uploads.filter(|upload| upload.to == node) {
+            // If it has it still, it says so at the first piece.
+            (upload.stored, upload.arrived, upload.retry) = (false, 0, Retry::new(now));
+        }
         if self.standing.as_ref().is_some_and(|standing| standing.stored.contains(&node)) {
             self.audits.insert(node, Retry::new(now));
         }
@@ -430,8 +436,8 @@ impl Archive {
             budget: 8 * pieces + 32,
         };
         let uploads: Vec<Upload> = holders.iter().zip(shards).map(upload).collect();
-        let deadline =
-            now + DEADLINE + Duration::from_secs(manifest.shard_len() / BYTES_EACH_SECOND);
+        let more = Duration::from_secs(manifest.shard_len() / BYTES_EACH_SECOND);
+        let deadline = Some(now + DEADLINE + more);
         let placement = Placement { manifest, holders };
         let count = uploads.len();
         self.spread =
@@ -450,9 +456,8 @@ impl Archive {
             };
             let waits = spread.uploads.iter().filter(|upload| !upload.stored);
             // Who had time enough is not sent to any more.
-            let retries = waits.map(|upload| upload.retry.at.min(spread.deadline));
-            let over = spread.uploads.iter().any(|upload| !upload.stored);
-            again.into_iter().chain(over.then_some(spread.deadline)).chain(retries)
+            let retries = waits.filter_map(|it| Some(it.retry.at.min(spread.deadline?)));
+            again.into_iter().chain(retries)
         });
         let audit = self.standing.is_some().then_some(self.next_audit);
         let audits = self.audits.values().map(|retry| retry.at);
@@ -505,14 +510,14 @@ impl Archive {
             self.commands.push_back(Command::Commit(spread.placement.encode()));
         }
         let all = spread.uploads.iter().all(|upload| upload.stored);
-        if now >= spread.deadline && !all {
-            self.give_up(now);
-            return;
-        }
-        if all {
+        let Some(deadline) = spread.deadline.filter(|_| !all) else {
             if spread.phase == Phase::Committed {
                 self.spread = None;
             }
+            return;
+        };
+        if now >= deadline {
+            self.give_up(now);
             return;
         }
         let due = |(at, upload): (usize, &Upload)| {
@@ -540,8 +545,7 @@ impl Archive {
         match spread.phase {
             Phase::Storing => self.abandon(),
             Phase::Committed => self.spread = None,
-            // Nothing but the group's answer is waited for.
-            Phase::Committing(_) => spread.uploads.retain(|upload| upload.stored),
+            Phase::Committing(_) => spread.deadline = None,
         }
         self.judge(now);
     }

@@ -71,6 +71,8 @@ pub enum Message {
     SendWhole {
         /// In whose name.
         mandate: Mandate,
+        /// The count of the message that it answers.
+        sent: u64,
     },
     /// The registry has another description under this version, which is not older than the one
     /// that was sent.

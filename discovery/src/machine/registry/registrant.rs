@@ -58,6 +58,8 @@ pub struct Registrant {
     next: Option<Duration>,
     last_sent: Option<Duration>,
     last_whole: Option<Duration>,
+    /// Which message that was.
+    whole_sent: u64,
     commands: VecDeque<Command>,
     rng: StdRng,
 }
@@ -81,6 +83,7 @@ impl Registrant {
             next: None,
             last_sent: None,
             last_whole: None,
+            whole_sent: 0,
             commands: VecDeque::new(),
             rng: StdRng::from_seed(seed),
         }
@@ -129,7 +132,8 @@ impl Registrant {
             Message::Registered { mandate, version } if ours(mandate) => {
                 self.acknowledged(*version, now);
             }
-            Message::SendWhole { mandate } if ours(mandate) => {
+            // It was sent since, if the question was late.
+            Message::SendWhole { mandate, sent } if ours(mandate) && *sent > self.whole_sent => {
                 (self.base, self.whole) = (None, true);
                 let earliest = self.last_whole.map_or(now, |last| last + PACE);
                 self.unanswered = Some(Retry::new(earliest.max(now)));
@@ -212,7 +216,7 @@ impl Registrant {
             return Message::Change { sent, difference };
         }
         if self.whole || changed.is_some() {
-            self.last_whole = Some(now);
+            (self.last_whole, self.whole_sent) = (Some(now), sent);
             let (description, digest) = (description.clone(), description.digest());
             return Message::Whole { sent, description, digest };
         }

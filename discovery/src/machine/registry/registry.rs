@@ -143,8 +143,8 @@ impl Registry {
                 self.register(from, description.clone(), *digest, now);
             }
             Message::Whole { .. } => self.offended(from, Offence::WrongDigest, now),
-            Message::Change { difference, .. } => self.handle_change(from, difference, now),
-            _ => self.answer(from, Message::SendWhole { mandate: self.mandate }),
+            Message::Change { difference, .. } => self.handle_change(from, sent, difference, now),
+            _ => self.answer(from, Message::SendWhole { mandate: self.mandate, sent }),
         }
     }
 
@@ -176,12 +176,12 @@ impl Registry {
         self.answer(from, Message::Registered { mandate: self.mandate, version });
     }
 
-    fn handle_change(&mut self, from: NodeId, difference: &Difference, now: Duration) {
+    fn handle_change(&mut self, from: NodeId, sent: u64, difference: &Difference, now: Duration) {
         let applied = self.entries.get(&from).map(|held| difference.apply(&held.description));
         match applied {
             Some(Ok(description)) => self.register(from, description, difference.result, now),
             None | Some(Err(Mismatch::Base)) => {
-                self.answer(from, Message::SendWhole { mandate: self.mandate });
+                self.answer(from, Message::SendWhole { mandate: self.mandate, sent });
             }
             Some(Err(Mismatch::Excess(_))) => self.offended(from, Offence::Oversized, now),
             Some(Err(Mismatch::Result)) => self.offended(from, Offence::WrongDigest, now),

@@ -468,10 +468,10 @@ impl Net {
                 }
             }
             Event::Restart { node, wiped } => {
-                if wiped {
-                    self.wipe(node);
-                }
                 if !self.lives(node) {
+                    if wiped {
+                        self.wipe(node);
+                    }
                     self.start(node);
                     self.after(0.1, 2.0, Event::Seen { node, up: true });
                 }
@@ -544,7 +544,7 @@ impl Net {
             let Some(machine) = node.member.as_ref().filter(|_| member) else { continue };
             let own = machine.registrant().description();
             assert_eq!(entries.get(&id(at)), Some(own), "node {at} is not registered as it is");
-            assert!(machine.registrant().is_registered());
+            assert!(machine.registrant().is_registered(), "node {at} was not told");
             assert_eq!(own.attributes, node.attributes);
         }
         assert!(entries.keys().all(|node| self.roster.contains(node)));

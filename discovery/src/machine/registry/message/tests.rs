@@ -64,7 +64,7 @@ fn of_super_peers() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any_mandate(), version())
             .prop_map(|(mandate, version)| Message::Registered { mandate, version }),
-        any_mandate().prop_map(|mandate| Message::SendWhole { mandate }),
+        (any_mandate(), 0u64..100).prop_map(|(mandate, sent)| Message::SendWhole { mandate, sent }),
         (any_mandate(), version()).prop_map(|(mandate, held)| Message::Outdated { mandate, held }),
         (
             any_mandate(),

@@ -121,7 +121,8 @@ fn the_whole_goes_out_when_it_is_asked_for_but_not_twice_a_second() {
     let mut whole = 0;
     for ask in 0..100u32 {
         let now = secs(1) + Duration::from_millis(50) * ask;
-        registrant.handle_message(PEER, &Message::SendWhole { mandate: mandate(3) }, now);
+        let question = Message::SendWhole { mandate: mandate(3), sent: u64::MAX };
+        registrant.handle_message(PEER, &question, now);
         while let Some(Command::Send { message, .. }) = registrant.poll_command() {
             assert!(matches!(message, Message::Whole { .. }));
             whole += 1;
@@ -133,6 +134,9 @@ fn the_whole_goes_out_when_it_is_asked_for_but_not_twice_a_second() {
     assert!((5..=6).contains(&whole), "{whole}");
     acknowledge(&mut registrant, secs(6));
     assert!(registrant.is_registered());
+    let late = Message::SendWhole { mandate: mandate(3), sent: 1 };
+    registrant.handle_message(PEER, &late, secs(6));
+    assert!(registrant.is_registered(), "it was answered long ago");
 }
 
 #[test]

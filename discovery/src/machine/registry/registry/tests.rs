@@ -65,8 +65,8 @@ fn held(registry: &Registry) -> BTreeMap<NodeId, Description> {
 fn it_asks_for_what_it_does_not_have_and_acknowledges_the_rest() {
     let mut registry = registry();
     let (old, new) = (description(1, 1, "1"), description(1, 2, "2"));
-    let send_whole = answer(1, Message::SendWhole { mandate: MANDATE });
-    assert_eq!(tell(&mut registry, 1, &refresh(1, &old), secs(1)), send_whole);
+    let send_whole = |sent| answer(1, Message::SendWhole { mandate: MANDATE, sent });
+    assert_eq!(tell(&mut registry, 1, &refresh(1, &old), secs(1)), send_whole(1));
     assert_eq!(
         tell(&mut registry, 1, &whole(2, &old), secs(1)),
         answer(1, registered(old.version))
@@ -89,7 +89,7 @@ fn it_asks_for_what_it_does_not_have_and_acknowledges_the_rest() {
     assert_eq!(tell(&mut registry, 1, &change, secs(10)), answer(1, registered(new.version)));
     let (other, latest) = (description(1, 8, "8"), description(1, 9, "9"));
     let change = Message::Change { sent: 5, difference: Difference::between(&other, &latest) };
-    assert_eq!(tell(&mut registry, 1, &change, secs(11)), send_whole, "another base");
+    assert_eq!(tell(&mut registry, 1, &change, secs(11)), send_whole(5), "another base");
     assert_eq!(held(&registry)[&node(1)], new);
 }
 

@@ -87,7 +87,14 @@ fn calm(net: &mut Net) {
         let at = some(net, |_, _| true).unwrap();
         net.elect(at);
     }
-    net.run(net.now + secs(300.0));
+    net.run(net.now + secs(240.0));
+    quiet(net);
+}
+
+/// Nothing is lost for longer than the longest pause before anything is said again.
+fn quiet(net: &mut Net) {
+    net.loss = 0.0;
+    net.run(net.now + secs(60.0));
 }
 
 fn troubled(count: usize, seed: u64) {
@@ -140,7 +147,9 @@ fn any_k_disks_give_the_registry_back_to_an_empty_one() {
             let mut net = Net::new(count, seed);
             net.loss = net.rng.random_range(0.0..0.1);
             net.run(SETTLED);
+            quiet(&mut net);
             net.settled();
+            net.loss = net.rng.random_range(0.0..0.1);
             let archived = net.archived().unwrap();
             let placement = net.committed.clone().unwrap();
             assert_eq!(
@@ -166,7 +175,8 @@ fn any_k_disks_give_the_registry_back_to_an_empty_one() {
             assert_eq!(progress.outcome, Outcome::Complete, "{progress:?}");
             assert!(rebuilt(&net, &archived), "also of those who are gone");
             // It is archived again, with those who are left.
-            net.run(net.now + secs(120.0));
+            net.run(net.now + secs(60.0));
+            quiet(&mut net);
             net.settled();
             assert_eq!(net.complaints, []);
         }
@@ -210,7 +220,8 @@ fn without_any_manifest_the_registry_fills_from_the_members() {
         }
         net.mandate.generation += 1;
         net.elect(3);
-        net.run(net.now + secs(120.0));
+        net.run(net.now + secs(60.0));
+        quiet(&mut net);
         assert_eq!(net.super_peer().progress(), None);
         net.settled();
     }
