@@ -17,27 +17,23 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-use phantom_erasure::{MAX_SHARDS, Scheme, Version as ShardVersion, split};
+use phantom_erasure::{MAX_SHARDS, Version as ShardVersion};
 use phantom_model::NodeId;
 
-use super::message::{MAX_PIECE, Message, Piece, ShardName};
-use super::placement::{MAX_SHARD, Placement, version_of};
+use self::spread::{Phase, Spread, Upload};
+use super::message::{Message, ShardName};
+use super::placement::{Placement, version_of};
 use super::retry::Retry;
 use super::snapshot::Snapshot;
 use super::{Command, MAX_MEMBERS, Offence, Settings};
 use crate::machine::Mandate;
 
+mod spread;
+
 /// The least time from one spreading to the next.
 const GAP: Duration = Duration::from_secs(1);
 /// So long those who live have to stay the same before it is spread anew because of them alone.
 const SETTLE: Duration = Duration::from_secs(30);
-/// A holder has so long to have its shard on its disk, and a second more for so many bytes.
-const DEADLINE: Duration = Duration::from_secs(20);
-const BYTES_EACH_SECOND: u64 = 128 << 10;
-/// When a piece is sent again.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// How often the elected group is asked again to commit.
 const COMMIT_AGAIN: Duration = Duration::from_secs(10);
 /// Who did not store in time is left out for so long.
@@ -50,46 +46,6 @@ const AUDIT_AGAIN: Duration = Duration::from_secs(5);
 /// Departures of so long ago are forgotten, and so many are counted.
 const CHURN: Duration = Duration::from_secs(3600);
 const MAX_DEPARTURES: usize = 4 * MAX_MEMBERS;
-
-/// A shard on its way to its holder.
-#[derive(Debug)]
-struct Upload {
-    to: NodeId,
-    bytes: Bytes,
-    /// So much of it has arrived.
-    arrived: u64,
-    stored: bool,
-    retry: Retry,
-    /// How many more pieces are sent: a holder that has them sent over and over is given up.
-    budget: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Phase {
-    Storing,
-    /// The group is asked to commit it, and is asked again then.
-    Committing(Duration),
-    /// It is committed; who has not stored it yet still may.
-    Committed,
-}
-
-/// An archive on its way.
-#[derive(Debug)]
-struct Spread {
-    placement: Placement,
-    uploads: Vec<Upload>,
-    phase: Phase,
-    /// Until when shards are sent; none when that is over and only the group is waited for.
-    deadline: Option<Duration>,
-    /// Which state of the registry it is.
-    revision: u64,
-}
-
-impl Spread {
-    fn stored(&self) -> impl Iterator<Item = NodeId> {
-        self.uploads.iter().filter(|upload| upload.stored).map(|upload| upload.to)
-    }
-}
 
 /// The archive that is committed.
 #[derive(Debug)]
@@ -326,28 +282,9 @@ impl Archive {
         self.judge(now);
     }
 
-    /// Sends the piece that a holder lacks, or the last one again if it lacks none.
     fn send_piece(&mut self, at: usize, now: Duration) {
-        let Some(spread) = &mut self.spread else { return };
-        let shard = ShardName { version: spread.placement.version(), index: at as u8 };
-        let digest = spread.placement.manifest.shards.get(at);
-        let (Some(upload), Some(digest)) = (spread.uploads.get_mut(at), digest) else { return };
-        upload.retry.again(FIRST_PAUSE, LONGEST_PAUSE, now);
-        let Some(budget) = upload.budget.checked_sub(1) else { return };
-        upload.budget = budget;
-        let len = upload.bytes.len();
-        let start = (upload.arrived as usize).min(len.saturating_sub(1));
-        let piece = upload.bytes.slice(start..len.min(start + MAX_PIECE));
-        let message = Message::Store {
-            mandate: self.mandate,
-            shard,
-            len: len as u64,
-            digest: *digest,
-            committed: self.committed,
-            offset: start as u64,
-            bytes: Piece(piece),
-        };
-        self.commands.push_back(Command::Send { to: upload.to, message });
+        let spread = self.spread.as_mut();
+        self.commands.extend(spread.and_then(|it| it.piece(at, self.committed, now)));
     }
 
     /// Whom shards are given to: all that live and were not left out, or of too many those that
@@ -418,30 +355,11 @@ impl Archive {
             return;
         }
         self.last = Some(now);
-        let bytes = snapshot.encode();
-        let holders = self.eligible();
-        let scheme = scheme_for(holders.len(), self.away(), bytes.len() as u64);
-        // No shard is without a holder, and no holder without a shard.
-        let holders: Vec<NodeId> = holders.into_iter().take(scheme.total()).collect();
         self.count = self.count.saturating_add(1);
-        let version = version_of(self.mandate, self.count);
-        let (manifest, shards) = split(&bytes, version, scheme);
-        let pieces = manifest.shard_len().div_ceil(MAX_PIECE as u64);
-        let upload = |(to, shard): (&NodeId, phantom_erasure::Shard)| Upload {
-            to: *to,
-            bytes: shard.bytes.into(),
-            arrived: 0,
-            stored: false,
-            retry: Retry::new(now),
-            budget: 8 * pieces + 32,
-        };
-        let uploads: Vec<Upload> = holders.iter().zip(shards).map(upload).collect();
-        let more = Duration::from_secs(manifest.shard_len() / BYTES_EACH_SECOND);
-        let deadline = Some(now + DEADLINE + more);
-        let placement = Placement { manifest, holders };
-        let count = uploads.len();
-        self.spread =
-            Some(Spread { placement, uploads, phase: Phase::Storing, deadline, revision });
+        let (name, holders) = ((self.mandate, self.count), (self.eligible(), self.away()));
+        let spread = Spread::new(name, holders, &snapshot.encode(), revision, now);
+        let count = spread.uploads.len();
+        self.spread = Some(spread);
         for at in 0..count {
             self.send_piece(at, now);
         }
@@ -449,16 +367,7 @@ impl Archive {
 
     /// When [`Archive::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let spread = self.spread.iter().flat_map(|spread| {
-            let again = match spread.phase {
-                Phase::Committing(again) => Some(again),
-                _ => None,
-            };
-            let waits = spread.uploads.iter().filter(|upload| !upload.stored);
-            // Who had time enough is not sent to any more.
-            let retries = waits.filter_map(|it| Some(it.retry.at.min(spread.deadline?)));
-            again.into_iter().chain(retries)
-        });
+        let spread = self.spread.iter().filter_map(Spread::poll_timeout);
         let audit = self.standing.is_some().then_some(self.next_audit);
         let audits = self.audits.values().map(|retry| retry.at);
         let left_out = self.left_out.values().copied();
@@ -572,14 +481,6 @@ impl Archive {
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
-}
-
-/// The scheme for so many holders of so many bytes, whose shards are not too long.
-fn scheme_for(holders: usize, away: f64, len: u64) -> Scheme {
-    let chosen = Scheme::choose(holders, away);
-    let needed = usize::try_from(len.div_ceil(MAX_SHARD)).unwrap_or(MAX_SHARDS);
-    let data = chosen.data().max(needed.min(chosen.total()));
-    Scheme::new(data, chosen.total() - data).unwrap_or(chosen)
 }
 
 #[cfg(test)]

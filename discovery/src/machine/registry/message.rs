@@ -74,13 +74,14 @@ pub enum Message {
         /// The count of the message that it answers.
         sent: u64,
     },
-    /// The registry has another description under this version, which is not older than the one
-    /// that was sent.
+    /// The registry has this description, which is not older than what was sent, and not that.
     Outdated {
         /// In whose name.
         mandate: Mandate,
         /// Which it has.
         held: Version,
+        /// Of it.
+        digest: Digest,
     },
     /// A piece of the shard that a member is to keep.
     Store {

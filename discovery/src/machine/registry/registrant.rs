@@ -141,16 +141,16 @@ impl Registrant {
                     self.send(now);
                 }
             }
-            Message::Outdated { mandate, held } if ours(mandate) => {
-                // What is older than what was sent since is an answer that was overtaken.
-                if *held < self.description.version
-                    || self.base.as_ref().is_some_and(|base| base.version == *held)
-                {
-                    return;
+            Message::Outdated { mandate, held, digest } if ours(mandate) => {
+                // What is older answers a message that was overtaken by a later one, and so does
+                // this very description: then it is there.
+                if *held == self.description.version && *digest == self.description.digest() {
+                    self.acknowledged(*held, now);
+                } else if *held >= self.description.version {
+                    let boot = held.boot.saturating_add(1);
+                    self.description.version = Version { boot, seq: 0 };
+                    self.hurry(now);
                 }
-                let boot = held.boot.saturating_add(1);
-                self.description.version = Version { boot, seq: 0 };
-                self.hurry(now);
             }
             _ => {}
         }

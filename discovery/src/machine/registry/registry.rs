@@ -126,11 +126,11 @@ impl Registry {
         let later = self.is_later(from, version.boot, sent);
         let held = self.entries.get(&from);
         if let Some(held) = held.filter(|held| held.description.version > version) {
-            let held = held.description.version;
+            let (held, digest) = (held.description.version, held.digest);
             if later && held.boot == version.boot && self.is_confirmed(from) {
                 self.offended(from, Offence::WentBack { version, held }, now);
             }
-            self.answer(from, Message::Outdated { mandate: self.mandate, held });
+            self.answer(from, Message::Outdated { mandate: self.mandate, held, digest });
             return;
         }
         let same = held.filter(|held| held.description.version == version);
@@ -167,7 +167,8 @@ impl Registry {
             if self.is_confirmed(from) {
                 self.offended(from, Offence::TwoOfOneVersion { version }, now);
             }
-            self.answer(from, Message::Outdated { mandate: self.mandate, held: version });
+            let (mandate, digest) = (self.mandate, held);
+            self.answer(from, Message::Outdated { mandate, held: version, digest });
             return;
         }
         if let Some(entry) = self.entries.get_mut(&from) {

@@ -231,13 +231,14 @@ impl Net {
         self.flush(at);
     }
 
-    /// Writes down which version a member has now.
+    /// Writes down which version a member has now, which stands for one thing ever.
     fn note(&mut self, at: usize) {
         if let Some(member) = &self.nodes[at].member {
             let description = member.registrant().description();
             let history = self.history.entry(id(at)).or_default();
             let attributes = || description.attributes.clone();
-            history.entry(description.version).or_insert_with(attributes);
+            let noted = history.entry(description.version).or_insert_with(attributes);
+            assert_eq!(*noted, description.attributes, "{} of node {at}", description.version);
         }
     }
 

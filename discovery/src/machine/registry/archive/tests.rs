@@ -1,8 +1,11 @@
 use phantom_erasure::Assembly;
 use proptest::prelude::*;
 
+use super::super::message::MAX_PIECE;
 use super::super::message::tests::any_message;
+use super::super::placement::MAX_SHARD;
 use super::super::{Attributes, Description};
+use super::spread::scheme_for;
 use super::*;
 
 const MANDATE: Mandate = Mandate { generation: 1, term: 2 };

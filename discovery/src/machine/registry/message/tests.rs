@@ -65,7 +65,8 @@ fn of_super_peers() -> impl Strategy<Value = Message> {
         (any_mandate(), version())
             .prop_map(|(mandate, version)| Message::Registered { mandate, version }),
         (any_mandate(), 0u64..100).prop_map(|(mandate, sent)| Message::SendWhole { mandate, sent }),
-        (any_mandate(), version()).prop_map(|(mandate, held)| Message::Outdated { mandate, held }),
+        (any_mandate(), version(), any_digest())
+            .prop_map(|(mandate, held, digest)| Message::Outdated { mandate, held, digest }),
         (
             any_mandate(),
             any_shard(),

@@ -143,27 +143,38 @@ fn the_whole_goes_out_when_it_is_asked_for_but_not_twice_a_second() {
 fn a_node_whose_clock_went_back_counts_on_from_what_the_registry_has() {
     let mut registrant = registrant();
     run(&mut registrant, secs(1));
-    let held = Version { boot: 900, seq: 4 };
-    registrant.handle_message(PEER, &Message::Outdated { mandate: mandate(2), held }, secs(1));
+    let outdated = |term, boot, seq| Message::Outdated {
+        mandate: mandate(term),
+        held: Version { boot, seq },
+        digest: Description::default().digest(),
+    };
+    registrant.handle_message(PEER, &outdated(2, 900, 4), secs(1));
     assert_eq!(registrant.description().version.boot, 5, "an earlier mandate");
-    registrant.handle_message(PEER, &Message::Outdated { mandate: mandate(3), held }, secs(1));
+    registrant.handle_message(PEER, &outdated(3, 900, 4), secs(1));
     assert_eq!(registrant.description().version, Version { boot: 901, seq: 0 });
-    let late = Version { boot: 5, seq: 1 };
-    registrant.handle_message(
-        PEER,
-        &Message::Outdated { mandate: mandate(3), held: late },
-        secs(1),
-    );
+    registrant.handle_message(PEER, &outdated(3, 5, 1), secs(1));
     assert_eq!(registrant.description().version, Version { boot: 901, seq: 0 });
     let sent = run(&mut registrant, secs(3));
-    let last = Version { boot: u64::MAX, seq: u64::MAX };
     assert!(matches!(sent[0].1, Message::Refresh { version: Version { boot: 901, .. }, .. }));
-    registrant.handle_message(
-        PEER,
-        &Message::Outdated { mandate: mandate(3), held: last },
-        secs(3),
-    );
+    // Something else under the version of this one.
+    registrant.handle_message(PEER, &outdated(3, 901, 0), secs(3));
+    assert_eq!(registrant.description().version, Version { boot: 902, seq: 0 });
+    registrant.handle_message(PEER, &outdated(3, u64::MAX, u64::MAX), secs(3));
     registrant.handle_attributes(attributes(9), secs(3));
+    assert_eq!(registrant.description().version.boot, u64::MAX);
+}
+
+#[test]
+fn that_the_registry_has_this_very_description_is_no_reason_to_count_on() {
+    let mut registrant = registrant();
+    run(&mut registrant, secs(1));
+    // A message before the last one came after it.
+    let description = registrant.description().clone();
+    let (held, digest) = (description.version, description.digest());
+    let outdated = Message::Outdated { mandate: mandate(3), held, digest };
+    registrant.handle_message(PEER, &outdated, secs(1));
+    assert_eq!(*registrant.description(), description);
+    assert!(registrant.is_registered());
 }
 
 proptest! {

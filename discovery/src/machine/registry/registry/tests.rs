@@ -98,7 +98,8 @@ fn what_is_older_is_not_taken_and_the_member_hears_what_is_there() {
     let mut registry = registry();
     let (old, new) = (description(4, 7, "1"), description(5, 1, "2"));
     tell(&mut registry, 1, &whole(1, &new), secs(1));
-    let outdated = answer(1, Message::Outdated { mandate: MANDATE, held: new.version });
+    let outdated =
+        answer(1, Message::Outdated { mandate: MANDATE, held: new.version, digest: new.digest() });
     assert_eq!(tell(&mut registry, 1, &whole(900, &old), secs(1)), outdated);
     assert_eq!(held(&registry)[&node(1)], new);
 }
@@ -234,7 +235,8 @@ fn what_an_archive_says_makes_nobody_a_liar() {
     let (archived, said) = (description(1, 9, "archived"), description(1, 9, "said"));
     let mut registry = registry();
     registry.merge(Snapshot::new([(node(1), archived.clone())]), secs(1));
-    let outdated = answer(1, Message::Outdated { mandate: MANDATE, held: archived.version });
+    let (held, digest) = (archived.version, archived.digest());
+    let outdated = answer(1, Message::Outdated { mandate: MANDATE, held, digest });
     assert_eq!(tell(&mut registry, 1, &refresh(1, &said), secs(2)), outdated);
     let before = description(1, 3, "before");
     assert_eq!(tell(&mut registry, 1, &refresh(2, &before), secs(3)), outdated);
