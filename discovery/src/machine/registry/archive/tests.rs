@@ -219,6 +219,23 @@ fn who_comes_back_is_asked_whether_it_still_has_its_shard() {
 }
 
 #[test]
+fn who_is_started_anew_while_its_shard_is_under_way_gets_it_again() {
+    let mut archive = archive(7);
+    archive.open();
+    let stores = spread(&mut archive, 1, secs(1));
+    for store in &stores[..4] {
+        assert_eq!(stored(&mut archive, store, secs(1)), []);
+    }
+    let Command::Send { to, .. } = stores[1] else { panic!("{stores:?}") };
+    archive.handle_restart(to, secs(1));
+    // Five of seven are enough, and these are four again.
+    assert_eq!(stored(&mut archive, &stores[4], secs(1)).len(), 1);
+    assert_eq!(archive.spread.as_ref().unwrap().phase, Phase::Storing);
+    let again = stored(&mut archive, &stores[1], secs(1));
+    assert!(again.iter().any(|command| matches!(command, Command::Commit(_))), "{again:?}");
+}
+
+#[test]
 fn from_time_to_time_all_holders_are_asked_and_the_silent_do_not_count() {
     let mut archive = committed(3);
     commands(&mut archive);

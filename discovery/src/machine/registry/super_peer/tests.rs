@@ -84,6 +84,45 @@ fn what_was_committed_late_is_gathered_instead() {
 }
 
 #[test]
+fn a_holder_that_was_started_anew_is_asked_for_its_shard() {
+    let mut super_peer = new(None);
+    let register = |super_peer: &mut SuperPeer, boot, now| {
+        let mut description = said("here");
+        description.version.boot = boot;
+        let digest = description.digest();
+        let whole = Message::Whole { sent: boot, description, digest };
+        super_peer.handle_message(node(1), &whole, now);
+        super_peer.handle_timeout(now);
+        commands(super_peer)
+    };
+    let mut all = register(&mut super_peer, 1, secs(1));
+    while let Some(command) = all.pop() {
+        match command {
+            Command::Send { to, message: Message::Store { mandate, shard, .. } } => {
+                let stored = Message::Stored { mandate, shard };
+                super_peer.handle_message(to, &stored, secs(1));
+            }
+            Command::Commit(bytes) => {
+                let placement = Placement::decode(&bytes).unwrap();
+                super_peer.handle_committed(&placement, secs(1));
+            }
+            _ => {}
+        }
+        all.extend(commands(&mut super_peer));
+    }
+    assert_eq!(super_peer.archive().safety(), Some((2, 1)));
+    let asks = |commands: Vec<Command>| {
+        let ask = |it: &Command| {
+            matches!(it, Command::Send { to, message: Message::Keep { index: Some(_), .. } }
+                if *to == node(1))
+        };
+        commands.iter().any(ask)
+    };
+    assert!(!asks(register(&mut super_peer, 1, secs(2))));
+    assert!(asks(register(&mut super_peer, 2, secs(3))));
+}
+
+#[test]
 fn after_a_parted_network_nothing_is_lost() {
     let mut super_peer = new(None);
     let mut there = said("of this side");
