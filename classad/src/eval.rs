@@ -8,16 +8,23 @@ use crate::expr::{Binary, Name, Node, Side, Unary};
 use crate::{Ad, Expr, MAX_DEPTH, MAX_STEPS, Value, functions};
 
 /// Where names are looked up.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scope<'a> {
     my: Option<&'a Ad>,
     target: Option<&'a Ad>,
+    steps: u32,
+}
+
+impl Default for Scope<'_> {
+    fn default() -> Self {
+        Self { my: None, target: None, steps: MAX_STEPS }
+    }
 }
 
 impl<'a> Scope<'a> {
     /// In this ad.
     pub fn of(my: &'a Ad) -> Self {
-        Self { my: Some(my), target: None }
+        Self { my: Some(my), ..Self::default() }
     }
 
     /// And in this one, with which it may match.
@@ -25,15 +32,20 @@ impl<'a> Scope<'a> {
         Self { target: Some(target), ..self }
     }
 
+    /// Taking at most so many operations, where fewer than [`MAX_STEPS`] will do; more are an ERROR.
+    pub fn within(self, steps: u32) -> Self {
+        Self { steps: steps.min(MAX_STEPS), ..self }
+    }
+
     /// What an expression comes to.
     pub fn eval(&self, expr: &Expr) -> Value {
-        let budget = Cell::new(MAX_STEPS);
+        let budget = Cell::new(self.steps);
         self.env(&budget).eval(expr)
     }
 
     /// What an attribute of the ad comes to.
     pub fn attribute(&self, name: &str) -> Value {
-        let budget = Cell::new(MAX_STEPS);
+        let budget = Cell::new(self.steps);
         let found = self.my.and_then(|my| my.get(name));
         found.map_or(Value::Undefined, |expr| self.env(&budget).eval(expr))
     }

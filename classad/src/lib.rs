@@ -16,6 +16,8 @@
 //! - A name alone is looked up in the ad at hand, then in the ads around it, then in the other ad
 //!   of a match. `MY.` and `TARGET.` say which.
 //! - Two ads match when the `Requirements` of each are true of the other ([`matches()`]).
+//! - [`Expr::constraints`] says what an expression needs of single attributes, so that a summary of
+//!   many ads can tell that none of them matches.
 //!
 //! Whatever the text, parsing and evaluating end: nesting, steps and sizes are bounded
 //! ([`MAX_DEPTH`], [`MAX_STEPS`], [`MAX_TEXT`]), and arithmetic wraps as the reference's does.
@@ -24,6 +26,7 @@
 //! line-based old syntax of ads.
 
 mod ad;
+mod constraint;
 mod eval;
 mod expr;
 mod functions;
@@ -32,6 +35,7 @@ mod parse;
 mod value;
 
 pub use ad::{Ad, matches, rank};
+pub use constraint::{Comparison, Constraint};
 pub use eval::Scope;
 pub use expr::Expr;
 pub use parse::ParseError;

@@ -34,6 +34,8 @@
 pub mod dns;
 pub mod envelope;
 pub mod machine;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod uri;
 pub mod wire;
 

@@ -1,9 +1,12 @@
 //! The pure core: what to send and what to believe, with the time as a parameter.
 
 mod beacon;
+pub mod coordinates;
 pub mod group;
 mod mandate;
 mod membership;
+pub mod query;
+pub mod region;
 pub mod registry;
 mod search;
 
