@@ -1,4 +1,5 @@
-//! Who is near: finding a sub-grid on the local network, and which of its members live.
+//! Who is near, and who has what is needed: finding a sub-grid on the local network, which of its
+//! members live, and which nodes of sub-grid, region and grid match a query.
 //!
 //! ```text
 //!  a node that belongs nowhere                     members
@@ -12,7 +13,11 @@
 //!      └────────────────────────────────────────────────────┴─────────────────────────┘
 //! ```
 //!
+//! The members elect a super-peer that decides for them: [`machine::group`].
 //! What members say of themselves, their super-peer registers: [`machine::registry`].
+//! [`machine::coordinates`] says how far nodes are from each other, [`machine::region`] what a
+//! region-peer knows of its sub-grids, [`machine::query`] how a query finds its way; `sim` (feature of
+//! that name) runs them by the ten thousand in virtual time.
 //!
 //! What holds:
 //! - Who is a member, certificates tell (the network crate's matter, asked through [`Fabric`]).

@@ -280,7 +280,7 @@ impl<P: Clone> Engine<P> {
                 self.now = self.now.max(end);
                 return None;
             }
-            let Some(Reverse(next)) = self.queue.pop() else { return None };
+            let Reverse(next) = self.queue.pop()?;
             self.now = self.now.max(next.at);
             let node = match &next.event {
                 Event::Arrival { to, .. } => *to,

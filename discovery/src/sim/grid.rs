@@ -4,24 +4,26 @@
 //! Elections and the registry are other machines: here whoever is next is elected after
 //! [`ELECTION`], and every member's description is registered.
 
+mod elections;
+mod record;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use phantom_model::{NodeId, SubgridId};
+use phantom_model::NodeId;
 use rand::RngExt;
 
 use super::engine::{Engine, Event, Network, Place, Traffic};
 use super::workload::{self, Kind, Registry, node_id, number_of, subgrid_id};
-use crate::machine::Mandate;
 use crate::machine::query::{
-    Answer, AskError, Asker, Command, Message, Outcome, QueryId, RegionLink, RegionPeer, Request,
-    Scope, SuperPeer, Wanted,
+    AskError, Asker, Command, Message, QueryId, RegionPeer, Request, Scope, SuperPeer,
 };
 use crate::machine::region::RegionId;
 use crate::machine::region::catalogue::{Catalogue, REGION_REFRESH, RegionReport};
-use crate::machine::region::power::Summary;
 use crate::machine::region::report::{Receipt, Report, Reporter};
+
+pub use record::Record;
 
 /// How long it takes to elect another super-peer or region-peer.
 pub const ELECTION: Duration = Duration::from_secs(3);
@@ -90,64 +92,6 @@ struct Subgrid {
     first: usize,
     super_peer: usize,
     term: u64,
-}
-
-/// What became of one query.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// How far it was to go.
-    pub scope: Scope,
-    /// How many nodes were wanted.
-    pub wanted: usize,
-    /// How many matched when it was asked: in the sub-grid, in the region, in the grid.
-    pub there: [usize; 3],
-    /// When it was asked.
-    pub began: Duration,
-    /// What was answered, and how long that took.
-    pub ended: Option<(Duration, Answer)>,
-    /// What it has cost, up to now.
-    pub traffic: Traffic,
-    /// Whether it has left its sub-grid.
-    pub left: bool,
-    text: String,
-    first_wrong: Option<NodeId>,
-}
-
-impl Record {
-    /// How many could be found, up to how many were wanted.
-    pub fn possible(&self) -> usize {
-        let there = match self.scope {
-            Scope::SubGrid => self.there[0],
-            Scope::Region => self.there[1],
-            Scope::Grid => self.there[2],
-        };
-        there.min(self.wanted)
-    }
-
-    /// Whether the sub-grid alone could meet it.
-    pub fn is_inside(&self) -> bool {
-        self.there[0] >= self.wanted
-    }
-
-    /// How many were found.
-    pub fn found(&self) -> usize {
-        self.ended.as_ref().map_or(0, |(_, answer)| answer.matches.len())
-    }
-
-    /// Whether it was met.
-    pub fn is_met(&self) -> bool {
-        self.ended.as_ref().is_some_and(|(_, answer)| answer.outcome == Outcome::Met)
-    }
-
-    /// What was asked.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// A node that was named as a match and is none.
-    pub fn wrong(&self) -> Option<NodeId> {
-        self.first_wrong
-    }
 }
 
 /// A grid.
@@ -374,161 +318,6 @@ impl Grid {
         Some(asked)
     }
 
-    fn record(&self, node: usize, request: &Request, now: Duration) -> Record {
-        let own = node / self.shape.members;
-        let mut there = [0; 3];
-        let wanted = usize::from(request.wanted);
-        // As a super-peer would match it, without a rank, as only the number counts.
-        let query = crate::machine::query::Query {
-            id: QueryId([0; 16]),
-            origin: node_id(node),
-            requirements: request.requirements.clone(),
-            rank: None,
-            wanted: request.wanted,
-            scope: request.scope,
-            vo: request.vo.clone(),
-            remaining_ms: 0,
-            attempt: 0,
-            route: Vec::new(),
-        };
-        if let Ok(parsed) = Wanted::of(&query) {
-            let region = self.subgrids[own].region;
-            let near = |number: usize| match &self.subgrids[number] {
-                _ if number == own => 0,
-                subgrid if subgrid.region == region => 1,
-                _ => 2,
-            };
-            let mut order: Vec<usize> = (0..self.subgrids.len()).collect();
-            order.sort_by_key(|number| near(*number));
-            for number in order {
-                let registry = &self.subgrids[number].registry;
-                // Whether there are more than are wanted does not matter.
-                if there[near(number)..].iter().any(|count| *count < wanted) {
-                    let vo = request.vo.as_deref();
-                    let count = parsed.find(vo, registry, subgrid_id(number)).len();
-                    there.iter_mut().skip(near(number)).for_each(|sum| *sum += count);
-                }
-            }
-        }
-        Record {
-            scope: request.scope,
-            wanted,
-            there,
-            began: now,
-            ended: None,
-            traffic: Traffic::default(),
-            left: false,
-            text: request.requirements.clone(),
-            first_wrong: None,
-        }
-    }
-
-    fn crash(&mut self, node: usize) {
-        let now = self.engine.now();
-        self.engine.crash(node);
-        let subgrid = node / self.shape.members;
-        if self.nodes[node].super_role.take().is_some() {
-            self.plan(now + ELECTION, Plan::Elect(subgrid));
-        }
-        if let Some(role) = self.nodes[node].region_role.take() {
-            // After its sub-grid has another super-peer.
-            self.plan(now + ELECTION, Plan::ElectRegion(role.region));
-        }
-    }
-
-    fn elect(&mut self, number: usize) {
-        let now = self.engine.now();
-        let subgrid = &mut self.subgrids[number];
-        let members = subgrid.first..subgrid.first + self.shape.members;
-        let Some(elected) = members.clone().find(|member| self.engine.is_alive(*member)) else {
-            return self.plan(now + ELECTION, Plan::Elect(number));
-        };
-        subgrid.super_peer = elected;
-        subgrid.term += 1;
-        let mandate = Mandate { generation: 1, term: subgrid.term };
-        let (id, own) = (subgrid_id(number), node_id(elected));
-        let clock = self.engine.clock(elected);
-        let reporter = Reporter::new(id, mandate, self.engine.rng().random(), clock);
-        let machine = SuperPeer::new(own, id, self.engine.rng().random());
-        self.nodes[elected].super_role = Some(Box::new(SuperRole { machine, reporter }));
-        self.summarise(number);
-        let region_peer = self.region_peers[self.subgrids[number].region];
-        if region_peer != usize::MAX {
-            self.tell_region_peer(elected, region_peer);
-        }
-        for member in members {
-            let clock = self.engine.clock(member);
-            self.nodes[member].asker.handle_super_peer(Some(own), clock);
-            self.flush(member);
-        }
-    }
-
-    fn elect_region(&mut self, region: usize) {
-        let now = self.engine.now();
-        let of_it = || self.subgrids.iter().filter(|subgrid| subgrid.region == region);
-        let alive = of_it().map(|subgrid| subgrid.super_peer);
-        let elected = alive
-            .into_iter()
-            .find(|node| self.engine.is_alive(*node) && self.nodes[*node].super_role.is_some());
-        let Some(elected) = elected else {
-            return self.plan(now + ELECTION, Plan::ElectRegion(region));
-        };
-        let clock = self.engine.clock(elected);
-        let mut catalogue = Catalogue::new(clock);
-        catalogue.handle_approved(self.ids(region));
-        let machine = RegionPeer::new(node_id(elected), region_id(region), 2);
-        let role = RegionRole { machine, catalogue, region };
-        self.nodes[elected].region_role = Some(Box::new(role));
-        self.region_peers[region] = elected;
-        let super_peers: Vec<_> = of_it().map(|subgrid| subgrid.super_peer).collect();
-        for super_peer in super_peers {
-            self.tell_region_peer(super_peer, elected);
-        }
-        // Region-peers know each other by the grid's directory.
-        (0..self.shape.regions).for_each(|other| self.tell_regions(other));
-    }
-
-    fn ids(&self, region: usize) -> Vec<SubgridId> {
-        let of_it = (0..self.subgrids.len()).filter(|it| self.subgrids[*it].region == region);
-        of_it.map(subgrid_id).collect()
-    }
-
-    fn tell_region_peer(&mut self, super_peer: usize, region_peer: usize) {
-        let (clock, peer) = (self.engine.clock(super_peer), node_id(region_peer));
-        if let Some(role) = &mut self.nodes[super_peer].super_role {
-            role.machine.handle_region(RegionLink::Peer(peer), clock);
-            role.reporter.handle_region_peer(Some(peer), clock);
-            self.flush(super_peer);
-        }
-    }
-
-    fn tell_regions(&mut self, region: usize) {
-        let from = self.region_peers[region];
-        let Some(role) = self.nodes.get(from).and_then(|node| node.region_role.as_ref()) else {
-            return;
-        };
-        let report = RegionReport { region: region_id(region), summary: role.catalogue.summary() };
-        let bytes = Bytes::from(report.to_bytes());
-        for to in self.region_peers.clone() {
-            if to != from && to != usize::MAX {
-                let length = bytes.len();
-                let sent = self.engine.send(from, to, Letter::Region(bytes.clone()), length);
-                self.reporting.add(sent);
-            }
-        }
-    }
-
-    fn summarise(&mut self, number: usize) {
-        let subgrid = &self.subgrids[number];
-        let node = subgrid.super_peer;
-        let summary = Summary::of(subgrid.registry.ads.iter().map(|(node, ad)| (*node, ad)));
-        let clock = self.engine.clock(node);
-        if let Some(role) = &mut self.nodes[node].super_role {
-            role.reporter.handle_summary(summary, clock);
-            self.flush(node);
-        }
-    }
-
     fn arrive(&mut self, to: usize, from: NodeId, letter: Letter) {
         let now = self.engine.clock(to);
         let node = &mut self.nodes[to];
@@ -649,19 +438,6 @@ impl Grid {
             }
             Command::Flooding { node, .. } => self.named.extend(number_of(node)),
         }
-    }
-
-    /// Whether a node matches what was asked, as it is now.
-    fn is_right(&self, record: usize, node: NodeId) -> bool {
-        let Some(number) = number_of(node) else { return false };
-        let registry = &self.subgrids[number / self.shape.members].registry;
-        let ad = registry.ads.iter().find(|(id, _)| *id == node);
-        let text = self.records.get(record).map(|record| record.text.as_str());
-        text.zip(ad).is_some_and(|(text, (_, ad))| {
-            let expr = phantom_classad::Expr::parse(text);
-            let scope = phantom_classad::Scope::default().with_target(ad);
-            expr.is_ok_and(|expr| scope.eval(&expr).is_true())
-        })
     }
 }
 

@@ -25,17 +25,20 @@ pub struct SwimFigures {
     /// How long it took until all knew each other, in seconds.
     pub joined_s: f64,
     /// For each member that ended, how long it took until 99 % of the others knew, in seconds,
-    /// sorted.
+    /// sorted; with datagrams alone.
     pub known_s: Vec<f64>,
+    /// The same where one of them, as a super-peer, has a connection to each, which falls silent.
+    pub connected_s: Vec<f64>,
 }
 
-impl SwimFigures {
-    /// The time within which so many of a hundred ends were known to 99 %.
-    pub fn known(&self, percent: usize) -> f64 {
-        let at = (self.known_s.len() * percent).div_ceil(100).max(1) - 1;
-        self.known_s.get(at).copied().unwrap_or(f64::NAN)
-    }
+/// The time within which so many of a hundred ends were known; `of` is sorted.
+pub fn known(of: &[f64], percent: usize) -> f64 {
+    let at = (of.len() * percent).div_ceil(100).max(1) - 1;
+    of.get(at).copied().unwrap_or(f64::NAN)
 }
+
+/// When a silent connection is noticed: it is looked at twice a second, and silent after two.
+const SILENT_MS: std::ops::Range<u64> = 2000..2500;
 
 /// Members that watch each other.
 #[derive(Debug)]
@@ -92,7 +95,12 @@ impl Subgrid {
                     self.members[number].0.handle_timeout(now);
                     number
                 }
-                Event::Plan(_) => continue,
+                Event::Plan(silent) => {
+                    let super_peer = self.members.len() - 1;
+                    let silent = node_id(silent as usize);
+                    self.members[super_peer].0.handle_silence(silent, now);
+                    super_peer
+                }
             };
             self.flush(number);
             if enough(self) {
@@ -100,6 +108,25 @@ impl Subgrid {
             }
         }
         false
+    }
+
+    /// Ends a member, those before it having ended already, and says after how many seconds 99 % of
+    /// the others know.
+    fn end(&mut self, end: usize, connected: bool) -> f64 {
+        let at = self.engine.now();
+        self.engine.crash(end);
+        (self.ended, self.doubters) = (Some(end), 0);
+        if connected {
+            let noticed = self.engine.rng().random_range(SILENT_MS);
+            self.engine.plan(at + Duration::from_millis(noticed), end as u64);
+        }
+        let most = ((self.members.len() - end - 1) * 99).div_ceil(100);
+        let known = self.run(at + Duration::from_secs(120), |it| it.doubters >= most);
+        let took = (self.engine.now() - at).as_secs_f64();
+        let pause = Duration::from_millis(self.engine.rng().random_range(10_000..20_000));
+        let next = self.engine.now() + pause;
+        self.run(next, |_| false);
+        if known { took } else { f64::INFINITY }
     }
 
     fn flush(&mut self, number: usize) {
@@ -128,7 +155,8 @@ impl Subgrid {
     }
 }
 
-/// Runs a sub-grid of so many for `idle`, then ends `ends` members one after the other.
+/// Runs a sub-grid of so many for `idle`, then ends `ends` members one after the other, and as many
+/// again with connections.
 pub fn swim_figures(
     nodes: usize,
     network: Network,
@@ -147,21 +175,13 @@ pub fn swim_figures(
     subgrid.run(settled + idle, |_| false);
     let each = nodes as f64 * idle.as_secs_f64();
     let (sent, wrongly_gone) = (subgrid.sent, subgrid.wrongly_gone);
-    let mut known_s = Vec::new();
-    for end in 0..ends.min(nodes / 2) {
-        let at = subgrid.engine.now();
-        subgrid.engine.crash(end);
-        (subgrid.ended, subgrid.doubters) = (Some(end), 0);
-        let others = nodes - end - 1;
-        let most = (others * 99).div_ceil(100);
-        let known = subgrid.run(at + Duration::from_secs(120), |subgrid| subgrid.doubters >= most);
-        let took = (subgrid.engine.now() - at).as_secs_f64();
-        known_s.push(if known { took } else { f64::INFINITY });
-        let pause = Duration::from_millis(subgrid.engine.rng().random_range(10_000..20_000));
-        let next = subgrid.engine.now() + pause;
-        subgrid.run(next, |_| false);
-    }
-    known_s.sort_by(f64::total_cmp);
+    let ends = ends.min(nodes / 4);
+    let known_s = (0..ends).map(|end| subgrid.end(end, false)).collect();
+    let connected_s = (ends..2 * ends).map(|end| subgrid.end(end, true)).collect();
+    let [known_s, connected_s] = [known_s, connected_s].map(|mut times: Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times
+    });
     SwimFigures {
         nodes,
         idle_s: idle.as_secs_f64(),
@@ -170,5 +190,6 @@ pub fn swim_figures(
         wrongly_gone,
         joined_s,
         known_s,
+        connected_s,
     }
 }

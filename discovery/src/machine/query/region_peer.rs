@@ -23,6 +23,9 @@ const REMEMBERED: usize = 8192;
 /// When so many times as many as are wanted are likely, nobody else is asked: what a summary says is
 /// some seconds old, and likely is not certain.
 const TO_SPARE: f64 = 3.0;
+/// But two are asked, so that a datagram that is lost costs no time; other regions are asked two at a
+/// time anyway.
+const AT_ONCE: usize = 2;
 
 /// The machine of a region-peer.
 #[derive(Debug)]
@@ -153,13 +156,15 @@ impl RegionPeer {
                 && !state(candidate.subgrid).is_some_and(|it| it.answered)
         });
         let (mut picked, mut likely) = (Vec::new(), 0.0);
-        let mut rest = candidates.into_iter();
-        while likely < TO_SPARE * f64::from(query.wanted) && picked.len() < self.fan_out {
-            let Some(candidate) = rest.next() else { break };
+        let mut rest = candidates.into_iter().peekable();
+        let least = if errand.crossed { 1 } else { AT_ONCE };
+        while picked.len() < self.fan_out {
+            let enough = likely >= TO_SPARE * f64::from(query.wanted) && picked.len() >= least;
+            let Some(candidate) = rest.next_if(|_| !enough) else { break };
             likely += candidate.estimate.likely;
             picked.push(candidate);
         }
-        let more = rest.next().is_some() || catalogue.is_settling(now);
+        let more = rest.peek().is_some() || catalogue.is_settling(now);
         (picked, more)
     }
 

@@ -35,6 +35,8 @@ const SELDOM: Duration = Duration::from_secs(1);
 const PATIENCE: (u32, Duration, Duration) = (5, Duration::from_millis(150), Duration::from_secs(2));
 const PATIENCE_FAR: (u32, Duration, Duration) =
     (15, Duration::from_millis(500), Duration::from_secs(4));
+/// Sub-grids that one query may have been put to, whatever a region-peer says.
+const MAX_ASKED: usize = 256;
 /// A region-peer that is new is asked again after so long.
 const SETTLES: Duration = Duration::from_millis(500);
 /// A sub-grid or region that was asked so often and has not answered is given up.
@@ -303,6 +305,9 @@ impl SuperPeer {
         if referral.ticket != pending.ticket.of(from, None) || referral.attempt > pending.attempt {
             return;
         }
+        if !pending.has_room(&referral) {
+            return;
+        }
         let region = pending.regions.entry(referral.region).or_default();
         if referral.attempt <= region.heard {
             return;
@@ -339,6 +344,9 @@ impl SuperPeer {
     fn handle_answer(&mut self, from: NodeId, answer: Answer, now: Duration) {
         let Some(pending) = self.pending.get_mut(&answer.id) else { return };
         if answer.ticket != pending.ticket.of(from, Some(answer.subgrid)) {
+            return;
+        }
+        if pending.asked.len() >= MAX_ASKED && !pending.asked.contains_key(&answer.subgrid) {
             return;
         }
         pending.messages = pending.messages.saturating_add(1);
@@ -444,6 +452,13 @@ impl Pending {
     fn missing(&self) -> u8 {
         let found = u8::try_from(self.found.len()).unwrap_or(u8::MAX);
         self.query.wanted.saturating_sub(found)
+    }
+
+    /// Whether what a region-peer says still fits: one that lies could name others for ever.
+    fn has_room(&self, referral: &Referral) -> bool {
+        let regions = self.regions.len() + referral.crossed.len();
+        let asked = self.asked.len() + referral.asked.len();
+        regions <= 2 * MAX_REGIONS_TRIED && asked <= MAX_ASKED
     }
 
     /// Whether so many were asked that they cannot all be named.

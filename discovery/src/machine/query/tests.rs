@@ -420,7 +420,7 @@ fn the_largest_messages_fit_a_datagram() {
 }
 
 fn any_message() -> impl Strategy<Value = Vec<u8>> {
-    let messages = vec![
+    let messages = [
         Message::Ask(query("Idle >= 4 && Name == \"a\"", 3)),
         Message::Refer(query("Idle >= 4", 2), errand(node(1))),
         Message::Forward(

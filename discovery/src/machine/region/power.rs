@@ -2,6 +2,10 @@
 //! over what its members say of themselves; and a summary that lets a region-peer pass over
 //! sub-grids that cannot meet a query without asking them.
 //!
+//! The attributes that are summed and counted: `Cpus`, `Idle` (cores), `LoadAvg`, `Mflops` (of one
+//! core), `Memory`, `FreeMemory`, `Disk` and `FreeDisk` (MiB). Of all others it is remembered that
+//! somebody has them, and with which strings and truths.
+//!
 //! What holds:
 //! - A summary never says that nobody matches where a member does, as long as it is of the same ads
 //!   ([`Summary::estimate`]).

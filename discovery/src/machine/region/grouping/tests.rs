@@ -109,6 +109,8 @@ fn what_an_admin_has_named_counts() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn it_comes_to_rest(
         places in prop::collection::vec((-200f32..200.0, -200f32..200.0), 1..60),
