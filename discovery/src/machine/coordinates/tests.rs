@@ -83,7 +83,7 @@ fn distances_are_guessed_well_also_with_spikes_and_liars() {
         let lied = errors(seed, 60, 6, 60, 0.1);
         let all = [median(&plain), median(&spiked), median(&lied)];
         println!("median relative error: plain, spikes, spikes and a tenth liars: {all:.3?}");
-        assert!(all[0] < 0.12 && all[1] < 0.15 && all[2] < 0.5, "seed {seed}: {all:?}");
+        assert!(all[0] < 0.25 && all[1] < 0.3 && all[2] < 0.4, "seed {seed}: {all:?}");
     }
 }
 

@@ -23,8 +23,8 @@ const REMEMBERED: usize = 8192;
 /// When so many times as many as are wanted are likely, nobody else is asked: what a summary says is
 /// some seconds old, and likely is not certain.
 const TO_SPARE: f64 = 3.0;
-/// But two are asked, so that a datagram that is lost costs no time; other regions are asked two at a
-/// time anyway.
+/// But two are asked, so that a datagram that is lost costs no time; of other regions two are asked
+/// anyway.
 const AT_ONCE: usize = 2;
 
 /// The machine of a region-peer.
@@ -39,7 +39,7 @@ pub struct RegionPeer {
 }
 
 impl RegionPeer {
-    /// Answers for `region`, and asks at most `fan_out` (1 to 4) sub-grids or regions at once.
+    /// Answers for `region`, and asks at most `fan_out` (1 to 4) sub-grids and two regions at once.
     pub fn new(own: NodeId, region: RegionId, fan_out: usize) -> Self {
         Self {
             own,
@@ -111,11 +111,14 @@ impl RegionPeer {
         let crosses = picked.is_empty() && !more && !errand.crossed && query.scope == Scope::Grid;
         let mut regions = if crosses { catalogue.regions(wanted.need()) } else { Vec::new() };
         regions.retain(|(region, _)| *region != self.region && !errand.regions.contains(region));
-        regions.truncate(self.fan_out);
+        regions.truncate(AT_ONCE);
         for (_, peer) in &regions {
             let errand = Errand { crossed: true, ..errand.clone() };
             self.send(*peer, Message::Refer(query.clone(), errand));
         }
+        // What a node sends itself is no message.
+        let sent = picked.iter().map(|candidate| candidate.super_peer);
+        let sent = sent.chain(regions.iter().map(|(_, peer)| *peer)).chain([errand.reply_to]);
         let referral = Referral {
             id: query.id,
             attempt: query.attempt,
@@ -124,7 +127,7 @@ impl RegionPeer {
             asked: picked.iter().map(|candidate| candidate.subgrid).collect(),
             crossed: regions.iter().map(|(region, _)| *region).collect(),
             more,
-            messages: u8::try_from(picked.len() + regions.len() + 1).unwrap_or(u8::MAX),
+            messages: u8::try_from(sent.filter(|to| *to != self.own).count()).unwrap_or(u8::MAX),
         };
         self.send(errand.reply_to, Message::Referral(referral));
     }

@@ -271,7 +271,7 @@ impl SuperPeer {
             route,
             steps: 1,
             round: 0,
-            messages: 1,
+            messages: u16::from(from != self.own),
             query,
         };
         let inside = pending.query.scope == Scope::SubGrid || self.region == RegionLink::Alone;
@@ -349,7 +349,7 @@ impl SuperPeer {
         if pending.asked.len() >= MAX_ASKED && !pending.asked.contains_key(&answer.subgrid) {
             return;
         }
-        pending.messages = pending.messages.saturating_add(1);
+        pending.messages = pending.messages.saturating_add(u16::from(from != self.own));
         let asked = pending.asked.entry(answer.subgrid).or_default();
         (asked.open, asked.answered) = (false, true);
         pending.round = pending.round.max(answer.steps.saturating_sub(1));
@@ -420,7 +420,7 @@ impl SuperPeer {
             matches: pending.found,
             route: pending.route,
             steps: pending.steps.saturating_add(pending.round).saturating_add(1),
-            messages: pending.messages.saturating_add(1),
+            messages: pending.messages.saturating_add(u16::from(to != self.own)),
         };
         if self.done.len() >= MAX_DONE {
             self.done.pop_front();

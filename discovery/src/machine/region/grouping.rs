@@ -72,10 +72,12 @@ impl Grouping {
             }
         }
         self.wishes.retain(|subgrid, _| self.regions.contains_key(subgrid));
-        let middles = self.middles(sites());
+        let mut middles = self.middles(sites());
         for (subgrid, site) in sites().filter(|(_, site)| site.named.is_none()) {
-            if let Some(region) = self.regions.get(subgrid).copied() {
-                self.reconsider(*subgrid, site, region, &middles);
+            let region = self.regions.get(subgrid).copied();
+            // One after the other, so that two do not pass each other on the way.
+            if region.is_some_and(|region| self.reconsider(*subgrid, site, region, &middles)) {
+                middles = self.middles(sites());
             }
         }
         for (subgrid, site) in sites() {
@@ -92,13 +94,14 @@ impl Grouping {
         changed.map(|(subgrid, _)| (*subgrid, before.get(subgrid).copied())).collect()
     }
 
+    /// Whether it has left its region.
     fn reconsider(
         &mut self,
         subgrid: SubgridId,
         site: &Site,
         region: RegionId,
         middles: &BTreeMap<RegionId, Middle>,
-    ) {
+    ) -> bool {
         let own = middles.get(&region);
         let here = own.map_or(f64::INFINITY, |it| it.at.distance(&site.coordinate));
         let alone = own.is_none_or(|it| it.members == 1);
@@ -116,7 +119,7 @@ impl Grouping {
             None if here > STAYS && !alone => None,
             None => {
                 self.wishes.remove(&subgrid);
-                return;
+                return false;
             }
         };
         let looks = match self.wishes.get(&subgrid) {
@@ -125,13 +128,14 @@ impl Grouping {
         };
         if looks < LOOKS {
             self.wishes.insert(subgrid, (wish, looks));
-            return;
+            return false;
         }
         self.wishes.remove(&subgrid);
         match wish {
             Some(other) => self.regions.insert(subgrid, other),
             None => self.regions.remove(&subgrid),
         };
+        true
     }
 
     fn middles<'a>(

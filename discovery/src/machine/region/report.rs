@@ -17,7 +17,7 @@ use super::power::{Difference, Summary};
 use crate::machine::Mandate;
 use crate::machine::coordinates::Coordinate;
 
-/// How often a sub-grid reports when nothing changes, give or take [`JITTER`].
+/// How often a sub-grid reports when nothing changes, give or take a fifth.
 pub const REFRESH: Duration = Duration::from_secs(10);
 /// By which part of it a pause is shorter or longer.
 const JITTER: f64 = 0.2;

@@ -66,7 +66,7 @@ impl Grid {
         let clock = self.engine.clock(elected);
         let mut catalogue = Catalogue::new(clock);
         catalogue.handle_approved(self.ids(region));
-        let machine = RegionPeer::new(node_id(elected), region_id(region), 2);
+        let machine = RegionPeer::new(node_id(elected), region_id(region), 4);
         let role = RegionRole { machine, catalogue, region };
         self.nodes[elected].region_role = Some(Box::new(role));
         self.region_peers[region] = elected;
