@@ -19,6 +19,7 @@ pub mod swim;
 pub mod workload;
 
 pub use figures::{BaselineFigures, Extent, Figures, QueryFigures, discovery_figures};
+pub use swim::{SwimFigures, known};
 
 /// The seed of a random test: `PHANTOM_SEED` if it is set, else one that differs from run to run; it
 /// is printed, so that a failure can be had again.

@@ -1,6 +1,7 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
 pub mod classad;
+pub mod discovery;
 pub mod erasure;
 pub mod failover;
 pub mod fs;
@@ -35,6 +36,11 @@ pub const ALL: &[Bench] = &[
         name: "classad",
         about: "how fast requirements are judged, and descriptions read",
         run: classad::run,
+    },
+    Bench {
+        name: "discovery",
+        about: "queries among ten thousand nodes, and two hundred that watch each other",
+        run: discovery::run,
     },
     Bench {
         name: "erasure",
