@@ -91,7 +91,7 @@ fn a_super_peer_is_killed_while_a_program_moves_to_it() -> anyhow::Result<()> {
         wait_until("one copy", SOON, || {
             Ok(household.node(target).processes_with("python3 -q").is_empty())
         })?;
-        ensure!(home.processes_with("python3 -q").iter().count() >= 1);
+        ensure!(home.processes_with("python3 -q").len() >= 1);
         repl.type_line("exit()")?;
         ensure!(repl.wait(SOON)? == 0);
         Ok(())
