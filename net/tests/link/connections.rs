@@ -108,6 +108,43 @@ async fn streams_carry_their_header_and_tell_an_end_from_a_break() {
 }
 
 #[tokio::test]
+async fn what_one_tells_without_waiting_for_an_answer_arrives() {
+    const TOLD: u32 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = two(dir.path(), &Clock::new()).await;
+    let service = ServiceId::new("told").unwrap();
+    let heard = async {
+        let mut numbers = Vec::new();
+        for _ in 0..TOLD {
+            let incoming = tokio::time::timeout(SOON, b.accept()).await;
+            let (number, _): (u32, Vec<u8>) = incoming.unwrap().unwrap().header().unwrap();
+            numbers.push(number);
+        }
+        numbers.sort_unstable();
+        numbers
+    };
+    let tell = async {
+        for number in 0..TOLD {
+            a.tell(b.id(), &service, &(number, vec![7u8; 30 << 10]), SOON).await.unwrap();
+        }
+    };
+    let ((), numbers) = tokio::join!(tell, heard);
+    assert!(numbers.into_iter().eq(0..TOLD));
+
+    // And what is too long for that, with an answer that says nothing.
+    let parcel = vec![7u8; 1 << 20];
+    let deliver = a.deliver(b.id(), &service, &7u8, &parcel, SOON);
+    let take = async {
+        let mut incoming = b.accept().await.unwrap();
+        let taken: Vec<u8> = incoming.request(SOON).await.unwrap();
+        assert_eq!((incoming.header::<u8>().unwrap(), taken.len()), (7, parcel.len()));
+        incoming.reply(&(), SOON).await.unwrap();
+    };
+    let (delivered, ()) = tokio::join!(deliver, take);
+    delivered.unwrap();
+}
+
+#[tokio::test]
 async fn requests_are_bounded_and_have_deadlines() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = two(dir.path(), &Clock::new()).await;
