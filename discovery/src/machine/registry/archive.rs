@@ -276,6 +276,7 @@ impl Archive {
         self.audits.remove(&from);
         if has {
             standing.stored.insert(from);
+            self.left_out.remove(&from);
         } else {
             standing.stored.remove(&from);
         }
