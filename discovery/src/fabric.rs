@@ -50,6 +50,9 @@ pub trait Fabric: Send + Sync + 'static {
     /// The members of its sub-grid, this node among them; none when it belongs to none.
     fn members(&self) -> Vec<NodeId>;
 
+    /// Those that were members and were put out.
+    fn removed(&self) -> Vec<NodeId>;
+
     /// Counts changes of [`Fabric::members`].
     fn changes(&self) -> watch::Receiver<u64>;
 

@@ -298,7 +298,8 @@ impl Driver {
             }
         }
         self.standings.clone_from(&standings);
-        part.group.handle_members(standings, self.fabric.availability(), now);
+        let removed = self.fabric.removed().into_iter().collect();
+        part.group.handle_members(standings, removed, self.fabric.availability(), now);
     }
 
     async fn begin(&mut self, subgrid: SubgridId) {

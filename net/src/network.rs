@@ -285,6 +285,11 @@ impl Network {
         self.inner.book.members()
     }
 
+    /// Nodes that were put out of the sub-grid and have not been let in again.
+    pub fn removed(&self) -> Vec<NodeId> {
+        self.inner.book.removed()
+    }
+
     /// All other members and how this node stands with them.
     pub fn peers(&self) -> Vec<PeerStatus> {
         let others = self.members().into_iter().filter(|member| member.node() != self.id());

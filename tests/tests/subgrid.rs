@@ -111,3 +111,20 @@ fn who_leaves_takes_nothing_along_and_comes_back_as_somebody_new() -> anyhow::Re
         Ok(())
     })
 }
+
+#[test]
+fn who_puts_out_the_machines_that_are_gone_goes_on_without_them() -> anyhow::Result<()> {
+    let test = "who_puts_out_the_machines_that_are_gone_goes_on_without_them";
+    Household::scenario(test, 3, |household| {
+        for gone in [1, 2] {
+            household.node(gone).kill_daemon()?;
+        }
+        wait_until("nobody decides", SOON, || Ok(!household.state(0)?.decides))?;
+        for gone in ["n1", "n2"] {
+            let put_out = household.node(0).phantom(false, &["remove", gone])?;
+            ensure!(put_out.code == 0, "{put_out:?}");
+        }
+        ensure!(household.wait_agreed(&[0], 1)? == 0);
+        Ok(())
+    })
+}

@@ -195,6 +195,12 @@ impl Book {
         self.state().own.iter().flat_map(|own| own.roster.iter().cloned()).collect()
     }
 
+    pub fn removed(&self) -> Vec<NodeId> {
+        let state = self.state();
+        let Some(own) = &state.own else { return Vec::new() };
+        own.rights.removed().filter(|node| own.roster.get(node).is_none()).collect()
+    }
+
     pub fn member(&self, node: NodeId) -> Option<Member> {
         self.state().own.as_ref()?.roster.get(node).cloned()
     }

@@ -234,6 +234,12 @@ impl Rights {
         self.removals.values().filter(by_it).cloned().collect()
     }
 
+    /// The nodes that were put out; a later certificate may have let one in again.
+    pub fn removed(&self) -> impl Iterator<Item = NodeId> {
+        let of_members = self.removals.values().filter(|it| it.scope == Scope::Member);
+        of_members.filter(|removal| !self.is_void(removal)).map(|removal| removal.node)
+    }
+
     /// Everything that is known, to be told to others. Void removals are not passed on.
     pub fn statements(&self) -> Statements {
         let counting = self.removals.values().filter(|removal| !self.is_void(removal));

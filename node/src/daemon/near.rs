@@ -46,6 +46,10 @@ impl Fabric for Near {
         self.network.members().iter().map(|member| member.node()).collect()
     }
 
+    fn removed(&self) -> Vec<NodeId> {
+        self.network.removed()
+    }
+
     fn changes(&self) -> watch::Receiver<u64> {
         self.network.member_changes()
     }

@@ -164,7 +164,7 @@ impl Group {
         let alive = || view.electors.keys().filter(|node| is_alive(node));
         let lease = view.lease();
         let silent_since = self.heard.map_or(Duration::ZERO, |(_, at)| at);
-        if !view.is_quorum(alive())
+        if !self.is_quorum(alive())
             || now < silent_since + lease
             || !self.is_free_for(self.own, now)
         {
@@ -267,7 +267,7 @@ impl Group {
             return;
         }
         attempt.promised(from, accepted, progress);
-        let Some(choice) = attempt.choice(&founding.view) else { return };
+        let Some(choice) = attempt.choice(&founding.view, &self.removed) else { return };
         let proposal = match choice {
             Choice::Bound(value) => Some(*value),
             Choice::Free => self.own_proposal(now),
@@ -336,7 +336,7 @@ impl Group {
         if attempt.ballot != ballot || !founding.view.seats(from, life) {
             return;
         }
-        if !attempt.accepted(from, &founding.view) {
+        if !attempt.accepted(from, &founding.view, &self.removed) {
             return;
         }
         let Some(decided) = attempt.proposal.clone() else { return };

@@ -28,7 +28,7 @@ impl Group {
         let Some(founding) = &self.founding else { return false };
         let lease = founding.view.lease() * 9 / 10;
         let recent = self.answered.iter().filter(|(_, sent)| **sent + lease > now);
-        self.acceptor.accepted.is_none() && founding.view.is_quorum(recent.map(|(node, _)| node))
+        self.acceptor.accepted.is_none() && self.is_quorum(recent.map(|(node, _)| node))
     }
 
     pub(super) fn begin_to_lead(&mut self, now: Duration) {

@@ -29,6 +29,8 @@
 //!   values the last changes may be lost with the voters; when one comes back, what it knows is
 //!   merged: of grants the highest epoch, of values the latest.
 //! - A generation that survivors have founded grants nothing before another lease is over.
+//! - Who was put out of the sub-grid is counted as agreeing: that is its admin's decision, who must
+//!   not put out a majority that goes on elsewhere without hearing of it.
 //! - A node that has lost its memory comes back with another [`Life`]: to raft and to the electors
 //!   it is somebody new, who has promised nothing.
 //! - Everything promised is durable before it is sent ([`Command::Save`] precedes
@@ -159,6 +161,8 @@ pub struct Group {
     acceptor: Acceptor,
     replica: Option<Replica>,
     members: BTreeMap<NodeId, Standing>,
+    /// Put out of the sub-grid.
+    removed: BTreeSet<NodeId>,
     lives: BTreeMap<NodeId, Life>,
     /// Members that know of no generation.
     blank: BTreeSet<NodeId>,
@@ -212,6 +216,7 @@ impl Group {
             acceptor: Acceptor::default(),
             replica: None,
             members: BTreeMap::new(),
+            removed: BTreeSet::new(),
             lives: BTreeMap::new(),
             blank: BTreeSet::new(),
             heard: None,
@@ -267,10 +272,12 @@ impl Group {
         StdRng::from_rng(&mut self.rng)
     }
 
-    /// Who is a member, without this node, and who of them lives.
+    /// Who is a member, without this node, and who of them lives; and who was put out of the
+    /// sub-grid by those who may.
     pub fn handle_members(
         &mut self,
         members: BTreeMap<NodeId, Standing>,
+        removed: BTreeSet<NodeId>,
         availability: u16,
         now: Duration,
     ) {
@@ -279,7 +286,14 @@ impl Group {
         self.answered.retain(|node, _| members.contains_key(node) || *node == self.own);
         self.told.retain(|(node, _), at| members.contains_key(node) && *at + AGAIN > now);
         self.members = members;
+        self.removed = removed;
         self.availability = availability;
+    }
+
+    /// Whether these electors are a majority. Who was put out does not stand in the way: it has no
+    /// say any more.
+    fn is_quorum<'a>(&'a self, present: impl Iterator<Item = &'a NodeId>) -> bool {
+        self.view().is_some_and(|view| view.is_quorum(present.chain(&self.removed)))
     }
 
     /// A member has sent this. What is not for this generation, or makes no sense, has no effect.

@@ -116,8 +116,8 @@ impl Attempt {
     /// What to propose; `None` before a majority has promised. What was accepted somewhere must be
     /// proposed again unless so many have not accepted it that it cannot have been decided: who had
     /// accepted a decided value would still have it, as every later proposal repeats it.
-    pub fn choice(&self, view: &View) -> Option<Choice> {
-        if !view.is_quorum(self.promises.keys()) {
+    pub fn choice(&self, view: &View, removed: &BTreeSet<NodeId>) -> Option<Choice> {
+        if !view.is_quorum(self.promises.keys().chain(removed)) {
             return None;
         }
         let accepted = self.promises.values().flatten();
@@ -134,9 +134,9 @@ impl Attempt {
     }
 
     /// Somebody has accepted the proposal; whether that decides it.
-    pub fn accepted(&mut self, from: NodeId, view: &View) -> bool {
+    pub fn accepted(&mut self, from: NodeId, view: &View, removed: &BTreeSet<NodeId>) -> bool {
         self.accepts.insert(from);
-        self.proposal.is_some() && view.is_quorum(&self.accepts)
+        self.proposal.is_some() && view.is_quorum(self.accepts.iter().chain(removed))
     }
 
     /// Whether a node has answered what is asked now.

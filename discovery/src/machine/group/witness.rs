@@ -125,7 +125,7 @@ impl Group {
         }
         let Some(it) = self.witnessing.get_mut(&number) else { return };
         it.witnesses.insert(from);
-        if founding.view.is_quorum(&it.witnesses)
+        if founding.view.is_quorum(it.witnesses.iter().chain(&self.removed))
             && let Some(it) = self.witnessing.remove(&number)
         {
             self.tell_outcome(it.by, it.ticket, it.outcome, now);

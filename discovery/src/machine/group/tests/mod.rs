@@ -125,6 +125,21 @@ fn of_two_machines_the_one_that_led_goes_on_alone_and_the_other_grants_nothing()
 }
 
 #[test]
+fn who_was_put_out_does_not_stand_in_the_way() {
+    let mut world = settled(2, 5);
+    let leader = world.agreed().unwrap();
+    world.crash(leader);
+    world.run(secs(60));
+    assert_eq!(world.agreed(), None);
+    world.removed.insert(id(leader));
+    let other = 1 - leader;
+    world.run_until("it goes on", secs(30), |world| world.agreed() == Some(other));
+    world.grant(other, AppId(1), id(other));
+    world.run(secs(20));
+    assert!(world.newest().unwrap().view.electors.keys().eq([&id(other)]));
+}
+
+#[test]
 fn survivors_of_all_voters_found_another_generation_and_nothing_granted_is_forgotten() {
     for seed in seeds(10) {
         let _seed = Seed(seed);

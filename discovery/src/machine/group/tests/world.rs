@@ -84,6 +84,8 @@ pub struct World {
     granted: BTreeMap<(AppId, Epoch), NodeId>,
     highest: BTreeMap<AppId, Epoch>,
     pub grants: usize,
+    /// Put out of the sub-grid; they are down.
+    pub removed: BTreeSet<NodeId>,
     pub sent: BTreeMap<usize, u64>,
 }
 
@@ -103,6 +105,7 @@ impl World {
             granted: BTreeMap::new(),
             highest: BTreeMap::new(),
             grants: 0,
+            removed: BTreeSet::new(),
             sent: BTreeMap::new(),
         };
         for _ in 0..hosts {
@@ -174,6 +177,10 @@ impl World {
             if other == host {
                 continue;
             }
+            if self.removed.contains(&id(other)) {
+                self.hosts[host].standing.remove(&id(other));
+                continue;
+            }
             if self.talk(host, other) {
                 self.hosts[host].contact[other] = Some(self.now);
             }
@@ -185,10 +192,11 @@ impl World {
             let standing = Standing { alive, since, availability };
             self.hosts[host].standing.insert(id(other), standing);
         }
+        let removed = self.removed.clone();
         let it = &mut self.hosts[host];
         let (standing, availability) = (it.standing.clone(), it.availability);
         if let Some(group) = &mut it.group {
-            group.handle_members(standing, availability, local);
+            group.handle_members(standing, removed, availability, local);
         }
     }
 
@@ -368,7 +376,8 @@ impl World {
                     *other == host
                         || it.contact[*other].is_some_and(|at| self.now - at <= lease + LOOK)
                 });
-                let met: BTreeSet<NodeId> = met.map(id).collect();
+                let met: BTreeSet<NodeId> =
+                    met.map(id).chain(self.removed.iter().copied()).collect();
                 assert!(view.is_quorum(&met), "a minority may decide");
             }
         }
