@@ -198,7 +198,7 @@ impl Book {
     pub fn removed(&self) -> Vec<NodeId> {
         let state = self.state();
         let Some(own) = &state.own else { return Vec::new() };
-        own.rights.removed().filter(|node| own.roster.get(node).is_none()).collect()
+        own.rights.removed().filter(|node| own.roster.get(*node).is_none()).collect()
     }
 
     pub fn member(&self, node: NodeId) -> Option<Member> {
