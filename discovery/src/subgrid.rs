@@ -59,8 +59,10 @@ pub struct Status {
     pub voters: Vec<NodeId>,
     /// Whether the super-peer has this node's description.
     pub registered: bool,
-    /// Of a super-peer: members in the registry, and shards that are stored of how many.
-    pub registry: Option<(usize, Option<(usize, usize)>)>,
+    /// Of a super-peer: members in the registry.
+    pub registry: Option<usize>,
+    /// Of a super-peer: members in its archive, shards of it that are stored, and that suffice.
+    pub archive: Option<(usize, usize, usize)>,
     /// Of a super-peer: it still gathers what was archived.
     pub gathering: bool,
 }
@@ -588,10 +590,11 @@ impl Part {
             electors: view.map(|view| view.electors.keys().copied().collect()).unwrap_or_default(),
             voters: self.group.voters(),
             registered: self.member.registrant().is_registered(),
-            registry: self
-                .super_peer
-                .as_ref()
-                .map(|super_peer| (super_peer.entries(now).count(), super_peer.archive().safety())),
+            registry: self.super_peer.as_ref().map(|super_peer| super_peer.entries(now).count()),
+            archive: self.super_peer.as_ref().map(SuperPeer::archive).and_then(|archive| {
+                let (stored, enough) = archive.safety()?;
+                Some((archive.covers(), stored, enough))
+            }),
             gathering: self.super_peer.as_ref().is_some_and(|super_peer| {
                 super_peer.progress().is_some_and(|it| it.outcome == registry::Outcome::Underway)
             }),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use phantom_tests::lab::{Household, Node, SOON, wait_until};
 
 #[test]
@@ -11,6 +11,7 @@ fn three_machines_elect_one_and_another_follows_when_it_is_killed() -> anyhow::R
     Household::scenario(test, 3, |household| {
         let all = [0, 1, 2];
         let first = household.wait_agreed(&all, 3)?;
+        household.wait_archived(first)?;
         ensure!(household.state(first)?.voters.len() == 3, "{:?}", household.state(first)?);
         for number in all {
             let found = household.found(number, "Cpus >= 1 && OpSys == \"linux\"")?;
@@ -126,5 +127,29 @@ fn who_puts_out_the_machines_that_are_gone_goes_on_without_them() -> anyhow::Res
         }
         ensure!(household.wait_agreed(&[0], 1)? == 0);
         Ok(())
+    })
+}
+
+#[test]
+fn of_seven_machines_none_is_forgotten_when_the_super_peer_is_killed() -> anyhow::Result<()> {
+    let test = "of_seven_machines_none_is_forgotten_when_the_super_peer_is_killed";
+    Household::scenario(test, 7, |household| {
+        let all: Vec<usize> = (0..7).collect();
+        let every: Vec<String> = (0..7).map(|number| format!("n{number}")).collect();
+        let first = household.wait_agreed(&all, 7)?;
+        let asker = (first + 3) % 7;
+        wait_until("the whole registry", SOON, || Ok(household.found(asker, "true")? == every))?;
+        household.wait_archived(first)?;
+        household.node(first).kill_daemon()?;
+        let mut last = None;
+        wait_until("the whole registry again", SOON, || {
+            let found = household.found(asker, "true");
+            let whole = found.as_ref().is_ok_and(|found| *found == every);
+            last = Some(found);
+            Ok(whole
+                && household.state(asker)?.super_peer.as_deref()
+                    != Some(household.node(first).name()))
+        })
+        .with_context(|| format!("it gives {last:?}, and {:?}", household.state(asker)))
     })
 }

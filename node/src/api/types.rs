@@ -173,8 +173,8 @@ pub struct SubgridState {
     pub registered: bool,
     /// On the super-peer: members in the registry.
     pub registry: Option<usize>,
-    /// On the super-peer: of the archive, shards that are stored and shards that suffice.
-    pub shards: Option<(usize, usize)>,
+    /// On the super-peer: members in the archive, shards of it that are stored, and that suffice.
+    pub archive: Option<(usize, usize, usize)>,
     /// On the super-peer: it still gathers what was archived.
     pub gathering: bool,
 }

@@ -160,8 +160,11 @@ pub fn subgrid(state: &SubgridState, json: bool) -> anyhow::Result<()> {
     if let Some(members) = state.registry {
         let gathering = if state.gathering { "; the archive is still being gathered" } else { "" };
         println!("registry    {members} members{gathering}");
-        if let Some((stored, enough)) = state.shards {
-            println!("archive     {stored} shards on members, any {enough} of them give it back");
+        match state.archive {
+            Some((members, stored, enough)) => println!(
+                "archive     of {members} members, {stored} shards on disks; any {enough} give it back"
+            ),
+            None => println!("archive     not yet"),
         }
     } else {
         let registered = if state.registered { "registered" } else { "not registered yet" };

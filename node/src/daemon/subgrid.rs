@@ -92,8 +92,8 @@ impl Daemon {
             electors: names(&status.electors),
             voters: names(&status.voters),
             registered: status.registered,
-            registry: status.registry.map(|(members, _)| members),
-            shards: status.registry.and_then(|(_, shards)| shards),
+            registry: status.registry,
+            archive: status.archive,
             gathering: status.gathering,
         })
     }

@@ -56,6 +56,7 @@ pub fn kills(report: &mut Report, household: &Household, kills: usize) -> anyhow
         wait_until("the whole registry", PATIENCE, || {
             Ok(household.found(asker, "true").is_ok_and(|found| found == every))
         })?;
+        household.wait_archived(super_peer)?;
         report.progress(format!("n{super_peer} is killed"));
         let before = household.state(asker)?.mandate;
         let pid = Pid::from_raw(household.node(super_peer).daemon_pid()?);

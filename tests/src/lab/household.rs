@@ -29,8 +29,8 @@ pub struct SubgridState {
     pub registered: bool,
     /// On the super-peer: members in the registry.
     pub registry: Option<usize>,
-    /// On the super-peer: shards that are stored, and that suffice.
-    pub shards: Option<(usize, usize)>,
+    /// On the super-peer: members in the archive, shards that are stored, and that suffice.
+    pub archive: Option<(usize, usize, usize)>,
 }
 
 /// Machines on one local network that belong to one sub-grid: ada is at home on all of them.
@@ -110,6 +110,13 @@ impl Household {
         })
         .with_context(|| format!("they say {last:#?}"))?;
         agreed.context("it is none of them")
+    }
+
+    /// Waits until all members are in the archive of the registry.
+    pub fn wait_archived(&self, super_peer: usize) -> anyhow::Result<()> {
+        wait_until("an archive of all members", AGREEMENT, || {
+            Ok(self.state(super_peer)?.archive.is_some_and(|(members, ..)| members == self.count))
+        })
     }
 
     /// The names of the members that the registry gives, asked from one of them.

@@ -122,7 +122,7 @@ pub fn install(workspace: &Workspace, packages: &[String]) -> Result<()> {
         let (ended, took) = wait_for_lock(&install_command(packages), &log, &text)?;
         if ended == Ended::Ok {
             say::ok(format!("{text}: done in {}", say::duration(took)));
-            return Ok(());
+            return keep_off(packages);
         }
         say::note("the package lists may be old: fetching them and trying again");
     }
@@ -136,6 +136,16 @@ pub fn install(workspace: &Workspace, packages: &[String]) -> Result<()> {
         bail!("`{}` failed: {}\n{}", command.shown(), advice(&tail(&log)), tail(&log));
     }
     say::ok(format!("{text}: done in {}", say::duration(took)));
+    keep_off(packages)
+}
+
+/// Debian starts a server when it is installed, and at every boot; the tests start their own.
+fn keep_off(installed: &[String]) -> Result<()> {
+    let brings = installed.iter().any(|name| SERVE.contains(&name.as_str()));
+    if brings && std::path::Path::new("/run/systemd/system").is_dir() {
+        Cmd::new("systemctl").args(["disable", "--now", "named.service"]).rooted().stdout()?;
+        say::note("the name server that came with bind9 is switched off: only tests use it");
+    }
     Ok(())
 }
 

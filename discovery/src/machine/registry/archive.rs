@@ -73,6 +73,9 @@ pub struct Archive {
     /// The registry's state, and that of it which is committed.
     revision: u64,
     archived: Option<u64>,
+    /// Members in the registry, and in what is committed.
+    members: usize,
+    archived_members: usize,
     uneven_since: Option<Duration>,
     last: Option<Duration>,
     audits: BTreeMap<NodeId, Retry>,
@@ -104,6 +107,8 @@ impl Archive {
             count: 0,
             revision: 0,
             archived: Some(0),
+            members: 0,
+            archived_members: 0,
             uneven_since: None,
             last: None,
             audits: BTreeMap::new(),
@@ -164,6 +169,17 @@ impl Archive {
         self.revision = revision;
     }
 
+    /// So many members are in the registry now. One that was not archived yet would be forgotten with
+    /// this super-peer if it went at the same time.
+    pub fn handle_count(&mut self, members: usize) {
+        self.members = members;
+    }
+
+    /// How many members are in what is committed.
+    pub fn covers(&self) -> usize {
+        self.archived_members
+    }
+
     /// The elected group has committed this. What is not newer than what is known changes nothing.
     pub fn handle_committed(&mut self, placement: &Placement, now: Duration) {
         if placement.version() <= self.committed {
@@ -178,6 +194,7 @@ impl Archive {
         {
             spread.phase = Phase::Committed;
             self.archived = Some(spread.revision);
+            self.archived_members = spread.members;
             let stored = spread.stored().collect();
             self.standing = Some(Standing { placement: placement.clone(), stored });
         } else {
@@ -340,7 +357,11 @@ impl Archive {
         if self.is_endangered() {
             return Some(after(GAP));
         }
-        let changed = (self.archived != Some(self.revision)).then(|| after(self.every));
+        let pause = match self.members > self.archived_members {
+            true => self.every.min(GAP),
+            false => self.every,
+        };
+        let changed = (self.archived != Some(self.revision)).then(|| after(pause));
         let uneven = self.uneven_since.map(|since| (since + SETTLE).max(after(self.every)));
         [changed, uneven].into_iter().flatten().min()
     }
@@ -358,7 +379,8 @@ impl Archive {
         self.last = Some(now);
         self.count = self.count.saturating_add(1);
         let (name, holders) = ((self.mandate, self.count), (self.eligible(), self.away()));
-        let spread = Spread::new(name, holders, &snapshot.encode(), revision, now);
+        let mut spread = Spread::new(name, holders, &snapshot.encode(), revision, now);
+        spread.members = snapshot.len();
         let count = spread.uploads.len();
         self.spread = Some(spread);
         for at in 0..count {

@@ -295,6 +295,16 @@ impl Registry {
         self.revision
     }
 
+    /// How many members there are in it.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// What every member says, by member.
     pub fn entries(&self, now: Duration) -> impl Iterator<Item = Registration<'_>> {
         self.entries.iter().map(move |(node, entry)| Registration {

@@ -38,6 +38,16 @@ impl Snapshot {
         Self(descriptions.into_iter().take(MAX_MEMBERS).collect())
     }
 
+    /// How many members are in it.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         // Plain structs of numbers and texts always serialize.

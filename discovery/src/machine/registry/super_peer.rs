@@ -182,6 +182,7 @@ impl SuperPeer {
             }
         }
         self.archive.handle_revision(self.registry.revision());
+        self.archive.handle_count(self.registry.len());
         if self.archive.wants_snapshot(now) {
             self.archive.handle_snapshot(&self.registry.snapshot(), self.registry.revision(), now);
         }

@@ -53,6 +53,8 @@ pub(super) struct Spread {
     pub(super) deadline: Option<Duration>,
     /// Which state of the registry it is.
     pub(super) revision: u64,
+    /// Members in it.
+    pub(super) members: usize,
 }
 
 impl Spread {
@@ -82,7 +84,7 @@ impl Spread {
         let more = Duration::from_secs(manifest.shard_len() / BYTES_EACH_SECOND);
         let deadline = Some(now + DEADLINE + more);
         let placement = Placement { manifest, holders };
-        Self { mandate, placement, uploads, phase: Phase::Storing, deadline, revision }
+        Self { mandate, placement, uploads, phase: Phase::Storing, deadline, revision, members: 0 }
     }
 
     /// Who has its shard on its disk.
