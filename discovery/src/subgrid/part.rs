@@ -1,0 +1,100 @@
+//! A node's part in one sub-grid: its machines, and under which names it keeps what they keep.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use phantom_model::{NodeId, SubgridId};
+use tokio::sync::oneshot;
+
+use super::{NotDone, Status};
+use crate::fabric::Keep;
+use crate::machine::group::{self, Change, Group, Key, Outcome, State};
+use crate::machine::registry::{self, Member, Message, Placement, SuperPeer};
+
+/// Where the group keeps who has the shards of the registry.
+pub const PLACEMENT: &str = "registry/placement";
+
+/// This node's part in one sub-grid.
+pub struct Part {
+    pub subgrid: SubgridId,
+    pub group: Group,
+    pub member: Member,
+    pub super_peer: Option<SuperPeer>,
+    /// The placement that the machines know of.
+    pub placed: group::Stamp,
+    pub waiting: HashMap<u64, oneshot::Sender<Result<Outcome, NotDone>>>,
+}
+
+impl Part {
+    /// Something of the registry for this node, from whomever.
+    pub fn hear(&mut self, from: NodeId, message: Message, now: Duration) {
+        if let Some(super_peer) = &mut self.super_peer {
+            super_peer.handle_message(from, &message, now);
+        }
+        self.member.handle_message(from, message, now);
+    }
+
+    /// Hands on where the registry lies when the group has committed it.
+    pub fn follow_placement(&mut self, now: Duration) {
+        let Some(state) = self.group.state() else { return };
+        let stamp = state.stamp(PLACEMENT);
+        if stamp == self.placed {
+            return;
+        }
+        self.placed = stamp;
+        if let Some(placement) = placement(state) {
+            self.member.handle_committed(&placement);
+            if let Some(super_peer) = &mut self.super_peer {
+                super_peer.handle_committed(&placement, now);
+            }
+        }
+    }
+
+    pub fn status(&self, now: Duration) -> Status {
+        let view = self.group.view();
+        Status {
+            super_peer: self.group.super_peer().map(|led| (led.node, led.mandate)),
+            decides: self.group.may_decide(now),
+            generation: self.group.generation(),
+            electors: view.map(|view| view.electors.keys().copied().collect()).unwrap_or_default(),
+            voters: self.group.voters(),
+            registered: self.member.registrant().is_registered(),
+            registry: self.super_peer.as_ref().map(|super_peer| super_peer.entries(now).count()),
+            archive: self.super_peer.as_ref().map(SuperPeer::archive).and_then(|archive| {
+                let (stored, enough) = archive.safety()?;
+                Some((archive.covers(), stored, enough))
+            }),
+            gathering: self.super_peer.as_ref().is_some_and(|super_peer| {
+                super_peer.progress().is_some_and(|it| it.outcome == registry::Outcome::Underway)
+            }),
+        }
+    }
+}
+
+pub fn placement(state: &State) -> Option<Placement> {
+    Placement::decode(state.get(PLACEMENT)?).ok()
+}
+
+pub fn name(subgrid: SubgridId, rest: &str) -> String {
+    format!("subgrid/{subgrid}/{rest}")
+}
+
+pub fn shard_name(subgrid: SubgridId, shard: registry::ShardName) -> String {
+    let version = shard.version;
+    let rest = format!("shard/{}/{}/{}", version.generation, version.change, shard.index);
+    name(subgrid, &rest)
+}
+
+/// A change of the group's memory as changes of the node's.
+pub fn keeps(subgrid: SubgridId, change: Change) -> Vec<Keep> {
+    let name = |key: &str| name(subgrid, &format!("group/{key}"));
+    match change {
+        Change::Put(key, bytes) => vec![Keep::Put(name(&key.to_string()), bytes)],
+        Change::Drop(key) => vec![Keep::Remove(name(&key.to_string()))],
+        Change::DropLog => {
+            let single = [Key::Hard, Key::Snapshot, Key::Witnessed];
+            let singles = single.map(|key| Keep::Remove(name(&key.to_string())));
+            singles.into_iter().chain([Keep::RemoveAll(name("entry/"))]).collect()
+        }
+    }
+}
