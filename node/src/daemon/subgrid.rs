@@ -120,28 +120,46 @@ impl Daemon {
         self.network.standing().map_err(Refusal::failed)?;
         describe::expression(text)?;
         let began = Instant::now();
-        let (super_peer, _) = self.subgrid.status().super_peer.ok_or_else(|| {
-            Refusal::failed(
-                "no super-peer answers for the sub-grid now; `phantom subgrid` tells why, and \
-                 `phantom nodes --where` without `--scope` asks each member",
-            )
-        })?;
-        let name = self.members.name(super_peer);
-        let (found, messages) = if super_peer == self.node {
-            (self.find_here(text).await?, 0)
-        } else {
-            let ask = Ask::Find(text.to_owned());
-            match self.ask(super_peer, &ask, FIND).await? {
-                Answer::Found(found) => (found, 2),
-                _ => return Err(Refusal::failed(format!("{name} did not understand"))),
-            }
-        };
-        Ok(FindReply {
-            rows: found.into_iter().map(|found| self.found_row(found)).collect(),
-            route: vec![name],
-            messages,
-            micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
-        })
+        let mut changes = self.subgrid.changes();
+        let (mut route, mut messages) = (Vec::new(), 0);
+        loop {
+            let super_peer = changes.borrow_and_update().super_peer;
+            let Some((node, _)) = super_peer else {
+                return Err(Refusal::failed(
+                    "no super-peer answers for the sub-grid now; `phantom subgrid` tells why, and \
+                     `phantom nodes --where` without `--scope` asks each member",
+                ));
+            };
+            let name = self.members.name(node);
+            route.push(name.clone());
+            messages += if node == self.node { 0 } else { 2 };
+            let found = tokio::select! {
+                found = self.find_at(node, text, FIND.saturating_sub(began.elapsed())) => found,
+                // It may be gone: its successor is asked at once.
+                _ = changes.wait_for(|now| now.super_peer != super_peer) => continue,
+            };
+            return Ok(FindReply {
+                rows: found?.into_iter().map(|found| self.found_row(found)).collect(),
+                route,
+                messages,
+                micros: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            });
+        }
+    }
+
+    async fn find_at(
+        &self,
+        node: NodeId,
+        text: &str,
+        within: Duration,
+    ) -> anyhow::Result<Vec<Found>> {
+        if node == self.node {
+            return self.find_here(text).await;
+        }
+        match self.ask(node, &Ask::Find(text.to_owned()), within).await? {
+            Answer::Found(found) => Ok(found),
+            _ => bail!("{} did not understand", self.members.name(node)),
+        }
     }
 
     fn found_row(&self, found: Found) -> FoundRow {
