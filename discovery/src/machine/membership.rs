@@ -2,7 +2,7 @@
 //! certificates have made members.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ pub struct Membership {
     /// Members under suspicion, in which incarnation, and how long they may object. In foca only
     /// who has begun a suspicion ends it; here everybody does, who may have heard of it first.
     suspects: BTreeMap<[u8; 8], (foca::Incarnation, Duration)>,
+    /// New in the roster, and known to live before: others' word outran the certificate.
+    known: VecDeque<NodeId>,
 }
 
 /// A timer of foca's; of two at the same time foca says which goes first.
@@ -138,6 +140,7 @@ impl Membership {
             next_call: now,
             next_gossip: None,
             suspects: BTreeMap::new(),
+            known: VecDeque::new(),
         }
     }
 
@@ -148,6 +151,11 @@ impl Membership {
         let gone: BTreeSet<[u8; 8]> =
             self.roster.keys().filter(|short| !roster.contains_key(short)).map(|s| s.0).collect();
         let news = roster.keys().any(|short| !self.roster.contains_key(short));
+        let alive: BTreeSet<_> = self.foca.iter_members().map(|it| it.id().node).collect();
+        let known = roster
+            .iter()
+            .filter(|(short, _)| !self.roster.contains_key(short) && alive.contains(&short.0));
+        self.known.extend(known.map(|(_, node)| *node));
         self.roster = roster;
         if !gone.is_empty() {
             let left = self.foca.iter_members().filter(|member| gone.contains(&member.id().node));
@@ -254,6 +262,12 @@ impl Membership {
 
     /// What is to be done, one at a time until there is nothing more.
     pub fn poll_command(&mut self, now: Duration) -> Option<Command> {
+        while let Some(node) = self.known.pop_front() {
+            if self.roster.contains_key(&ShortId::from(node)) {
+                self.seen.insert(node, Seen { up: true, since: now });
+                return Some(Command::Up(node));
+            }
+        }
         while let Some(notification) = self.effects.to_notify() {
             let (id, up) = match &notification {
                 OwnedNotification::MemberUp(id) => (id, true),

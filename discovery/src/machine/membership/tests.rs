@@ -176,6 +176,19 @@ impl Net {
 }
 
 #[test]
+fn who_is_heard_of_before_it_is_known_as_a_member_is_told_when_it_is() {
+    let mut net = Net::new(3, 7, 0.0);
+    // The others' word that it lives outruns its certificate.
+    net.nodes[1].machine.handle_roster([id(0), id(1)], Duration::ZERO);
+    net.run(secs(20.0), |_| false);
+    assert_eq!(net.nodes[1].machine.seen(id(2)), None);
+    let now = net.now;
+    net.nodes[1].machine.handle_roster((0..3).map(id), now);
+    net.run(now + secs(10.0), |_| false);
+    assert!(net.nodes[1].machine.seen(id(2)).is_some_and(|seen| seen.up));
+}
+
+#[test]
 fn twenty_nodes_know_each_other_soon_and_a_killed_one_is_known_to_all() {
     let mut took = Vec::new();
     for seed in 0..60 {
