@@ -421,14 +421,13 @@ impl Network {
         header: &T,
         within: Duration,
     ) -> Result<(), Error> {
+        let deadline = Instant::now() + within;
         let stream = self.open(node, service, header, within).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
         let (mut send, _recv) = stream.split();
         // Without an orderly end the header would be taken back.
-        tokio::io::AsyncWriteExt::shutdown(&mut send).await.map_err(|error| Error::Cut {
-            peer: node,
-            what: "telling it something",
-            source: crate::link::LinkError::Other(error.to_string()),
-        })
+        let end = async { Ok(tokio::io::AsyncWriteExt::shutdown(&mut send).await?) };
+        bounded(node, "telling it something", left, end).await
     }
 
     /// Like [`Network::call`], with a header, and an answer that says nothing.
