@@ -131,17 +131,16 @@ fn of_the_region(scope: Scope) -> Request {
     }
 }
 
-#[test]
-fn a_super_peer_that_ends_in_the_middle_is_replaced() {
+/// Asks the region again and again; a node ends a little later each time, and is back at `back`.
+fn ends_in_the_middle(node: impl Fn(&Grid) -> usize, back: Duration) {
     let seed = seed();
     for turn in 0..12u64 {
         let seed = seed.wrapping_add(turn);
         let mut grid = Grid::new(SMALL, lossy(0.01), seed, false);
-        // One that is no region-peer: that of sub-grid 6, which is an office.
-        let node = grid.super_peer(6) + 3;
-        grid.ask_at(secs(20), node, of_the_region(Scope::Region));
+        // The asker is no region-peer: it is of sub-grid 6, which is an office.
+        grid.ask_at(secs(20), grid.super_peer(6) + 3, of_the_region(Scope::Region));
         let after = Duration::from_micros(500 + 2_900 * turn);
-        grid.crash_at(secs(20) + after, grid.super_peer(6), Some(secs(26)));
+        grid.crash_at(secs(20) + after, node(&grid), Some(back));
         grid.run(secs(40));
         all_ended(&grid, seed);
         let record = &grid.records()[0];
@@ -150,20 +149,13 @@ fn a_super_peer_that_ends_in_the_middle_is_replaced() {
 }
 
 #[test]
+fn a_super_peer_that_ends_in_the_middle_is_replaced() {
+    ends_in_the_middle(|grid| grid.super_peer(6), secs(26));
+}
+
+#[test]
 fn a_region_peer_that_ends_in_the_middle_is_replaced() {
-    let seed = seed();
-    for turn in 0..12u64 {
-        let seed = seed.wrapping_add(turn);
-        let mut grid = Grid::new(SMALL, lossy(0.01), seed, false);
-        let node = grid.super_peer(6) + 3;
-        grid.ask_at(secs(20), node, of_the_region(Scope::Region));
-        let after = Duration::from_micros(500 + 2_900 * turn);
-        grid.crash_at(secs(20) + after, grid.region_peer(0), Some(secs(60)));
-        grid.run(secs(40));
-        all_ended(&grid, seed);
-        let record = &grid.records()[0];
-        assert!(record.is_met(), "seed {seed}, after {after:?}: {record:?}");
-    }
+    ends_in_the_middle(|grid| grid.region_peer(0), secs(60));
 }
 
 #[test]

@@ -260,7 +260,7 @@ impl Driver {
                     }
                 }
             },
-            Err(_) => self.complain(from, "a parcel that is none".to_owned()),
+            Err(_) => self.complain(from, "broke the protocol: a parcel that is none".to_owned()),
         }
     }
 
@@ -333,7 +333,9 @@ impl Driver {
                     let _ = done.send(outcome.ok_or(NotDone::Unknown));
                 }
             }
-            GroupCommand::Complain { member, what } => self.complain(member, what.to_owned()),
+            GroupCommand::Complain { member, what } => {
+                self.complain(member, format!("broke the protocol: {what}"));
+            }
         }
     }
 
@@ -381,7 +383,10 @@ impl Driver {
     /// not tell what it may forget.
     async fn keep(&mut self, changes: Vec<Keep>) {
         if let Err(error) = self.fabric.keep(changes).await {
-            tracing::error!(error, "this node takes no part in its sub-grid's group for now");
+            tracing::error!(
+                error,
+                "the disk fails: this node leaves its sub-grid's group and tries again in 10 s"
+            );
             self.part = None;
             self.no_part_until = self.now() + TRY_AGAIN;
         }

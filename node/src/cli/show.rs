@@ -151,9 +151,7 @@ pub fn subgrid(state: &SubgridState, json: bool) -> anyhow::Result<()> {
         ),
     }
     if state.this && !state.decides {
-        println!(
-            "decisions   none for now: it has not heard from a majority of the electors lately"
-        );
+        println!("decisions   none: it has not heard from a majority of the electors lately");
     }
     println!("electors    {}", state.electors.join(", "));
     println!("voters      {}", state.voters.join(", "));

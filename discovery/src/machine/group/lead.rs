@@ -1,5 +1,6 @@
 //! What the super-peer does: keeps its lease, decides, and sees to voters and electors.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use phantom_model::NodeId;
@@ -8,7 +9,7 @@ use super::message::Body;
 use super::plan::{Situation, Step};
 use super::state::{Op, State};
 use super::view::Life;
-use super::{Group, Replica};
+use super::{Founding, Group, Replica};
 use crate::machine::Mandate;
 
 /// Changes of the electors wait for each other so long.
@@ -125,20 +126,9 @@ impl Group {
         if self.attempt.is_some() || !self.has_lease(now) {
             return;
         }
-        let conf = replica.conf();
-        let keeps_up = |life: Life| replica.keeps_up(life);
-        let situation = Situation {
-            own: self.own,
-            now,
-            view: &founding.view,
-            conf: &conf,
-            members: &self.members,
-            availability: self.availability,
-            lives: &self.lives,
-            keeps_up: &keeps_up,
-        };
+        let situation = self.situation(replica, founding, now);
         let electors = situation.electors();
-        let step = situation.step().filter(|_| !conf.is_joint && replica.is_settled());
+        let step = situation.step().filter(|_| !situation.conf.is_joint && replica.is_settled());
         if electors == founding.view.electors {
             self.differs_since = None;
         } else {
@@ -167,23 +157,26 @@ impl Group {
     }
 
     /// The electors of the next generation, as the super-peer wants them.
-    pub(super) fn wanted_electors(
-        &self,
-        now: Duration,
-    ) -> Option<std::collections::BTreeMap<NodeId, Life>> {
+    pub(super) fn wanted_electors(&self, now: Duration) -> Option<BTreeMap<NodeId, Life>> {
         let (replica, founding) = (self.replica.as_ref()?, self.founding.as_ref()?);
-        let conf = replica.conf();
-        let keeps_up = |life: Life| replica.keeps_up(life);
-        let situation = Situation {
+        Some(self.situation(replica, founding, now).electors())
+    }
+
+    fn situation<'a>(
+        &'a self,
+        replica: &'a Replica,
+        founding: &'a Founding,
+        now: Duration,
+    ) -> Situation<'a> {
+        Situation {
             own: self.own,
             now,
             view: &founding.view,
-            conf: &conf,
+            conf: replica.conf(),
             members: &self.members,
             availability: self.availability,
             lives: &self.lives,
-            keeps_up: &keeps_up,
-        };
-        Some(situation.electors())
+            replica,
+        }
     }
 }

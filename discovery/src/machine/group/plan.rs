@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use phantom_model::NodeId;
 
-use super::replica::Conf;
+use super::replica::{Conf, Replica};
 use super::view::{Life, View};
 use super::{MAX_VOTERS, Standing};
 
@@ -27,14 +27,14 @@ pub struct Situation<'a> {
     pub own: NodeId,
     pub now: Duration,
     pub view: &'a View,
-    pub conf: &'a Conf,
+    pub conf: Conf,
     /// Of all members, without this node.
     pub members: &'a BTreeMap<NodeId, Standing>,
     pub availability: u16,
     /// The lives in which members were last heard.
     pub lives: &'a BTreeMap<NodeId, Life>,
-    /// Whether a peer has the log.
-    pub keeps_up: &'a dyn Fn(Life) -> bool,
+    /// The log, and which peers have it.
+    pub replica: &'a Replica,
 }
 
 /// What to do next, if anything.
@@ -110,7 +110,7 @@ impl Situation<'_> {
         let ready = fit
             .iter()
             .map(|(_, life)| *life)
-            .find(|life| learners.contains(life) && (self.keeps_up)(*life));
+            .find(|life| learners.contains(life) && self.replica.keeps_up(*life));
         let dead = voters.iter().copied().find(is_dead);
         let wanted = voters_for(self.view.electors.len());
         match (ready, dead) {
@@ -138,7 +138,7 @@ impl Situation<'_> {
         let better = fit.iter().find(|(node, life)| {
             *node != self.own
                 && voters.contains(life)
-                && (self.keeps_up)(*life)
+                && self.replica.keeps_up(*life)
                 && self.has_been_up(*node, STEADY)
                 && self.availability(*node) >= self.availability.saturating_add(BETTER)
         });

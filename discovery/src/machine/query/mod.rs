@@ -331,7 +331,8 @@ pub enum Command {
     },
     /// A query of this node has ended.
     Done(Box<Answer>),
-    /// A node asks more often than it may; what it sends is not answered for now.
+    /// A node asks more often than it may; what it sends is not answered until it
+    /// asks less.
     Flooding {
         /// Who.
         node: NodeId,
