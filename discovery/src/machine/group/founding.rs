@@ -8,10 +8,10 @@ use phantom_model::NodeId;
 use rand::RngExt;
 
 use super::durable::{Change, Key};
-use super::message::{Body, Founding, Progress};
+use super::message::Body;
 use super::plan::first_voters;
 use super::state::{Stamp, State};
-use super::synod::{Acceptor, Attempt, Ballot, Choice};
+use super::synod::{Acceptor, Attempt, Ballot, Choice, Founding, Progress};
 use super::view::{Life, View};
 use super::{AGAIN, Group, Replica};
 

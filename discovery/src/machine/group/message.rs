@@ -1,36 +1,12 @@
 use serde::{Deserialize, Serialize};
 
-use super::state::{Op, Outcome, Stamp, State};
-use super::synod::Ballot;
-use super::view::{Life, View};
+use super::state::{Op, Outcome, State};
+use super::synod::{Ballot, Founding, Progress};
+use super::view::Life;
 use crate::machine::Mandate;
 
 /// No message is longer: a founding carries the whole state.
 pub const MAX_MESSAGE: usize = 1 << 20;
-
-/// The beginning of a generation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Founding {
-    /// Who makes it up.
-    pub view: View,
-    /// What it knows from the start.
-    pub state: State,
-    /// Founded by survivors: its super-peer grants nothing before the longest lease is over.
-    pub is_refounded: bool,
-}
-
-impl Founding {
-    pub(super) fn is_sound(&self) -> bool {
-        self.view.is_sound() && self.state.is_sound()
-    }
-}
-
-/// How far an elector has got in its generation.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    pub at: Stamp,
-    pub state: State,
-}
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Message {

@@ -62,10 +62,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 pub use durable::{Change, Kept, Key, UnknownKey};
+pub use message::MAX_MESSAGE;
 use message::{Body, Message};
-pub use message::{Founding, MAX_MESSAGE};
 use replica::Replica;
 pub use state::{Grant, Op, Outcome, Stamp, State, Value};
+pub use synod::Founding;
 use synod::{Acceptor, Attempt};
 pub use view::{Life, MAX_ELECTORS, View};
 use witness::Witnessing;

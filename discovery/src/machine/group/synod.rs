@@ -9,9 +9,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use phantom_model::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Founding, Progress};
 use super::state::{Stamp, State};
 use super::view::{Life, View};
+
+/// The beginning of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founding {
+    /// Who makes it up.
+    pub view: View,
+    /// What it knows from the start.
+    pub state: State,
+    /// Founded by survivors: its super-peer grants nothing before the longest lease is over.
+    pub is_refounded: bool,
+}
+
+impl Founding {
+    pub(super) fn is_sound(&self) -> bool {
+        self.view.is_sound() && self.state.is_sound()
+    }
+}
+
+/// How far an elector has got in its generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub at: Stamp,
+    pub state: State,
+}
 
 /// Orders attempts; no two proposers have the same.
 #[derive(
