@@ -7,6 +7,7 @@
 //!                              sub-grids that may meet a query ◀── candidates
 //! ```
 
+pub mod assembly;
 pub mod catalogue;
 mod figures;
 pub mod grouping;
