@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::bulk::BulkError;
 use crate::link::LinkError;
 use crate::member::{CertificateError, Code, JoinRefusal, TokenError};
+use crate::region::RegistrationError;
 use crate::store::StoreError;
 use crate::wire::FrameError;
 
@@ -39,6 +40,25 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Others than its owner can read the key of a region.
+    #[error("the key {} can be read by others (mode {mode:o}): run `chmod 600 {}`, and if others may have read it give the region another key", .path.display(), .path.display())]
+    ExposedRegion {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It holds no key of a region.
+    #[error("{} holds no region's key: restore it from a copy, or remove it (the region will then be a new one, and its sites must register again)", .path.display())]
+    MalformedRegion {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No region can have that name.
+    #[error(
+        "{0:?} is not the name of a region: write a domain name in lower case, as campus.example.org"
+    )]
+    RegionName(String),
     /// It holds no key.
     #[error("{} holds no Phantom key: restore it from a copy, or remove it (the node will then be a new one and must join again)", .path.display())]
     Malformed {
@@ -190,6 +210,9 @@ pub enum Error {
     /// A certificate does not hold.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A registration with a region cannot be made.
+    #[error(transparent)]
+    Registration(#[from] RegistrationError),
     /// No member has this id.
     #[error("node {} is no member of this sub-grid: `phantom nodes` lists them", .0.short())]
     UnknownPeer(NodeId),

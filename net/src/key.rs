@@ -1,4 +1,5 @@
-//! Secret keys on disk: the node's own, and on the founding node the sub-grid's.
+//! Secret keys on disk: the node's own, and on the founding node the sub-grid's. Those of regions
+//! are kept the same way: see [`crate::region`].
 //!
 //! A key is made once. Its file is created atomically with mode 0600, and a file that others can
 //! read is refused: who holds the key *is* the node.
@@ -106,7 +107,7 @@ impl std::fmt::Debug for SubgridKey {
     }
 }
 
-fn load_or_create(path: &Path) -> Result<SecretKey, KeyError> {
+pub(crate) fn load_or_create(path: &Path) -> Result<SecretKey, KeyError> {
     if let Some(key) = load(path)? {
         return Ok(key);
     }
@@ -119,7 +120,7 @@ fn load_or_create(path: &Path) -> Result<SecretKey, KeyError> {
         .ok_or_else(|| KeyError::Read { path: path.to_owned(), source: ErrorKind::NotFound.into() })
 }
 
-fn load(path: &Path) -> Result<Option<SecretKey>, KeyError> {
+pub(crate) fn load(path: &Path) -> Result<Option<SecretKey>, KeyError> {
     let failed = |source| KeyError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
@@ -143,6 +144,15 @@ fn load(path: &Path) -> Result<Option<SecretKey>, KeyError> {
 /// Writes beside the target and links into place, so that a crash leaves either no key or a whole
 /// one, and a key that exists is never replaced.
 fn create(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
+    staged(path, key, |staged| fs::hard_link(staged, path))
+}
+
+/// Writes `key` to a file of its own beside `path`, puts it in place and makes that last.
+pub(crate) fn staged(
+    path: &Path,
+    key: &SecretKey,
+    put: impl FnOnce(&Path) -> std::io::Result<()>,
+) -> Result<(), KeyError> {
     let failed = |source| KeyError::Write { path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
     if !dir.exists() {
@@ -155,11 +165,11 @@ fn create(path: &Path, key: &SecretKey) -> Result<(), KeyError> {
         let secret = data_encoding::HEXLOWER.encode(&key.to_bytes());
         file.write_all(format!("{PREFIX}{secret}\n").as_bytes())?;
         file.sync_all()?;
-        fs::hard_link(&staged, path)?;
+        put(&staged)?;
         File::open(dir)?.sync_all()
     };
     let written = write();
-    // The staged name is of no use either way; the link (if made) keeps the content.
+    // The staged name is of no use either way; what was put in place keeps the content.
     let _ = fs::remove_file(&staged);
     written.map_err(failed)
 }

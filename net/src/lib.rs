@@ -52,6 +52,7 @@
 //! |---|---|
 //! | [`key`] | secret keys on disk |
 //! | [`member`] | certificates, tokens, the decision about a join; pure |
+//! | [`region`] | keys of regions and what is signed with them; pure but for the key files |
 //! | [`link`] | connections between proven keys: the trait, QUIC, a fake |
 //! | [`bulk`] | bulk transfers |
 //! | [`network`](Network) | what the node uses |
@@ -66,6 +67,7 @@ pub mod link;
 pub mod member;
 mod network;
 mod peer;
+pub mod region;
 mod service;
 pub mod store;
 pub mod wire;
@@ -83,5 +85,6 @@ pub use link::{PeerAddr, RecvStream, RelayStatus, SendStream, Stream};
 pub use member::{Code, Member, Request, Token};
 pub use network::Network;
 pub use peer::{PeerState, PeerStatus};
+pub use region::{Charter, RegionKey, Registration, Rotation};
 pub use service::{Incoming, ServiceId};
 pub use store::{FileStore, MemoryStore, Store};

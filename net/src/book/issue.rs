@@ -10,6 +10,7 @@ use crate::member::{
     MAX_DOCUMENT, MAX_MEMBERS, Member, Removal, Scope, Statements, Terms, Token, TokenId,
     VALIDITY_S, decide,
 };
+use crate::region::Registration;
 use crate::store::Store;
 
 /// How long a used or expired invitation is remembered, for a node that asks again.
@@ -255,6 +256,18 @@ impl Book {
             expires <= end && expires > now || holder && member.node() == self.id && lost()
         })
         .await
+    }
+
+    /// Seals the sub-grid's wish to be let into a region, or to leave it.
+    pub fn register(
+        &self,
+        region: &str,
+        key: [u8; 32],
+        name: &str,
+        leaves: bool,
+    ) -> Result<Registration, Error> {
+        let authority = self.must_accept()?;
+        Ok(Registration::sign(&authority, region, key, name, self.now(), leaves)?)
     }
 
     fn voids(&self, certificate: &Certificate) -> bool {

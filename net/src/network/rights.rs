@@ -10,6 +10,7 @@ use crate::join::request::{self, Asked, Asking};
 use crate::link::PeerAddr;
 use crate::member::{Code, Document, Member, Note, Request};
 use crate::peer::dial;
+use crate::region::Registration;
 
 impl Network {
     /// Asks the member `asked`, to be reached at `addrs`, to let this node in as `name`. If it may
@@ -136,6 +137,27 @@ impl Network {
     /// Why not.
     pub fn vouch(&self, note: &Note) -> Result<(), Error> {
         self.inner.book.check(note.certificate(), note.node())
+    }
+
+    /// Asks in the sub-grid's name that the region of this domain name and key lets it in as `name`,
+    /// or says that it leaves.
+    ///
+    /// # Errors
+    /// This node may not speak for its sub-grid (only who may let others in may), or one of the
+    /// names is none.
+    pub async fn register(
+        &self,
+        region: &str,
+        key: [u8; 32],
+        name: &str,
+        leaves: bool,
+    ) -> Result<Registration, Error> {
+        self.inner.book.register(region, key, name, leaves)
+    }
+
+    /// What this node's clock says, in seconds since 1970.
+    pub fn now(&self) -> u64 {
+        self.inner.book.now()
     }
 
     /// The secret this node shares with `peer` for use in `context`: see
