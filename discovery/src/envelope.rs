@@ -20,6 +20,13 @@ const HEAD: usize = 8 + 8 + TAG;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShortId(pub [u8; 8]);
 
+impl std::fmt::Display for ShortId {
+    /// As [`NodeId::short`] of the node.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().take(5).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl From<NodeId> for ShortId {
     fn from(node: NodeId) -> Self {
         let mut short = [0; 8];
@@ -114,6 +121,7 @@ mod tests {
         let first = a.seal(b"one");
         let second = a.seal(b"two");
         assert_eq!(sender(&first), Some(NodeId([1; 32]).into()));
+        assert_eq!(ShortId::from(NodeId([18; 32])).to_string(), NodeId([18; 32]).short());
         assert_eq!(b.open(&second), Some(&b"two"[..]), "out of order");
         assert_eq!(b.open(&first), Some(&b"one"[..]));
         assert_eq!(b.open(&first), None, "a replay");

@@ -95,9 +95,13 @@ pub trait Fabric: Send + Sync + 'static {
     /// How much this node can be counted on, of 1000.
     fn availability(&self) -> u16;
 
-    /// Delivers a parcel of the group or the registry, up to 2 MiB, to a member, connecting if need
-    /// be. It may be lost.
+    /// Delivers a parcel of the group, the registry or a query, up to 2 MiB, to a member, connecting
+    /// if need be. It may be lost.
     async fn deliver(&self, to: NodeId, parcel: Vec<u8>);
+
+    /// Sends a message of a query to a node that is no member of this sub-grid, to its region-peer
+    /// whoever that is, or to this node itself as region-peer. It may be lost.
+    fn query_abroad(&self, to: NodeId, message: Vec<u8>);
 
     /// What is kept under names that begin so.
     async fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String>;

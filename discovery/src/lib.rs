@@ -63,4 +63,4 @@ pub use driver::Discovery;
 pub use fabric::{Contact, Fabric, Keep, Signed};
 pub use machine::{Found, Seen};
 #[cfg(feature = "driver")]
-pub use subgrid::{AVAILABILITY, Entry, NotDone, Status, SubGrid};
+pub use subgrid::{AVAILABILITY, Entry, NotDone, QueryError, Status, SubGrid};

@@ -1,28 +1,47 @@
-//! The one task that owns the group and the registry of this node's sub-grid.
+//! The two tasks of this node's sub-grid: one owns the group and the registry, the other the queries.
 
+mod complaints;
 mod driver;
+mod lanes;
+mod listing;
 mod part;
+mod query_driver;
+mod questions;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use phantom_model::NodeId;
+use phantom_model::{NodeId, SubgridId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::Discovery;
 use crate::fabric::Fabric;
 use crate::machine::Mandate;
 use crate::machine::group::{Declined, Op, Outcome, State};
+use crate::machine::coordinates::Coordinate;
+use crate::machine::query::{
+    Answer, AskError, Directory, MAX_REMAINING_MS, Message, RegionLink, Request,
+};
+use crate::machine::region::power::Summary;
 use crate::machine::registry::description::Attributes;
 use driver::Driver;
+use query_driver::{QueryDriver, Question};
 
 const MAX_ORDERS: usize = 1024;
+const MAX_QUESTIONS: usize = 1024;
+/// No query takes longer.
+const MAX_PATIENCE: Duration = Duration::from_millis(MAX_REMAINING_MS as u64);
+/// A query that has not ended so long after its deadline never does.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// How available a member calls itself: an attribute of its description.
 pub const AVAILABILITY: &str = "Availability";
 
 /// How this node's sub-grid stands, as this node knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
+    /// In which sub-grid this node takes part; `None` also while its disk fails.
+    pub subgrid: Option<SubgridId>,
     /// Who answers for it.
     pub super_peer: Option<(NodeId, Mandate)>,
     /// Whether this is that node, and it may decide now.
@@ -72,8 +91,31 @@ pub enum NotDone {
     NoGroup,
 }
 
+/// Why a query has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// It makes no sense, or too many are under way.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// Until its deadline nobody answered for the sub-grid.
+    #[error("no super-peer answers for the sub-grid now: `phantom subgrid` tells why")]
+    NoSuperPeer,
+    /// This node belongs to no sub-grid, or its disk fails.
+    #[error("this node takes no part in a sub-grid now")]
+    NoGroup,
+    /// This node has not come to it.
+    #[error("this machine has too much to do: ask again later")]
+    Overdue,
+}
+
 enum Order {
     Parcel { from: NodeId, bytes: Vec<u8> },
+    /// A message of a query from a node outside.
+    Abroad { from: NodeId, bytes: Vec<u8> },
+    /// A message of a query from this node to itself.
+    Home(Box<Message>),
+    Listing(oneshot::Sender<Option<Arc<listing::Listing>>>),
+    Vos(listing::Vos),
     Describe(Attributes),
     Propose { op: Op, done: oneshot::Sender<Result<Outcome, NotDone>> },
     Entries(oneshot::Sender<Option<Vec<Entry>>>),
@@ -84,6 +126,7 @@ enum Order {
 #[derive(Clone)]
 pub struct SubGrid {
     orders: mpsc::Sender<Order>,
+    questions: mpsc::Sender<Question>,
     status: watch::Receiver<Status>,
 }
 
@@ -92,9 +135,12 @@ impl SubGrid {
     pub fn start(fabric: Arc<dyn Fabric>, discovery: Discovery) -> Self {
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (told, status) = watch::channel(Status::default());
-        let driver = Driver::new(fabric, discovery, told);
+        let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
+        let queries = QueryDriver::new(fabric.clone(), orders.downgrade());
+        tokio::spawn(queries.run(status.clone(), asked));
+        let driver = Driver::new(fabric, discovery, questions.clone(), told);
         tokio::spawn(driver.run(ordered));
-        Self { orders, status }
+        Self { orders, questions, status }
     }
 
     /// A member has delivered this.
@@ -134,6 +180,47 @@ impl SubGrid {
         let (answer, entries) = oneshot::channel();
         self.orders.send(Order::Entries(answer)).await.ok()?;
         entries.await.ok()?
+    }
+
+    /// Asks which nodes match; ends by the request's deadline.
+    ///
+    /// # Errors
+    /// The query makes no sense, or there is nobody to ask.
+    pub async fn query(&self, request: Request) -> Result<Answer, QueryError> {
+        let within = request.patience.min(MAX_PATIENCE) + OVERDUE;
+        let asked = async {
+            let (done, answer) = oneshot::channel();
+            let question = Question::Ask { request, done };
+            self.questions.send(question).await.map_err(|_| QueryError::NoGroup)?;
+            answer.await.unwrap_or(Err(QueryError::NoGroup))
+        };
+        tokio::time::timeout(within, asked).await.unwrap_or(Err(QueryError::Overdue))
+    }
+
+    /// A node outside the sub-grid, which has proven its key, has sent this message of a query, or
+    /// this node's own region-peer has.
+    pub async fn take_query(&self, from: NodeId, message: Vec<u8>) {
+        let _ = self.orders.send(Order::Abroad { from, bytes: message }).await;
+    }
+
+    /// What this sub-grid's super-peer knows of its region from now on, and where this node is. Until
+    /// it is told, the sub-grid belongs to none.
+    pub async fn link_region(&self, link: RegionLink, near: Option<Coordinate>) {
+        let _ = self.questions.send(Question::Region { link, near }).await;
+    }
+
+    /// Who is in which virtual organisation from now on; in others nobody is.
+    pub async fn set_vos(&self, vos: BTreeMap<String, BTreeSet<NodeId>>) {
+        let _ = self.orders.send(Order::Vos(vos)).await;
+    }
+
+    /// What the members that are up have together, for reports to the region-peer. `None` where this
+    /// node is not the super-peer, and while a new one has not heard of all of them yet.
+    pub async fn summary(&self) -> Option<Summary> {
+        let (answer, listing) = oneshot::channel();
+        self.orders.send(Order::Listing(answer)).await.ok()?;
+        let listing = listing.await.ok()??;
+        listing.is_whole().then(|| listing.summary().clone())
     }
 
     /// What the group has decided, as far as this node knows.

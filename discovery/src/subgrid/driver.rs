@@ -1,20 +1,26 @@
 //! The task itself: feeds the machines and does what they want done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use phantom_model::{NodeId, SubgridId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::complaints::Complaints;
+use super::lanes::Lanes;
+use super::listing::{Listing, Listings};
 use super::part::{PLACEMENT, Part, keeps, name, placement, shard_name};
-use super::{AVAILABILITY, Entry, MAX_ORDERS, NotDone, Order, Status};
+use super::query_driver::Question;
+use super::questions::Origin;
+use super::{AVAILABILITY, Entry, NotDone, Order, Status};
 use crate::driver::Discovery;
 use crate::fabric::{Fabric, Keep};
 use crate::machine::group::{self, Command as GroupCommand, Group, Key, Op, Standing};
+use crate::machine::query;
 use crate::machine::registry::description::Attributes;
 use crate::machine::registry::{
     self, Command as RegistryCommand, Member, Message, Settings, SuperPeer,
@@ -23,9 +29,10 @@ use crate::machine::registry::{
 /// How often it is looked who lives.
 const LOOK: Duration = Duration::from_millis(500);
 /// Parcels on their way to one member, at most; more are lost.
-const MAX_PARCELS: usize = 32;
-/// The same complaint about the same member is made once in this time.
-const COMPLAIN_AGAIN: Duration = Duration::from_secs(60);
+pub const MAX_PARCELS: usize = 32;
+/// Messages of queries that wait to be handled: of one member, and of all nodes outside.
+const MAX_HEARD: usize = 16;
+const MAX_HEARD_OUTSIDE: usize = 256;
 /// After the disk has failed.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// Of a member that nobody knows better.
@@ -33,9 +40,10 @@ const USUAL: u16 = 500;
 
 /// What members send each other here.
 #[derive(Debug, Serialize, Deserialize)]
-enum Parcel {
+pub enum Parcel {
     Group(Vec<u8>),
     Registry(Vec<u8>),
+    Query(Vec<u8>),
 }
 
 pub struct Driver {
@@ -48,14 +56,23 @@ pub struct Driver {
     no_part_until: Duration,
     next_look: Duration,
     standings: BTreeMap<NodeId, Standing>,
-    lanes: HashMap<NodeId, Arc<Semaphore>>,
-    complaints: HashMap<(NodeId, String), Duration>,
+    lanes: Lanes,
+    complaints: Complaints,
+    listings: Listings,
+    questions: mpsc::Sender<Question>,
+    heard: Lanes,
+    heard_outside: Arc<Semaphore>,
     told: watch::Sender<Status>,
 }
 
 impl Driver {
     /// Takes part in nothing yet.
-    pub fn new(fabric: Arc<dyn Fabric>, discovery: Discovery, told: watch::Sender<Status>) -> Self {
+    pub fn new(
+        fabric: Arc<dyn Fabric>,
+        discovery: Discovery,
+        questions: mpsc::Sender<Question>,
+        told: watch::Sender<Status>,
+    ) -> Self {
         Self {
             own: fabric.node(),
             fabric,
@@ -66,8 +83,12 @@ impl Driver {
             no_part_until: Duration::ZERO,
             next_look: Duration::ZERO,
             standings: BTreeMap::new(),
-            lanes: HashMap::new(),
-            complaints: HashMap::new(),
+            lanes: Lanes::new(MAX_PARCELS),
+            complaints: Complaints::default(),
+            listings: Listings::default(),
+            questions,
+            heard: Lanes::new(MAX_HEARD),
+            heard_outside: Arc::new(Semaphore::new(MAX_HEARD_OUTSIDE)),
             told,
         }
     }
@@ -130,8 +151,10 @@ impl Driver {
         }
         let now = self.now();
         let members = self.fabric.members();
-        self.lanes.retain(|node, _| members.contains(node));
-        self.complaints.retain(|_, at| *at + COMPLAIN_AGAIN > now);
+        let of_members: BTreeSet<NodeId> = members.iter().copied().collect();
+        self.lanes.retain(|node| of_members.contains(node));
+        self.heard.retain(|node| of_members.contains(node));
+        self.complaints.handle_timeout(now);
         if let (None, Some(subgrid)) = (&self.part, subgrid)
             && now >= self.no_part_until
         {
@@ -164,6 +187,8 @@ impl Driver {
                 }
             }
         }
+        let up = standings.iter().filter(|(_, standing)| standing.alive).map(|(node, _)| *node);
+        self.listings.handle_up(up.chain([self.own]).collect());
         self.standings.clone_from(&standings);
         let removed = self.fabric.removed().into_iter().collect();
         part.group.handle_members(standings, removed, self.fabric.availability(), now);
@@ -210,6 +235,21 @@ impl Driver {
         let now = self.now();
         match order {
             Order::Parcel { from, bytes } => self.open(from, &bytes, now),
+            Order::Abroad { from, bytes } => {
+                if let Some(message) = query::Message::read(&bytes) {
+                    let place = self.heard_outside.clone().try_acquire_owned();
+                    self.hear(from, message, Origin::Outside, place.ok(), now);
+                }
+            }
+            Order::Home(message) => {
+                let place = self.heard.place(self.own);
+                self.hear(self.own, *message, Origin::Inside, place, now);
+            }
+            Order::Listing(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.listing(now));
+            }
+            Order::Vos(vos) => self.listings.handle_vos(vos),
             Order::Describe(attributes) => {
                 if let Some(part) = &mut self.part {
                     part.member.handle_attributes(attributes.clone(), now);
@@ -260,8 +300,45 @@ impl Driver {
                     }
                 }
             },
+            Ok(Parcel::Query(payload)) => match query::Message::read(&payload) {
+                Some(message) => {
+                    let place = self.heard.place(from);
+                    self.hear(from, message, Origin::Inside, place, now);
+                }
+                None => self.complain(from, "broke the protocol: a query that is none".to_owned()),
+            },
             Err(_) => self.complain(from, "broke the protocol: a parcel that is none".to_owned()),
         }
+    }
+
+    /// Hands a message of a query to the task that has its machines, with what is registered when it
+    /// is about that. Without a place it is lost, and asked again.
+    fn hear(
+        &mut self,
+        from: NodeId,
+        message: query::Message,
+        origin: Origin,
+        place: Option<OwnedSemaphorePermit>,
+        now: Duration,
+    ) {
+        if place.is_none() {
+            return;
+        }
+        let listing = match message {
+            query::Message::Ask(_) | query::Message::Forward(..) => match self.listing(now) {
+                None => return,
+                some => some,
+            },
+            _ => None,
+        };
+        let _ = self.questions.try_send(Question::Heard { from, message, origin, listing, place });
+    }
+
+    /// Which members are up, and what they say; `None` where this node is not the super-peer.
+    fn listing(&mut self, now: Duration) -> Option<Arc<Listing>> {
+        let super_peer = self.part.as_ref()?.super_peer.as_ref()?;
+        let (revision, entries) = (super_peer.revision(), super_peer.entries(now));
+        Some(self.listings.listing(revision, entries, now))
     }
 
     /// Does what is due and what the machines want done.
@@ -314,6 +391,7 @@ impl Driver {
                     None => tracing::info!("no super-peer is known"),
                 }
                 part.member.handle_super_peer(led, now);
+                self.listings.handle_registry(now);
                 part.super_peer = led.filter(|(node, _)| *node == self.own).map(|(_, mandate)| {
                     let placement = part.group.state().and_then(placement);
                     let mut new =
@@ -393,11 +471,8 @@ impl Driver {
     }
 
     fn send(&mut self, to: NodeId, parcel: &Parcel) {
-        let lane =
-            self.lanes.entry(to).or_insert_with(|| Arc::new(Semaphore::new(MAX_PARCELS))).clone();
-        let (Ok(place), Ok(bytes)) = (lane.try_acquire_owned(), postcard::to_stdvec(parcel)) else {
-            return;
-        };
+        let Some(place) = self.lanes.place(to) else { return };
+        let Ok(bytes) = postcard::to_stdvec(parcel) else { return };
         let fabric = self.fabric.clone();
         tokio::spawn(async move {
             fabric.deliver(to, bytes).await;
@@ -407,13 +482,7 @@ impl Driver {
 
     fn complain(&mut self, member: NodeId, what: String) {
         let now = self.now();
-        let key = (member, what);
-        if self.complaints.get(&key).is_none_or(|at| *at + COMPLAIN_AGAIN <= now)
-            && self.complaints.len() < MAX_ORDERS
-        {
-            tracing::warn!(member = %member.short(), "a member {}", key.1);
-            self.complaints.insert(key, now);
-        }
+        self.complaints.complain(member, what, now);
     }
 
     fn tell(&self) {
@@ -427,6 +496,6 @@ impl Driver {
 }
 
 /// What CLOCK_BOOTTIME says: it goes on while the machine sleeps (clock_gettime(2)).
-fn boot_clock() -> Duration {
+pub fn boot_clock() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }

@@ -53,6 +53,7 @@ impl Part {
     pub fn status(&self, now: Duration) -> Status {
         let view = self.group.view();
         Status {
+            subgrid: Some(self.subgrid),
             super_peer: self.group.super_peer().map(|led| (led.node, led.mandate)),
             decides: self.group.may_decide(now),
             generation: self.group.generation(),

@@ -43,6 +43,15 @@ impl Client {
         self.request("GET", path, &(), Duration::from_secs(15)).await
     }
 
+    /// `GET path`, where the daemon itself may take its time.
+    pub async fn get_within<R: DeserializeOwned>(
+        &self,
+        path: &str,
+        deadline: Duration,
+    ) -> anyhow::Result<R> {
+        self.request("GET", path, &(), deadline).await
+    }
+
     /// `POST path` with a JSON body.
     pub async fn post<B: Serialize, R: DeserializeOwned>(
         &self,

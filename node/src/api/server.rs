@@ -85,6 +85,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/nodes", get(nodes))
         .route("/v1/subgrid", get(subgrid))
         .route("/v1/find", get(find))
+        .route("/v1/query", post(query))
         .route("/v1/qos", get(qos_state).post(qos_switch))
         .route("/v1/apps", get(apps).post(run))
         .route("/v1/apps/{app}", get(app))
@@ -175,7 +176,11 @@ async fn subgrid(node: Node) -> Answer<SubgridState> {
 }
 
 async fn find(node: Node, query: Query<FindQuery>) -> Answer<FindReply> {
-    Ok(Json(node.find(&query.of_which).await?))
+    Ok(Json(node.find(&query.of_which, query.within_ms).await?))
+}
+
+async fn query(node: Node, body: Json<QueryRequest>) -> Answer<QueryReply> {
+    Ok(Json(node.query(body.0).await?))
 }
 
 async fn qos_state(node: Node) -> Answer<QosState> {

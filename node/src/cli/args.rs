@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use phantom_discovery::machine::query::MAX_WANTED;
 use phantom_model::Limits;
+
+use crate::api::types::Reach;
 
 /// Live programs move to better machines while their users keep typing.
 #[derive(Debug, Parser)]
@@ -238,19 +241,25 @@ pub struct Nodes {
     /// Bandwidth (bytes a second), RoundTrip (ms), Lacks (a list). What is not known is UNDEFINED.
     #[arg(long = "where", value_name = "EXPR")]
     pub of_which: Option<String>,
-    /// Ask the super-peer, which knows all members, instead of each member.
+    /// Ask the super-peer, which knows all members, instead of each member; it asks further.
     ///
     /// It knows what nodes say of themselves: not This, Reachable, Bandwidth and RoundTrip, but also
-    /// Arch, OpSys, Kernel, PhantomVersion and Availability (of 1000).
+    /// Arch, OpSys, Kernel, PhantomVersion and Availability (of 1000). `subgrid` alone lists all
+    /// members, those that are away as well. `region` and `grid`, and `subgrid` with `--count` or
+    /// `--rank`, give the best nodes that are up, and how the query went: who handled it, in how
+    /// many steps and messages. The exit code is 1 when there is none.
     #[arg(long, value_enum)]
     pub scope: Option<Reach>,
-}
-
-/// How far a query goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Reach {
-    /// The own sub-grid.
-    Subgrid,
+    /// How many nodes are needed, 1 to 12: when the sub-grid has them, nobody else is asked.
+    #[arg(long, value_name = "N", requires = "scope")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_WANTED)))]
+    pub count: Option<u8>,
+    /// The nodes of which this ClassAd expression is highest, like `Idle * Mflops`.
+    #[arg(long, value_name = "EXPR", requires = "scope")]
+    pub rank: Option<String>,
+    /// How long to wait, at most 60s; 5s when absent.
+    #[arg(long, value_name = "TIME", requires = "scope")]
+    pub within: Option<phantom_model::Window>,
 }
 
 /// Which app.

@@ -1,6 +1,7 @@
 //! The command line: parse, ask the daemon, show the answer.
 
 mod args;
+mod nodes;
 mod policy;
 mod run;
 mod show;
@@ -137,16 +138,7 @@ async fn ask(
         Command::Subgrid => {
             show::subgrid(&client.get::<SubgridState>("/v1/subgrid").await?, json)?;
         }
-        Command::Nodes(args) if args.scope.is_some() => {
-            let text = args.of_which.as_deref().unwrap_or("true");
-            let path = format!("/v1/find?where={}", quoted(text));
-            show::found(&client.get::<FindReply>(&path).await?, json)?;
-        }
-        Command::Nodes(args) => {
-            let query = args.of_which.as_deref().map(|text| format!("?where={}", quoted(text)));
-            let path = format!("/v1/nodes{}", query.unwrap_or_default());
-            show::nodes(&client.get::<Vec<NodeRow>>(&path).await?, json)?;
-        }
+        Command::Nodes(args) => return nodes::nodes(&client, args, json).await,
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,
         Command::Explain(args) => {
             show::explain(&client.get(&app_path(&args.app, "/explain")).await?, json)?;

@@ -7,23 +7,26 @@ use crate::api::types::*;
 
 /// Prints rows under their headings, each column as wide as its widest cell.
 fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
-    let mut widths = headings.map(str::len);
+    table_of(&headings.map(str::to_owned), rows);
+}
+
+/// A table with as many columns as there are headings.
+pub fn table_of(headings: &[String], rows: &[impl AsRef<[String]>]) {
+    let mut widths: Vec<usize> = headings.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+        for (width, cell) in widths.iter_mut().zip(row.as_ref()) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: [&str; N]| {
+    let line = |cells: &[String]| {
         let mut text = String::new();
-        for (cell, width) in cells.iter().zip(widths) {
+        for (cell, width) in cells.iter().zip(&widths) {
             text.push_str(&format!("{cell:width$}  "));
         }
         println!("{}", text.trim_end());
     };
     line(headings);
-    for row in rows {
-        line(std::array::from_fn(|column| row[column].as_str()));
-    }
+    rows.iter().for_each(|row| line(row.as_ref()));
 }
 
 /// Reasons are cut to this many characters in tables.

@@ -23,7 +23,8 @@
 //! | [`members`] | who is in the sub-grid, and what they said of themselves |
 //! | [`near`] | what discovery needs of this node |
 //! | [`facts`] | what this node says of itself |
-//! | [`subgrid`] | this node's part in the elected group and the registry; queries |
+//! | [`query`] | queries that find their way through sub-grid, region and grid |
+//! | [`subgrid`] | this node's part in the elected group and the registry; listings of it |
 //! | [`store`] | what must not be forgotten |
 //! | [`timeline`] | what happened to each app |
 //! | [`logfile`] | the log stays bounded |
@@ -48,6 +49,7 @@ pub mod parts;
 pub mod peers;
 pub mod policy;
 pub mod programs;
+pub mod query;
 pub mod recover;
 pub mod store;
 pub mod subgrid;

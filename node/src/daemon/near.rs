@@ -146,6 +146,10 @@ impl Fabric for Near {
         }
     }
 
+    fn query_abroad(&self, to: NodeId, _message: Vec<u8>) {
+        tracing::trace!(to = %to.short(), "there is no way to another sub-grid yet");
+    }
+
     async fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
         let (store, prefix) = (self.store.clone(), prefix.to_owned());
         let read = tokio::task::spawn_blocking(move || phantom_net::Store::list(&*store, &prefix));

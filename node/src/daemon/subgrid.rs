@@ -15,13 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::describe;
 use super::peers::{Answer, Ask};
-use super::{Daemon, Refusal};
+use super::{Daemon, Refusal, query};
 use crate::api::types::{FindReply, FoundRow, SubgridState};
 
 /// How often it is looked whether the node is still what it says.
 const DESCRIBE: Duration = Duration::from_secs(5);
-/// How long the super-peer has to answer.
-const FIND: Duration = Duration::from_secs(5);
 /// So many nodes are told at most.
 const MAX_FOUND: usize = 1000;
 /// How long a parcel may take to come in.
@@ -115,9 +113,10 @@ impl Daemon {
         members.filter(lives).collect()
     }
 
-    /// Asks the super-peer which nodes meet an expression.
-    pub async fn find(&self, text: &str) -> Result<FindReply, Refusal> {
+    /// Asks the super-peer which nodes meet an expression: all of them, whether up or away.
+    pub async fn find(&self, text: &str, within_ms: Option<u64>) -> Result<FindReply, Refusal> {
         self.network.standing().map_err(Refusal::failed)?;
+        let within = query::patience(within_ms)?;
         describe::expression(text)?;
         let began = Instant::now();
         let mut changes = self.subgrid.changes();
@@ -134,7 +133,7 @@ impl Daemon {
             route.push(name.clone());
             messages += if node == self.node { 0 } else { 2 };
             let found = tokio::select! {
-                found = self.find_at(node, text, FIND.saturating_sub(began.elapsed())) => found,
+                found = self.find_at(node, text, within.saturating_sub(began.elapsed())) => found,
                 // It may be gone: its successor is asked at once.
                 _ = changes.wait_for(|now| now.super_peer != super_peer) => continue,
             };
@@ -173,7 +172,7 @@ impl Daemon {
 }
 
 /// What the text of an attribute comes to by itself.
-fn value(text: &str) -> Value {
+pub(super) fn value(text: &str) -> Value {
     Expr::parse(text).map_or(Value::Error, |expr| Scope::of(&Default::default()).eval(&expr))
 }
 

@@ -47,6 +47,10 @@ impl Answerer {
         }
         let wanted = Wanted::of(query).ok()?;
         let matches = wanted.find(query.vo.as_deref(), directory, subgrid);
+        if !wanted.is_settled(&matches, directory) {
+            // Who waits has the region-peer ask again.
+            return None;
+        }
         let met = matches.len() >= usize::from(query.wanted);
         let mut route = query.route.clone();
         route.push(Hop::new(own, Role::Answerer));

@@ -58,6 +58,8 @@ struct Flight {
     next: Duration,
     pause: Duration,
     asked: Vec<NodeId>,
+    /// The super-peer has said that it has too much to do.
+    busy: bool,
 }
 
 /// The machine of the node that asks.
@@ -85,6 +87,7 @@ impl Asker {
             return;
         }
         self.super_peer = super_peer;
+        self.flights.values_mut().for_each(|flight| flight.busy = false);
         let ids: Vec<_> = self.flights.keys().copied().collect();
         ids.into_iter().for_each(|id| self.send(id, now));
     }
@@ -110,7 +113,8 @@ impl Asker {
             return Err(AskError::TooMany);
         }
         let deadline = now + patience;
-        let flight = Flight { query, deadline, next: now, pause: RETRY, asked: Vec::new() };
+        let (pause, asked, busy) = (RETRY, Vec::new(), false);
+        let flight = Flight { query, deadline, next: now, pause, asked, busy };
         self.flights.insert(id, flight);
         self.send(id, now);
         Ok(id)
@@ -125,6 +129,7 @@ impl Asker {
         }
         if answer.outcome == Outcome::Busy {
             flight.next = now + BUSY;
+            flight.busy = true;
             return;
         }
         answer.matches.truncate(flight.query.wanted.into());
@@ -137,7 +142,8 @@ impl Asker {
         self.flights.values().map(|flight| flight.next.min(flight.deadline)).min()
     }
 
-    /// Does what is due: repeats questions, ends those for which it is too late.
+    /// Does what is due: repeats questions, ends those for which it is too late. One that nobody
+    /// could be asked ends with no step and no message.
     pub fn handle_timeout(&mut self, now: Duration) {
         let ids: Vec<_> = self.flights.keys().copied().collect();
         for id in ids {
@@ -147,7 +153,7 @@ impl Asker {
                     id,
                     subgrid: self.subgrid,
                     ticket: Ticket([0; 16]),
-                    outcome: Outcome::Late,
+                    outcome: if flight.busy { Outcome::Busy } else { Outcome::Late },
                     matches: Vec::new(),
                     route: flight.query.route.clone(),
                     steps: 0,

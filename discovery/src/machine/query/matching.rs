@@ -18,6 +18,12 @@ const ALWAYS: [&str; 5] = ["Name", "Cpus", "Idle", "FreeMemory", "Mflops"];
 pub trait Directory {
     /// Their descriptions: of all, or of those in a virtual organisation.
     fn ads<'a>(&'a self, vo: Option<&str>) -> Box<dyn Iterator<Item = (NodeId, &'a Ad)> + 'a>;
+
+    /// Whether all members are in it. One that is still being gathered may meet a query, but that it
+    /// does not is no answer.
+    fn is_whole(&self) -> bool {
+        true
+    }
 }
 
 /// A query that is not asked.
@@ -89,6 +95,11 @@ impl Wanted {
         &self.need
     }
 
+    /// Whether what `found` has of `directory` would be the same of all members.
+    pub(super) fn is_settled(&self, found: &[Match], directory: &dyn Directory) -> bool {
+        directory.is_whole() || found.len() >= self.count && !self.is_ranked
+    }
+
     /// Those that match, best first, at most as many as are wanted. A member's own `Requirements` must
     /// be true of the query; one whose description cannot be true matches nothing.
     pub fn find(&self, vo: Option<&str>, directory: &dyn Directory, of: SubgridId) -> Vec<Match> {
@@ -120,8 +131,10 @@ impl Wanted {
 
     fn told(&self, ad: &Ad) -> Vec<(String, String)> {
         let scope = Scope::of(ad).with_target(&self.ad).within(STEPS);
-        let there = self.names.iter().filter(|name| ad.get(name).is_some());
-        let told = there.map(|name| (name.clone(), scope.attribute(name).to_string()));
+        // As the member writes them.
+        let written = |name: &String| ad.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
+        let there = self.names.iter().filter_map(written);
+        let told = there.map(|(name, _)| (name.to_owned(), scope.attribute(name).to_string()));
         let fits = |(name, value): &(String, String)| {
             name.len() <= MAX_ATTRIBUTE && value.len() <= MAX_ATTRIBUTE
         };

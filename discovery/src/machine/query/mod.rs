@@ -226,6 +226,8 @@ pub enum Outcome {
     Busy,
     /// The query makes no sense; the super-peer has refused it.
     Refused,
+    /// Fewer, or none: the sub-grid belongs to no region, so nobody else was asked.
+    Alone,
 }
 
 impl fmt::Display for Outcome {
@@ -236,6 +238,7 @@ impl fmt::Display for Outcome {
             Outcome::Late => "not everybody has answered in time",
             Outcome::Busy => "the super-peer has too much to do: ask again later",
             Outcome::Refused => "the super-peer refuses the expression: check how it is written",
+            Outcome::Alone => "the sub-grid belongs to no region, and has no more itself",
         })
     }
 }

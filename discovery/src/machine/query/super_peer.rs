@@ -150,7 +150,7 @@ impl SuperPeer {
         let ids: Vec<_> = self.pending.keys().copied().collect();
         for id in ids {
             match region {
-                RegionLink::Alone => self.finish(id, Outcome::Short, now),
+                RegionLink::Alone => self.finish(id, Outcome::Alone, now),
                 RegionLink::Unknown => {}
                 RegionLink::Peer(_) => self.refer(id, RETRY, now),
             }
@@ -251,6 +251,10 @@ impl SuperPeer {
             return self.refuse(from, &query, Outcome::Refused);
         };
         let found = wanted.find(query.vo.as_deref(), directory, self.subgrid);
+        if !wanted.is_settled(&found, directory) {
+            // It asks again.
+            return;
+        }
         let id = query.id;
         let mut route = query.route.clone();
         route.push(Hop::new(self.own, Role::SuperPeer));
@@ -274,9 +278,13 @@ impl SuperPeer {
             messages: u16::from(from != self.own),
             query,
         };
-        let inside = pending.query.scope == Scope::SubGrid || self.region == RegionLink::Alone;
-        if met || inside {
-            let outcome = if met { Outcome::Met } else { Outcome::Short };
+        let inside = pending.query.scope == Scope::SubGrid;
+        if met || inside || self.region == RegionLink::Alone {
+            let outcome = match met {
+                true => Outcome::Met,
+                false if inside => Outcome::Short,
+                false => Outcome::Alone,
+            };
             return self.answer(pending, outcome, now);
         }
         let of_one = self.pending.values().filter(|other| other.query.origin == from).count();

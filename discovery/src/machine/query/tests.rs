@@ -91,7 +91,7 @@ fn matches_are_ranked_told_and_judged_by_both_sides() {
     let asked = Query { vo: Some("physics".into()), ..query("TARGET.Idle >= 3", 5) };
     let found = Wanted::of(&asked).unwrap().find(Some("physics"), &members, subgrid(1));
     assert_eq!(found.len(), 2);
-    assert_eq!(found[0].attributes[0], ("idle".to_owned(), "6".to_owned()));
+    assert_eq!(found[0].attributes[0], ("Idle".to_owned(), "6".to_owned()));
     assert!(Wanted::of(&asked).unwrap().find(Some("other"), &members, subgrid(1)).is_empty());
 }
 

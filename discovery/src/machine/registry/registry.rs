@@ -33,6 +33,8 @@ pub struct Registration<'a> {
     pub age: Duration,
     /// Whether this super-peer has heard it of the member itself.
     pub confirmed: bool,
+    /// [`Description::digest`].
+    pub digest: Digest,
 }
 
 #[derive(Debug)]
@@ -312,6 +314,7 @@ impl Registry {
             description: &entry.description,
             age: now.saturating_sub(entry.heard),
             confirmed: entry.confirmed,
+            digest: entry.digest,
         })
     }
 

@@ -204,6 +204,11 @@ impl SuperPeer {
         self.registry.entries(now)
     }
 
+    /// Grows whenever what a member says changes, or who is in it.
+    pub fn revision(&self) -> u64 {
+        self.registry.revision()
+    }
+
     /// What there is, for a super-peer of the same sub-grid on another side of a parted network.
     pub fn snapshot(&self) -> Snapshot {
         self.registry.snapshot()
