@@ -51,6 +51,8 @@ mod driver;
 #[cfg(feature = "driver")]
 mod fabric;
 #[cfg(feature = "driver")]
+pub mod region;
+#[cfg(feature = "driver")]
 mod socket;
 #[cfg(feature = "driver")]
 mod subgrid;

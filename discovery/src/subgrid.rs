@@ -18,14 +18,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::driver::Discovery;
 use crate::fabric::Fabric;
 use crate::machine::Mandate;
-use crate::machine::group::{Declined, Op, Outcome, State};
 use crate::machine::coordinates::Coordinate;
+use crate::machine::group::{Declined, Op, Outcome, Stamp, State};
 use crate::machine::query::{
     Answer, AskError, Directory, MAX_REMAINING_MS, Message, RegionLink, Request,
 };
 use crate::machine::region::power::Summary;
 use crate::machine::registry::description::Attributes;
 use driver::Driver;
+pub(crate) use driver::boot_clock;
 use query_driver::{QueryDriver, Question};
 
 const MAX_ORDERS: usize = 1024;
@@ -109,18 +110,34 @@ pub enum QueryError {
 }
 
 enum Order {
-    Parcel { from: NodeId, bytes: Vec<u8> },
+    Parcel {
+        from: NodeId,
+        bytes: Vec<u8>,
+    },
     /// A message of a query from a node outside.
-    Abroad { from: NodeId, bytes: Vec<u8> },
+    Abroad {
+        from: NodeId,
+        bytes: Vec<u8>,
+    },
     /// A message of a query from this node to itself.
     Home(Box<Message>),
     Listing(oneshot::Sender<Option<Arc<listing::Listing>>>),
     Vos(listing::Vos),
     Describe(Attributes),
-    Propose { op: Op, done: oneshot::Sender<Result<Outcome, NotDone>> },
+    Propose {
+        op: Op,
+        done: oneshot::Sender<Result<Outcome, NotDone>>,
+    },
     Entries(oneshot::Sender<Option<Vec<Entry>>>),
     State(oneshot::Sender<Option<State>>),
+    Value {
+        name: &'static str,
+        answer: oneshot::Sender<Option<StampedValue>>,
+    },
 }
+
+/// A value of the group with its stamp; `None` in the place of the bytes where there is none.
+type StampedValue = (Stamp, Option<Vec<u8>>);
 
 /// This node's part in its sub-grid. Clones are the same.
 #[derive(Clone)]
@@ -221,6 +238,13 @@ impl SubGrid {
         self.orders.send(Order::Listing(answer)).await.ok()?;
         let listing = listing.await.ok()??;
         listing.is_whole().then(|| listing.summary().clone())
+    }
+
+    /// A value that the group keeps, as far as this node knows; `None` where it knows of no group.
+    pub async fn value(&self, name: &'static str) -> Option<StampedValue> {
+        let (answer, value) = oneshot::channel();
+        self.orders.send(Order::Value { name, answer }).await.ok()?;
+        value.await.ok()?
     }
 
     /// What the group has decided, as far as this node knows.

@@ -281,6 +281,12 @@ impl Driver {
                 });
                 let _ = answer.send(entries);
             }
+            Order::Value { name, answer } => {
+                let state = self.part.as_ref().and_then(|part| part.group.state());
+                let value =
+                    |state: &group::State| (state.stamp(name), state.get(name).map(<[u8]>::to_vec));
+                let _ = answer.send(state.map(value));
+            }
             Order::State(answer) => {
                 let state = self.part.as_ref().and_then(|part| part.group.state().cloned());
                 let _ = answer.send(state);

@@ -92,7 +92,7 @@ pub enum Command {
         /// What.
         word: Word,
     },
-    /// Somebody has a later charter: ask it (`ask` true), or has an earlier one: show it this one.
+    /// Somebody has an earlier charter: show it this one.
     Charter {
         /// Who.
         to: Reach,
@@ -261,7 +261,9 @@ impl Assembly {
         if is_in && !self.seats.hear_from(hail.seat.clone(), now) {
             return;
         }
-        if hail.charter != self.sites.version && (is_in || !hail.registration.is_empty()) {
+        // Who was put out has to hear of it.
+        let may_know = is_in || hail.charter > 0 || !hail.registration.is_empty();
+        if hail.charter < self.sites.version && may_know {
             self.commands.push_back(Command::Charter { to: reach.clone() });
         }
         if !hail.registration.is_empty() {
@@ -309,7 +311,7 @@ impl Assembly {
         {
             self.coordinates.handle_sample(member(subgrid), told.coordinate, rtt);
         }
-        if told.charter != self.sites.version {
+        if told.charter < self.sites.version {
             self.commands.push_back(Command::Charter { to: reach });
         }
         let by_region_peer = told.region_peer.as_ref().is_some_and(|(seat, _)| seat.node == from);

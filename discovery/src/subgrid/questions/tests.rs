@@ -60,7 +60,8 @@ impl World {
     fn new(super_peer: u8) -> Self {
         let members: BTreeSet<NodeId> = (1..=5).map(node).collect();
         let ads = (1..=5).map(|number| {
-            let text = format!("[ Name = \"n{number}\"; Cpus = 8; Idle = {number}; State = \"up\" ]");
+            let text =
+                format!("[ Name = \"n{number}\"; Cpus = 8; Idle = {number}; State = \"up\" ]");
             (node(number), Ad::parse(&text).unwrap())
         });
         let listing = Listing::of(ads.collect(), true);
@@ -155,7 +156,8 @@ fn a_member_asks_with_two_messages_and_the_super_peer_itself_with_none() {
     let own = world.ask(3, request("Idle >= 5", Scope::SubGrid), NOW).try_recv().unwrap().unwrap();
     assert_eq!((names(&own), own.outcome, own.messages), (vec![5], Outcome::Short, 0));
     assert_eq!(world.messages, 2);
-    let none = world.ask(2, Request { vo: Some("x".into()), ..request("true", Scope::SubGrid) }, NOW);
+    let none =
+        world.ask(2, Request { vo: Some("x".into()), ..request("true", Scope::SubGrid) }, NOW);
     assert!({ none }.try_recv().unwrap().unwrap().matches.is_empty());
 }
 
@@ -321,8 +323,14 @@ fn any_message() -> impl Strategy<Value = Message> {
             }
             2 => {
                 let (tried, regions) = (vec![], vec![]);
-                let errand =
-                    Errand { ticket, reply_to: node(b), tried, regions, crossed: false, near: None };
+                let errand = Errand {
+                    ticket,
+                    reply_to: node(b),
+                    tried,
+                    regions,
+                    crossed: false,
+                    near: None,
+                };
                 Message::Refer(query, errand)
             }
             3 => Message::Answer(Answer {

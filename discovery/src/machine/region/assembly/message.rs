@@ -8,7 +8,7 @@ use crate::machine::region::catalogue::MAX_SUBGRIDS;
 /// Addresses are no longer as the node's network writes them, in bytes.
 pub const MAX_REACH: usize = 1024;
 /// No registration is longer, in bytes.
-pub const MAX_REGISTRATION: usize = 1024;
+pub const MAX_REGISTRATION: usize = 2048;
 /// No longer message of the region's group is taken, in bytes.
 const MAX_GROUP: usize = 256 << 10;
 

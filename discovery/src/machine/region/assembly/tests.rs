@@ -105,7 +105,6 @@ impl World {
     }
 
     fn obey(&mut self, number: usize) {
-        let version = self.charters.len() as u64;
         loop {
             let place = &mut self.sites[number];
             let Some(assembly) = &mut place.assembly else { return };
@@ -126,13 +125,14 @@ impl World {
                         self.flying.push((at, from, to, word));
                     }
                 }
-                // Whoever has the later one shows it: here both know.
-                Command::Charter { .. } => {
-                    if place.charter < version {
-                        place.charter = version;
-                        let charter = self.charters[version as usize - 1].clone();
+                Command::Charter { to } => {
+                    let (version, now) = (place.charter, self.now);
+                    let other = &mut self.sites[usize::from(to.node.0[0]) - 1];
+                    let there = other.assembly.as_mut().filter(|it| it.own.node == to.node);
+                    if let Some(assembly) = there.filter(|_| other.charter < version) {
+                        other.charter = version;
                         assembly.handle_registration(Vec::new());
-                        assembly.handle_charter(charter, self.now);
+                        assembly.handle_charter(self.charters[version as usize - 1].clone(), now);
                     }
                 }
                 Command::Led(Some(led)) => {
