@@ -43,7 +43,7 @@ use crate::uri::GridUri;
 use driver::Driver;
 pub use letter::{Letter, MAX_LETTER, Parcel, Question, Reply};
 pub use record::{CHARTER, Record, SITE};
-pub use zone::{Found, find};
+pub use zone::{Found, NOT_WRITTEN_YET, find};
 
 const MAX_ORDERS: usize = 1024;
 
@@ -166,6 +166,8 @@ pub struct SiteView {
 pub struct View {
     /// Which region.
     pub uri: GridUri,
+    /// What the sub-grid of who says so keeps of it.
+    pub record: Record,
     /// Its key, as it is known.
     pub key: [u8; 32],
     /// How the sub-grid of who says so stands with it.

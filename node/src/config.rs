@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use phantom_discovery::dns::Servers;
+use phantom_discovery::region::RegionConfig;
 use phantom_model::{AppId, Bytes, Limit, Limits, Resource};
 use phantom_net::config::DEFAULT_PORT;
 use phantom_qos::Rule;
@@ -51,6 +53,8 @@ pub struct Config {
     /// Programs that Phantom did not start and that shall be watched all the same: they are reported
     /// in the log and by `phantom qos`.
     pub watch: Vec<Watch>,
+    /// How regions are found by name, and their entries written.
+    pub dns: Dns,
     /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
     /// a minute. `<run_dir>/held` shows that it was reached.
     pub hold_at: Option<HoldAt>,
@@ -75,10 +79,25 @@ impl Default for Config {
             qos: true,
             stutter: None,
             watch: Vec::new(),
+            dns: Dns::default(),
             hold_at: None,
             claim_mflops: None,
         }
     }
+}
+
+/// `[dns]`: how regions are found by name, and how a region-peer writes the entry of its region.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// Name servers to ask, like `192.0.2.53:53`; those of the machine when there are none.
+    pub servers: Vec<SocketAddr>,
+    /// File of the key that may write the region's entry, as `tsig-keygen` prints it.
+    pub key: Option<PathBuf>,
+    /// The server that takes updates; the primary that the zone names when absent.
+    pub primary: Option<SocketAddr>,
+    /// Under which names and addresses other sites reach this node; its own addresses when absent.
+    pub hosts: Vec<String>,
 }
 
 /// One `[[watch]]`: programs that fit all that is given.
@@ -164,6 +183,19 @@ impl Config {
     /// The rules of `[[watch]]`.
     pub fn rules(&self) -> anyhow::Result<Vec<Rule>> {
         self.watch.iter().map(Watch::rule).collect()
+    }
+
+    /// What `[dns]` says.
+    pub fn region(&self) -> RegionConfig {
+        RegionConfig {
+            servers: match self.dns.servers.is_empty() {
+                true => Servers::System,
+                false => Servers::Given(self.dns.servers.clone()),
+            },
+            key_file: self.dns.key.clone(),
+            primary: self.dns.primary,
+            hosts: self.dns.hosts.clone(),
+        }
     }
 
     /// The socket of the local API.

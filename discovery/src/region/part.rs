@@ -132,6 +132,7 @@ impl Part {
         });
         View {
             uri: self.record.uri.clone(),
+            record: self.record.clone(),
             key,
             membership: self.membership(),
             charter: self.charter.as_ref().map(|it| it.bytes.clone()).unwrap_or_default(),

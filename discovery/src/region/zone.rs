@@ -21,6 +21,9 @@ const REFRESH: Duration = Duration::from_secs(600);
 /// After a failure, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(120));
 
+/// How an entry stands before the first attempt to write it, in words.
+pub const NOT_WRITTEN_YET: &str = "not written yet";
+
 /// Who is at a region's name.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -109,7 +112,7 @@ impl Keeper {
     /// Begins to keep the entry of this region.
     pub fn start(config: RegionConfig, uri: GridUri, abroad: Arc<dyn Abroad>) -> Self {
         let (wanted, wants) = watch::channel(None);
-        let (tell, told) = watch::channel("not written yet".to_owned());
+        let (tell, told) = watch::channel(NOT_WRITTEN_YET.to_owned());
         let task = tokio::spawn(keep(config, uri, abroad, wants, tell));
         Self { wanted, told, task }
     }

@@ -14,6 +14,7 @@ use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::region::{RegionReply, RegionRequest, RegionState};
 use super::types::*;
 use crate::daemon::{Caller, Daemon, Refusal, describe};
 
@@ -84,6 +85,9 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/leave", post(leave))
         .route("/v1/nodes", get(nodes))
         .route("/v1/subgrid", get(subgrid))
+        .route("/v1/region", get(region))
+        .route("/v1/region/{what}", post(region_change))
+        .route("/v1/site/{what}", post(site_change))
         .route("/v1/find", get(find))
         .route("/v1/query", post(query))
         .route("/v1/qos", get(qos_state).post(qos_switch))
@@ -173,6 +177,44 @@ async fn nodes(node: Node, query: Query<NodesQuery>) -> Answer<Vec<NodeRow>> {
 
 async fn subgrid(node: Node) -> Answer<SubgridState> {
     Ok(Json(node.subgrid_state()?))
+}
+
+async fn region(node: Node) -> Answer<RegionState> {
+    Ok(Json(node.region_state().await?))
+}
+
+async fn region_change(
+    node: Node,
+    from: From,
+    what: UrlPath<String>,
+    body: Json<RegionRequest>,
+) -> Answer<RegionReply> {
+    from.caller()?.must_be_admin("change a region")?;
+    Ok(Json(match what.as_str() {
+        "init" => node.region_init(body.0).await?,
+        "admit" => node.region_admit(body.0).await?,
+        "peer" => node.region_peer(body.0).await?,
+        "rotate" => node.region_rotate(body.0).await?,
+        other => return Err(unknown(other)),
+    }))
+}
+
+async fn site_change(
+    node: Node,
+    from: From,
+    what: UrlPath<String>,
+    body: Json<RegionRequest>,
+) -> Answer<RegionReply> {
+    from.caller()?.must_be_admin("change which region the sub-grid belongs to")?;
+    Ok(Json(match what.as_str() {
+        "register" => node.site_register(body.0).await?,
+        "remove" => node.site_remove(body.0).await?,
+        other => return Err(unknown(other)),
+    }))
+}
+
+fn unknown(what: &str) -> Refusal {
+    Refusal::usage(format!("the daemon knows no `{what}`; is it older than the command line?"))
 }
 
 async fn find(node: Node, query: Query<FindQuery>) -> Answer<FindReply> {

@@ -74,6 +74,17 @@ pub enum Command {
     /// seconds. Decisions take a majority of the electors; without one the members go on, but
     /// nothing that must not happen twice is decided.
     Subgrid,
+    /// Found a region of sub-grids under a DNS name, and say who belongs to it.
+    ///
+    /// Sub-grids of a region ask each other for what they do not have themselves (`phantom nodes
+    /// --scope region`). One of their super-peers, the region-peer, answers for the region, and keeps
+    /// its entry in the DNS, by which everybody finds it. docs/regions-dns.md shows how to set up the
+    /// DNS.
+    #[command(subcommand)]
+    Region(Region),
+    /// Register this sub-grid with a region, or take it out.
+    #[command(subcommand)]
+    Site(Site),
     /// Run a command so that it can move.
     #[command(override_usage = "phantom run [OPTIONS] -- <CMD>...")]
     Run(Run),
@@ -164,6 +175,71 @@ pub enum Policy {
     },
     /// List the versions this node has seen, with what changed.
     History,
+}
+
+/// What to do with a region.
+#[derive(Debug, Subcommand)]
+pub enum Region {
+    /// Found a region, with this sub-grid as its first site (needs root).
+    ///
+    /// Its key is made on this machine and stays here: only here sub-grids can be let in and put out.
+    Init {
+        /// Its name: grid://campus.example.org, with a domain whose DNS you can have changed.
+        #[arg(value_name = "URI")]
+        uri: String,
+        /// What this sub-grid is called in it; the name of this node when absent.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Let in a sub-grid that has registered (needs root, and the region's key).
+    Approve {
+        /// Its name, or the beginning of its id.
+        site: String,
+    },
+    /// Tell who belongs to the region, who asks to, and how its entry in the DNS stands.
+    List,
+    /// Put a sub-grid out (needs root, and the region's key).
+    Remove {
+        /// Its name, or the beginning of its id.
+        site: String,
+    },
+    /// Ask another region for what this one does not have (needs root, and the region's key).
+    ///
+    /// The other region answers when its admin has named this one as well.
+    Peer {
+        /// Its name: grid://other.example.org.
+        #[arg(value_name = "URI")]
+        uri: String,
+        /// Ask it no longer.
+        #[arg(long)]
+        withdraw: bool,
+    },
+    /// Give the region another key (needs root, and the region's key).
+    ///
+    /// The key before signs for it, so sites and their nodes follow. The former key stays on this
+    /// machine, for those that hear of it late.
+    Rotate,
+}
+
+/// What to do with this sub-grid as a site.
+#[derive(Debug, Subcommand)]
+pub enum Site {
+    /// Ask a region to let this sub-grid in (needs root, where the sub-grid was founded or on a
+    /// delegate).
+    Register {
+        /// Its name: grid://campus.example.org.
+        #[arg(value_name = "URI")]
+        uri: String,
+        /// What this sub-grid shall be called there; the name of this node when absent.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Leave a region (needs root, where the sub-grid was founded or on a delegate).
+    Remove {
+        /// Its name: grid://campus.example.org.
+        #[arg(value_name = "URI")]
+        uri: String,
+    },
 }
 
 /// Which member.

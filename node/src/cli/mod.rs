@@ -3,6 +3,7 @@
 mod args;
 mod nodes;
 mod policy;
+mod region;
 mod run;
 mod show;
 mod up;
@@ -138,6 +139,8 @@ async fn ask(
         Command::Subgrid => {
             show::subgrid(&client.get::<SubgridState>("/v1/subgrid").await?, json)?;
         }
+        Command::Region(what) => region::region(&client, what, json).await?,
+        Command::Site(what) => region::site(&client, what, json).await?,
         Command::Nodes(args) => return nodes::nodes(&client, args, json).await,
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,
         Command::Explain(args) => {

@@ -73,7 +73,8 @@ fn matched(reply: &QueryReply, is_ranked: bool, json: bool) -> anyhow::Result<()
 /// How it ended and went, in one line.
 fn outcome(reply: &QueryReply) -> String {
     let count = reply.rows.len();
-    let nodes = if count == 1 { "1 node matches".to_owned() } else { format!("{count} nodes match") };
+    let nodes =
+        if count == 1 { "1 node matches".to_owned() } else { format!("{count} nodes match") };
     let ended = match reply.outcome {
         QueryOutcome::Met => format!("{nodes}, as many as were asked for"),
         QueryOutcome::Short => format!("{nodes}; nobody else has what is needed"),

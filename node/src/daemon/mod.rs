@@ -2,6 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | [`abroad`] | what nodes of other sub-grids send, and what a region needs of this node |
 //! | [`availability`] | how much this node can be counted on |
 //! | [`apps`] | apps whose home is here: start, list, find, end |
 //! | [`guests`] | apps of other homes that run here |
@@ -15,6 +16,7 @@
 //! | [`peers`] | questions between daemons and their answers |
 //! | [`policy`] | the sub-grid's policy: read, shown, edited |
 //! | [`programs`] | programs that Phantom did not start, watched as the owner wants |
+//! | [`region`] | founding a region, letting sub-grids in, registering the own one |
 //! | [`recover`] | finds apps again whose shims lived on |
 //! | [`switch`] | splices streams between shims here and there, if the epoch allows |
 //! | [`watch`] | limits into the kernel, crossings out of it, verdicts into moves |
@@ -30,6 +32,7 @@
 //! | [`logfile`] | the log stays bounded |
 //! | [`hold`] | for tests: a stop at a border of a move |
 
+pub mod abroad;
 pub mod apps;
 pub mod availability;
 pub mod describe;
@@ -51,6 +54,7 @@ pub mod policy;
 pub mod programs;
 pub mod query;
 pub mod recover;
+pub mod region;
 pub mod store;
 pub mod subgrid;
 pub mod switch;
@@ -140,6 +144,10 @@ pub struct Daemon {
     pub discovery: phantom_discovery::Discovery,
     /// This node's part in the sub-grid's group and registry.
     pub subgrid: phantom_discovery::SubGrid,
+    /// This node's part in its sub-grid's region.
+    pub region: phantom_discovery::region::Region,
+    /// What the region needs of this node.
+    pub outside: Arc<abroad::Outside>,
     /// How much this node can be counted on.
     pub availability: Arc<availability::Availability>,
     /// This node's own request to be let in.
@@ -220,6 +228,12 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         port: config.listen.port(),
         store: store.clone(),
         availability: availability.clone(),
+        region: Default::default(),
+    });
+    let outside = Arc::new(abroad::Outside {
+        network: network.clone(),
+        port: config.listen.port(),
+        availability: availability.clone(),
     });
     let discovery = phantom_discovery::Discovery::start(
         phantom_discovery::Config {
@@ -229,7 +243,10 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         },
         fabric.clone(),
     );
-    let subgrid = phantom_discovery::SubGrid::start(fabric, discovery.clone());
+    let subgrid = phantom_discovery::SubGrid::start(fabric.clone(), discovery.clone());
+    let region =
+        phantom_discovery::region::Region::start(config.region(), outside.clone(), subgrid.clone());
+    let _ = fabric.region.set(region.clone());
     let daemon = Arc::new(Daemon {
         node,
         store,
@@ -238,6 +255,8 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         guests: guests::Guests::new(node),
         discovery,
         subgrid,
+        region,
+        outside,
         availability,
         joining: joining::Joining::default(),
         market: market::Market::default(),
@@ -272,6 +291,7 @@ impl Daemon {
         self.find_apps().await?;
         // Not before: an app that is not found yet is not one that has ended.
         tokio::spawn(self.clone().answer_peers());
+        tokio::spawn(self.clone().answer_abroad());
         self.settle_moves();
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());

@@ -1,10 +1,11 @@
 //! What discovery needs of this node: its keys, members and connections.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use phantom_discovery::region::Region;
 use phantom_discovery::{Contact, Fabric, Keep, Signed};
 use phantom_model::{NodeId, SubgridId};
 use phantom_net::member::{Note, NoteError};
@@ -34,6 +35,8 @@ pub struct Near {
     pub store: Arc<Store>,
     /// How much this node can be counted on.
     pub availability: Arc<Availability>,
+    /// This node's part in its region, once there is one.
+    pub region: OnceLock<Region>,
 }
 
 #[async_trait]
@@ -146,8 +149,10 @@ impl Fabric for Near {
         }
     }
 
-    fn query_abroad(&self, to: NodeId, _message: Vec<u8>) {
-        tracing::trace!(to = %to.short(), "there is no way to another sub-grid yet");
+    fn query_abroad(&self, to: NodeId, message: Vec<u8>) {
+        if let Some(region) = self.region.get() {
+            region.query(to, message);
+        }
     }
 
     async fn kept(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {

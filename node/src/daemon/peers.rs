@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use phantom_discovery::region::View;
 use phantom_model::app::OsText;
 use phantom_model::handoff::{Addressed, Report, Request};
 use phantom_model::{AppId, MoveId, NodeFacts, NodeId, Verdict};
@@ -65,6 +66,10 @@ pub enum Ask {
     Reading(AppId, Used),
     /// To the super-peer: which nodes meet this ClassAd expression?
     Find(String),
+    /// To the super-peer: how does our region stand?
+    Region,
+    /// To the super-peer: our region's admin has signed this charter.
+    Charter(Vec<u8>),
 }
 
 /// An answer.
@@ -84,6 +89,8 @@ pub enum Answer {
     Worked([u64; 4]),
     /// To [`Ask::Find`].
     Found(Vec<Found>),
+    /// To [`Ask::Region`].
+    Region(Option<Box<View>>),
     /// Done.
     Done,
 }
@@ -144,6 +151,11 @@ impl Daemon {
             Ask::Work(seed, steps) => Ok(Answer::Worked(self.market.do_work(seed, steps).await?)),
             Ask::Probe(_) => Ok(Answer::Done),
             Ask::Find(text) => Ok(Answer::Found(self.find_here(&text).await?)),
+            Ask::Region => Ok(Answer::Region(self.region.view().await.map(Box::new))),
+            Ask::Charter(bytes) => {
+                self.region.adopt(bytes).await.map_err(anyhow::Error::msg)?;
+                Ok(Answer::Done)
+            }
             Ask::Move(request) => {
                 self.check_home(peer, &request)?;
                 self.take_part(peer, request).await;

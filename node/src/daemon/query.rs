@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use phantom_classad::Value;
+use phantom_discovery::QueryError;
 use phantom_discovery::envelope::ShortId;
 use phantom_discovery::machine::query::{
     AskError, Hop, MAX_REMAINING_MS, MAX_WANTED, Match, Outcome, Request, Scope,
 };
-use phantom_discovery::QueryError;
 
 use super::subgrid::value;
 use super::{Daemon, Refusal};

@@ -182,6 +182,7 @@ impl Driver {
             let view = match told.map(|(bytes, _)| Reply::read(&bytes)) {
                 Ok(Some(Reply::View(theirs))) if theirs.uri == own.uri => View {
                     membership: own.membership,
+                    record: own.record,
                     charter: own.charter,
                     key: own.key,
                     found: own.found,
