@@ -256,6 +256,31 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// A node of another sub-grid than was looked for.
+    #[error(
+        "node {} is a member of sub-grid {}, not of {}: ask again where that sub-grid is to be found",
+        .peer.short(), .shown.short(), .wanted.short()
+    )]
+    OtherSubgrid {
+        /// Which node.
+        peer: NodeId,
+        /// The sub-grid it was taken for a member of.
+        wanted: SubgridId,
+        /// The sub-grid whose certificate it has shown.
+        shown: SubgridId,
+    },
+    /// A message to another sub-grid is too long.
+    #[error(
+        "a message of {bytes} bytes is too long for another sub-grid, which takes at most {}: send less at once",
+        crate::abroad::MAX_ABROAD
+    )]
+    LongMessage {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A node that was to be dialled is this one.
+    #[error("this node cannot dial itself: leave it out of those to be told")]
+    OwnContact,
     /// A bulk transfer failed.
     #[error(transparent)]
     Bulk(#[from] BulkError),

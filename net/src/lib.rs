@@ -36,6 +36,7 @@
 //! - One connection per peer; when both dial at once both keep the same one. A peer that is gone
 //!   is known to be after [`config::Timing::idle`]; connections are made again as needed.
 //! - Bulk data has its own lanes, see [`bulk`].
+//! - Nodes of other sub-grids get answers of their own kind and nothing else, see [`abroad`].
 //!
 //! - Whoever is removed is parted from as soon as the removal is heard.
 //!
@@ -55,8 +56,10 @@
 //! | [`region`] | keys of regions and what is signed with them; pure but for the key files |
 //! | [`link`] | connections between proven keys: the trait, QUIC, a fake |
 //! | [`bulk`] | bulk transfers |
+//! | [`abroad`] | messages between nodes of different sub-grids |
 //! | [`network`](Network) | what the node uses |
 
+pub mod abroad;
 mod book;
 pub mod bulk;
 pub mod config;
@@ -72,6 +75,7 @@ mod service;
 pub mod store;
 pub mod wire;
 
+pub use abroad::{Contact, Foreign, MAX_ABROAD, Proven};
 pub use book::Membership;
 pub use bulk::{
     BulkError, BulkOptions, BulkPath, BulkReceiver, BulkReport, BulkSender, BulkTicket, Extent,

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::abroad::{self, Abroad, MAX_STRANGERS};
 use crate::book::{Book, Membership};
 use crate::bulk::Arrivals;
 use crate::bulk::tcp::Listener;
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub dials: Dials,
     pub refused: Refused,
     pub bulk: Arrivals,
+    pub abroad: Abroad,
     pub incoming: mpsc::Sender<Incoming>,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
@@ -136,6 +138,7 @@ impl Network {
             dials: Dials::default(),
             refused: Refused::default(),
             bulk,
+            abroad: Abroad::default(),
             incoming,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -163,6 +166,10 @@ impl Network {
                 "no TCP port for bulk data: it will come over the node connection, more slowly"
             ),
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     #[cfg(test)]
@@ -463,6 +470,7 @@ impl Network {
     /// The machine's network has changed or it has slept: pauses after failed dials end.
     pub async fn network_changed(&self) {
         self.inner.dials.reset();
+        self.inner.abroad.reset();
         self.inner.link.network_changed().await;
     }
 
@@ -472,6 +480,7 @@ impl Network {
         self.inner.tasks.close();
         let end = async {
             self.inner.tasks.wait().await;
+            self.inner.abroad.clear().await;
             self.inner.link.close().await;
         };
         if timeout(deadline, end).await.is_err() {
@@ -483,12 +492,18 @@ impl Network {
 /// Answers connections from outside.
 async fn answer(inner: Arc<Inner>) {
     let room = Arc::new(Semaphore::new(STRANGERS));
+    // Of their own: they must not keep members out.
+    let room_abroad = Arc::new(Semaphore::new(MAX_STRANGERS));
     loop {
         let connection = tokio::select! {
             connection = inner.link.accept() => connection,
             () = inner.stop.cancelled() => return,
         };
         let Some(connection) = connection else { return };
+        let room = match connection.protocol() {
+            Protocol::Abroad => &room_abroad,
+            Protocol::Join | Protocol::Member => &room,
+        };
         let Ok(place) = room.clone().try_acquire_owned() else {
             connection.close(CloseCode::Busy, "too many connections at once, try again");
             continue;
@@ -499,6 +514,7 @@ async fn answer(inner: Arc<Inner>) {
             let stop = inner.stop.clone();
             let work = async {
                 match connection.protocol() {
+                    Protocol::Abroad => abroad::answer(&inner, connection, place).await,
                     Protocol::Join => join::answer(&inner, &*connection, place).await,
                     Protocol::Member => {
                         let _place = place;

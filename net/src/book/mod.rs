@@ -250,6 +250,19 @@ impl Book {
         own.voids(certificate).map_or(Ok(()), |error| Err(error.into()))
     }
 
+    /// As [`Book::check`] for a node of whatever sub-grid, which its certificate names. Of removals
+    /// in others nothing is known here.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn check_abroad(&self, certificate: &Certificate, proven: NodeId) -> Result<(), Error> {
+        let theirs = certificate.terms().subgrid;
+        if self.standing()?.subgrid() == theirs {
+            return self.check(certificate, proven);
+        }
+        Ok(certificate.check_for(proven, theirs, self.now())?)
+    }
+
     /// The members that may let others in, as far as known.
     pub fn acceptors(&self) -> Vec<Member> {
         let state = self.state();

@@ -55,20 +55,26 @@ pub enum Protocol {
     Member,
     /// The join exchange and nothing else: `phantom/join/1`.
     Join,
+    /// Messages between nodes of different sub-grids: `phantom/abroad/1`.
+    Abroad,
 }
 
 impl Protocol {
+    /// All there are.
+    pub const ALL: [Protocol; 3] = [Protocol::Member, Protocol::Join, Protocol::Abroad];
+
     /// Its name in the handshake (ALPN).
     pub fn alpn(self) -> &'static [u8] {
         match self {
             Protocol::Member => b"phantom/1",
             Protocol::Join => b"phantom/join/1",
+            Protocol::Abroad => b"phantom/abroad/1",
         }
     }
 
     /// The protocol with that name.
     pub fn from_alpn(alpn: &[u8]) -> Option<Self> {
-        [Protocol::Member, Protocol::Join].into_iter().find(|protocol| protocol.alpn() == alpn)
+        Self::ALL.into_iter().find(|protocol| protocol.alpn() == alpn)
     }
 }
 

@@ -30,6 +30,8 @@ use crate::key::NodeKey;
 
 /// Handshakes from outside that may be under way at once.
 const MAX_HANDSHAKES: usize = 64;
+/// So many bytes may wait to be read on a connection with somebody who is no member here.
+const STRANGER_WINDOW: u32 = 1 << 20;
 /// How long closing waits for goodbyes to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
 const ABANDONED: VarInt = VarInt::from_u32(1);
@@ -58,7 +60,7 @@ impl QuicLink {
             relay::configure(Endpoint::builder(presets::Minimal), relay.as_ref(), config)?;
         let mut builder = builder
             .secret_key(key.0.clone())
-            .alpns(vec![Protocol::Member.alpn().to_vec(), Protocol::Join.alpn().to_vec()])
+            .alpns(Protocol::ALL.map(|protocol| protocol.alpn().to_vec()).to_vec())
             .clear_address_lookup()
             .transport_config(transport(&config.timing))
             .clear_ip_transports()
@@ -123,6 +125,7 @@ fn transport(timing: &Timing) -> QuicTransportConfig {
         // Until a peer is admitted it may open one stream: nothing else can even be sent.
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW))
         .build()
 }
 
@@ -352,6 +355,10 @@ impl Connection for QuicConnection {
 
     fn allow(&self, streams: u32) {
         self.inner.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+        if self.protocol == Protocol::Member {
+            // Each stream has its own bound.
+            self.inner.set_receive_window(VarInt::MAX);
+        }
     }
 
     fn close(&self, code: CloseCode, reason: &str) {

@@ -7,15 +7,13 @@ use std::time::Duration;
 use phantom_model::NodeId;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::pause::{IMPATIENT, Pause, Pauses};
 use super::session;
 use super::table::Live;
-use crate::config::Timing;
 use crate::error::Error;
 use crate::link::{LinkError, PeerAddr, Protocol};
 use crate::network::Inner;
 
-/// Somebody who waits for a peer is not made to wait longer than this between attempts.
-const IMPATIENT: Duration = Duration::from_secs(1);
 /// Up to this many members each keeps a connection to every other.
 const FULL_MESH: usize = 64;
 /// So many addresses by hearsay are kept for a peer.
@@ -23,49 +21,19 @@ const MAX_HINTS: usize = 4;
 /// How often it is looked for certificates to renew.
 const RENEW: Duration = Duration::from_secs(3600);
 
-/// The pauses of all peers.
+/// What dialling members is guided by.
 #[derive(Default)]
 pub(crate) struct Dials {
-    pauses: Mutex<HashMap<NodeId, Pause>>,
+    pauses: Pauses,
     hints: Mutex<HashMap<NodeId, VecDeque<PeerAddr>>>,
 }
 
-/// Locked while a dial is under way.
-type Pause = Arc<tokio::sync::Mutex<PauseState>>;
-
-#[derive(Default)]
-struct PauseState {
-    failures: u32,
-    failed_at: Option<Instant>,
-}
-
-impl PauseState {
-    /// When the next dial is due.
-    fn next(&self, timing: &Timing) -> Option<Instant> {
-        let wait = pause_after(self.failures, timing.backoff_min, timing.backoff_max);
-        self.failed_at.map(|at| at + wait)
-    }
-}
-
 impl Dials {
-    fn pause(&self, peer: NodeId) -> Pause {
-        let mut pauses = self.pauses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        pauses.entry(peer).or_default().clone()
-    }
-
     /// Forgets all failures: the network has changed.
     pub fn reset(&self) {
-        let pauses = self.pauses.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        for pause in pauses.values() {
-            // Where a dial is under way it goes on.
-            if let Ok(mut state) = pause.try_lock() {
-                *state = PauseState::default();
-            }
-        }
+        self.pauses.reset();
     }
-}
 
-impl Dials {
     /// Where a peer may be, by hearsay: tried beside the addresses known, recorded only if it is
     /// met there. `true` when that is new.
     fn add_hint(&self, peer: NodeId, addr: PeerAddr) -> bool {
@@ -96,15 +64,10 @@ pub(crate) fn hint(inner: &Arc<Inner>, peer: NodeId, addr: PeerAddr) {
         inner.dials.add_hint(peer, addr);
     }
     // It has just been heard: what failed before may work now.
-    if let Ok(mut state) = inner.dials.pause(peer).try_lock() {
-        *state = PauseState::default();
+    if let Ok(mut state) = pause(inner, peer).try_lock() {
+        state.forget();
     }
     seek_one(inner, peer);
-}
-
-/// The pause after `failures` failed dials in a row.
-fn pause_after(failures: u32, min: Duration, max: Duration) -> Duration {
-    min.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(max)
 }
 
 /// A live connection to `peer`: the one there is, or a new one made in time.
@@ -133,16 +96,20 @@ pub(crate) async fn connected(
     }
 }
 
+fn pause(inner: &Inner, peer: NodeId) -> Pause {
+    inner.dials.pauses.of(peer, &inner.config.timing)
+}
+
 /// Begins to dial `peer`, unless that is under way, after the pause the last failures ask for but
 /// no longer than `patience`.
 fn begin(inner: &Arc<Inner>, peer: NodeId, patience: Duration) {
-    let Ok(mut state) = inner.dials.pause(peer).try_lock_owned() else { return };
+    let Ok(mut state) = pause(inner, peer).try_lock_owned() else { return };
     let inner = inner.clone();
     inner.clone().tasks.spawn(async move {
         let stop = inner.stop.clone();
         let work = async {
-            if let Some(next) = state.next(&inner.config.timing) {
-                sleep_until(next.min(Instant::now() + patience)).await;
+            if let Some(due) = state.due(&inner.config.timing, patience) {
+                sleep_until(due).await;
             }
             // Before the look at what there is: see `Origin`.
             let begun = inner.clock_us();
@@ -152,13 +119,12 @@ fn begin(inner: &Arc<Inner>, peer: NodeId, patience: Duration) {
             inner.table.dialling(peer, Ok(true));
             let outcome = match dial(&inner, peer, begun).await {
                 Ok(_) => {
-                    *state = PauseState::default();
+                    state.forget();
                     Ok(false)
                 }
                 Err(error) => {
                     tracing::debug!(peer = %peer.short(), %error, "a member is out of reach");
-                    state.failures = state.failures.saturating_add(1);
-                    state.failed_at = Some(Instant::now());
+                    state.failed();
                     Err(reason(&error))
                 }
             };
@@ -173,7 +139,8 @@ fn begin(inner: &Arc<Inner>, peer: NodeId, patience: Duration) {
     });
 }
 
-fn reason(error: &Error) -> String {
+/// Why a dial has failed, in words.
+pub(crate) fn reason(error: &Error) -> String {
     match error {
         Error::Cut { source, .. } => source.to_string(),
         other => other.to_string(),
@@ -220,7 +187,7 @@ fn seek_one(inner: &Arc<Inner>, peer: NodeId) {
         return;
     }
     let timing = &inner.config.timing;
-    match inner.dials.pause(peer).try_lock() {
+    match pause(inner, peer).try_lock() {
         Ok(state) if state.next(timing).is_none_or(|next| next <= Instant::now()) => {}
         // Somebody dials already, or it is too early.
         _ => return,
@@ -236,18 +203,4 @@ fn seek_one(inner: &Arc<Inner>, peer: NodeId) {
             () = inner.stop.cancelled() => {}
         }
     });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_are_bounded() {
-        let (min, max) = (Duration::from_millis(200), Duration::from_secs(10));
-        assert_eq!(pause_after(1, min, max), min);
-        assert_eq!(pause_after(3, min, max), min * 4);
-        assert_eq!(pause_after(40, min, max), max);
-        assert_eq!(pause_after(0, min, max), min);
-    }
 }

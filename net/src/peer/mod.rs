@@ -1,6 +1,7 @@
 //! Connections to members: which of several counts, how they are made and watched.
 
 pub(crate) mod dial;
+pub(crate) mod pause;
 pub(crate) mod refused;
 pub(crate) mod session;
 pub(crate) mod table;

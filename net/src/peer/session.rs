@@ -89,18 +89,32 @@ pub(crate) async fn establish(
         Ok(Err(error)) => error,
         Err(_) => Error::Deadline { peer, what, after },
     };
-    let told = refuse(&*connection, what, error).await;
+    Err(turn_away(inner, &*connection, what, error).await)
+}
+
+/// Ends a connection on which `what` has failed, as [`refuse`] does, and notes it in the log.
+pub(crate) async fn turn_away(
+    inner: &Inner,
+    connection: &dyn Connection,
+    what: &'static str,
+    error: Error,
+) -> Error {
+    let peer = connection.peer();
+    let told = refuse(connection, what, error).await;
     if !matches!(told, Error::Cut { .. }) && inner.refused.is_news(peer, &told, Instant::now()) {
         let address = connection.stats().path.map(|path| path.to_string());
         tracing::warn!(peer = %peer.short(), address, reason = %told, "a node was turned away");
     }
-    Err(told)
+    told
 }
 
 /// Ends a connection on which `what` has failed, telling the other side why, or hearing it.
 async fn refuse(connection: &dyn Connection, what: &'static str, error: Error) -> Error {
     let verdict = match &error {
         Error::Certificate(error) => Some((CloseCode::NotAdmitted, error.to_string())),
+        Error::FalseMember(_) => {
+            Some((CloseCode::NotAdmitted, "the node takes part in no sub-grid".to_owned()))
+        }
         Error::NotMember => {
             Some((CloseCode::NotAdmitted, "the node belongs to no sub-grid".to_owned()))
         }

@@ -1,5 +1,6 @@
 //! The link end to end: real endpoints and real QUIC.
 
+mod abroad;
 mod bulk;
 mod common;
 mod connections;
