@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use phantom_model::{NodeId, SubgridId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::complaints::Complaints;
@@ -235,16 +235,12 @@ impl Driver {
         let now = self.now();
         match order {
             Order::Parcel { from, bytes } => self.open(from, &bytes, now),
-            Order::Abroad { from, bytes } => {
-                if let Some(message) = query::Message::read(&bytes) {
-                    let place = self.heard_outside.clone().try_acquire_owned();
-                    self.hear(from, message, Origin::Outside, place.ok(), now);
-                }
-            }
-            Order::Home(message) => {
-                let place = self.heard.place(self.own);
-                self.hear(self.own, *message, Origin::Inside, place, now);
-            }
+            Order::Abroad { from, bytes } => match query::Message::read(&bytes) {
+                // Only members may ask.
+                None | Some(query::Message::Ask(_)) => {}
+                Some(message) => self.hear(from, message, Origin::Outside, now),
+            },
+            Order::Home(message) => self.hear(self.own, *message, Origin::Inside, now),
             Order::Listing(answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.listing(now));
@@ -269,17 +265,7 @@ impl Driver {
                 }
             }
             Order::Entries(answer) => {
-                let super_peer = self.part.as_ref().and_then(|part| part.super_peer.as_ref());
-                let entries = super_peer.map(|super_peer| {
-                    let entry = |it: registry::Registration<'_>| Entry {
-                        node: it.member,
-                        attributes: it.description.attributes.clone(),
-                        age: it.age,
-                        confirmed: it.confirmed,
-                    };
-                    super_peer.entries(now).map(entry).collect()
-                });
-                let _ = answer.send(entries);
+                let _ = answer.send(self.entries(now));
             }
             Order::Value { name, answer } => {
                 let state = self.part.as_ref().and_then(|part| part.group.state());
@@ -307,10 +293,7 @@ impl Driver {
                 }
             },
             Ok(Parcel::Query(payload)) => match query::Message::read(&payload) {
-                Some(message) => {
-                    let place = self.heard.place(from);
-                    self.hear(from, message, Origin::Inside, place, now);
-                }
+                Some(message) => self.hear(from, message, Origin::Inside, now),
                 None => self.complain(from, "broke the protocol: a query that is none".to_owned()),
             },
             Err(_) => self.complain(from, "broke the protocol: a parcel that is none".to_owned()),
@@ -319,14 +302,11 @@ impl Driver {
 
     /// Hands a message of a query to the task that has its machines, with what is registered when it
     /// is about that. Without a place it is lost, and asked again.
-    fn hear(
-        &mut self,
-        from: NodeId,
-        message: query::Message,
-        origin: Origin,
-        place: Option<OwnedSemaphorePermit>,
-        now: Duration,
-    ) {
+    fn hear(&mut self, from: NodeId, message: query::Message, origin: Origin, now: Duration) {
+        let place = match origin {
+            Origin::Inside => self.heard.place(from),
+            Origin::Outside => self.heard_outside.clone().try_acquire_owned().ok(),
+        };
         if place.is_none() {
             return;
         }
@@ -338,6 +318,17 @@ impl Driver {
             _ => None,
         };
         let _ = self.questions.try_send(Question::Heard { from, message, origin, listing, place });
+    }
+
+    fn entries(&self, now: Duration) -> Option<Vec<Entry>> {
+        let super_peer = self.part.as_ref()?.super_peer.as_ref()?;
+        let entry = |it: registry::Registration<'_>| Entry {
+            node: it.member,
+            attributes: it.description.attributes.clone(),
+            age: it.age,
+            confirmed: it.confirmed,
+        };
+        Some(super_peer.entries(now).map(entry).collect())
     }
 
     /// Which members are up, and what they say; `None` where this node is not the super-peer.
