@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::bulk::BulkError;
 use crate::link::LinkError;
-use crate::member::{CertificateError, Code, JoinRefusal, TokenError};
+use crate::member::{CertificateError, Code, JoinRefusal, TokenError, VoError};
 use crate::region::RegistrationError;
 use crate::store::StoreError;
 use crate::wire::FrameError;
@@ -213,6 +213,9 @@ pub enum Error {
     /// A registration with a region cannot be made.
     #[error(transparent)]
     Registration(#[from] RegistrationError),
+    /// A virtual organisation cannot be changed, or its document does not count.
+    #[error(transparent)]
+    Vo(#[from] VoError),
     /// No member has this id.
     #[error("node {} is no member of this sub-grid: `phantom nodes` lists them", .0.short())]
     UnknownPeer(NodeId),

@@ -40,6 +40,9 @@
 //!
 //! - Whoever is removed is parted from as soon as the removal is heard.
 //!
+//! Virtual organisations ([`member::Vo`]) are documents of the sub-grid that owns them, sealed by
+//! whoever may let others in, and spread the same way; those of other sub-grids are carried too.
+//!
 //! A certificate holds a year. Who may let others in renews those of members it knows in the last
 //! two months; a member whose certificate is over joins again.
 //!
@@ -76,7 +79,7 @@ pub mod store;
 pub mod wire;
 
 pub use abroad::{Contact, Foreign, MAX_ABROAD, Proven};
-pub use book::Membership;
+pub use book::{Membership, VoChange};
 pub use bulk::{
     BulkError, BulkOptions, BulkPath, BulkReceiver, BulkReport, BulkSender, BulkTicket, Extent,
     ExtentSink,

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod rights;
+mod vos;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};

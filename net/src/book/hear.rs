@@ -19,6 +19,7 @@ impl Book {
         if let Some(policy) = news.policy {
             self.obey(policy).await;
         }
+        self.hear_vos(news.vos).await;
     }
 
     /// Takes what a peer says about members.
@@ -81,7 +82,7 @@ impl Book {
 
     /// Lets go of members that were put out, this node among them, and records the rights.
     pub(super) async fn apply_rights(&self) -> Result<(), Error> {
-        let (rights, gone) = {
+        let (rights, gone, void) = {
             let mut state = self.state();
             let Some(own) = &mut state.own else { return Ok(()) };
             let is_void = |member: &&Member| own.rights.voids(&member.certificate).is_some();
@@ -90,6 +91,7 @@ impl Book {
                 own.roster.remove(*node);
             }
             let rights = own.rights.statements();
+            let void = own.vos.prune(&own.rights);
             let voided = own.voids(&own.certificate);
             if let Some(error) = voided {
                 let holds =
@@ -99,13 +101,14 @@ impl Book {
                     (state.own, state.false_member) = (None, Some(error));
                 }
             }
-            (rights, gone)
+            (rights, gone, void)
         };
         let put = move |store: &dyn Store| {
             store.put(RIGHTS, &encode(&rights))?;
             gone.iter().try_for_each(|node| store.remove(&member_key(*node)))
         };
         let recorded = on_store(&self.store, "record rights", put).await;
+        let recorded = recorded.and(self.record_vos(void).await);
         self.bump();
         recorded?;
         self.renew().await

@@ -23,7 +23,7 @@ impl Book {
         self.state().authority(&self.key)
     }
 
-    fn must_accept(&self) -> Result<Authority, Error> {
+    pub(super) fn must_accept(&self) -> Result<Authority, Error> {
         self.standing()?;
         self.authority().ok_or_else(|| Error::MayNotAccept { who: self.who_may() })
     }
@@ -205,6 +205,7 @@ impl Book {
                 signer == Some(node) && stays(member)
             })
             .await?;
+            self.seal_vos_anew(by, node).await?;
             let said = self.state().own.as_ref().map(|own| own.rights.removals_by(node));
             removals.extend(said.into_iter().flatten().map(|removal| {
                 Removal::issue(by, removal.node(), Scope::Member, removal.serial(), now)

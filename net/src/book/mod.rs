@@ -4,6 +4,7 @@ mod hear;
 mod issue;
 #[cfg(test)]
 mod tests;
+mod vos;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -17,9 +18,10 @@ use crate::key::{NodeKey, SubgridKey};
 use crate::link::PeerAddr;
 use crate::member::{
     Authority, Certificate, CertificateError, Document, MAX_MEMBERS, Member, Rights, Roster,
-    Statements,
+    Statements, Vo, Vos,
 };
 use crate::store::{Store, StoreError};
+pub use vos::VoChange;
 
 const MEMBERSHIP: &str = "net/membership";
 const ISSUER: &str = "net/issuer";
@@ -29,6 +31,7 @@ const POLICIES: &str = "net/policy/";
 /// So many versions of the policy document are kept.
 const KEPT_POLICIES: usize = 50;
 const INVITATIONS: &str = "net/invitation/";
+const VOS: &str = "net/vo/";
 
 /// This node's place in a sub-grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +56,14 @@ impl Membership {
     }
 }
 
-/// What members tell each other: who is one, by whose word, and the policy that counts.
+/// What members tell each other: who is one, by whose word, and the policy that counts; virtual
+/// organisations in messages of their own.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct News {
     pub members: Vec<Member>,
     pub statements: Statements,
     pub policy: Option<Document>,
+    pub vos: Vec<Vo>,
 }
 
 pub(crate) struct Book {
@@ -71,6 +76,8 @@ pub(crate) struct Book {
     changed: watch::Sender<u64>,
     /// Certificates are issued one at a time.
     one_at_a_time: tokio::sync::Mutex<()>,
+    /// The store has of virtual organisations what counts.
+    vo_writes: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -89,6 +96,7 @@ struct Own {
     roster: Roster,
     rights: Rights,
     policy: Option<Document>,
+    vos: Vos,
 }
 
 impl Own {
@@ -96,7 +104,8 @@ impl Own {
         let subgrid = certificate.terms().subgrid;
         let mut rights = Rights::new(subgrid);
         rights.learn(statements, now);
-        Self { certificate, roster: Roster::new(subgrid), rights, policy: None }
+        let (roster, vos) = (Roster::new(subgrid), Vos::new(subgrid));
+        Self { certificate, roster, rights, policy: None, vos }
     }
 
     /// Whether a certificate counts, whatever the time.
@@ -121,9 +130,11 @@ impl Book {
     ) -> Result<Self, Error> {
         let issuer = read(&store, ISSUER, "who let this node in").await?;
         let state = Mutex::new(State { key, issuer, ..State::default() });
-        let (changed, one_at_a_time) = (watch::Sender::new(0), Default::default());
+        let changed = watch::Sender::new(0);
+        let (one_at_a_time, vo_writes) = Default::default();
         let id = node_key.id();
-        let book = Self { id, key: node_key, store, clock, state, changed, one_at_a_time };
+        let book =
+            Self { id, key: node_key, store, clock, state, changed, one_at_a_time, vo_writes };
         book.recall().await?;
         Ok(book)
     }
@@ -155,6 +166,9 @@ impl Book {
         }
         own.learn(Member { certificate, addrs: vec![] }, now);
         own.policy = self.policies().await?.pop();
+        let what = "list the virtual organisations";
+        let stored = on_store(store, what, |store| store.list(VOS)).await?;
+        own.recall_vos(&stored, now);
         self.state().own = Some(own);
         self.renew().await
     }
@@ -205,7 +219,7 @@ impl Book {
         self.state().own.as_ref()?.roster.get(node).cloned()
     }
 
-    /// Changes with what members tell each other: see [`Book::news`].
+    /// Changes with [`Book::news`].
     pub fn digest(&self) -> Option<[[u8; 32]; 3]> {
         let state = self.state();
         let own = state.own.as_ref()?;
@@ -213,7 +227,7 @@ impl Book {
         Some([own.roster.digest(), own.rights.digest(), policy])
     }
 
-    /// What members tell each other.
+    /// What members tell each other, but for virtual organisations: see [`Book::vo_news`].
     pub fn news(&self) -> News {
         let state = self.state();
         let Some(own) = &state.own else { return News::default() };
@@ -221,6 +235,7 @@ impl Book {
             members: own.roster.iter().cloned().collect(),
             statements: own.rights.statements(),
             policy: own.policy.clone(),
+            vos: Vec::new(),
         }
     }
 
@@ -310,7 +325,7 @@ impl Book {
         let members: Vec<_> = own.roster.iter().cloned().collect();
         let rights = encode(&own.rights.statements());
         let put = move |store: &dyn Store| {
-            forget(store, &[MEMBERS, POLICIES])?;
+            forget(store, &[MEMBERS, POLICIES, VOS])?;
             for member in &members {
                 store.put(&member_key(member.node()), &encode(member))?;
             }
@@ -338,7 +353,7 @@ impl Book {
             for key in [MEMBERSHIP, ISSUER, RIGHTS] {
                 store.remove(key)?;
             }
-            forget(store, &[MEMBERS, INVITATIONS, POLICIES])
+            forget(store, &[MEMBERS, INVITATIONS, POLICIES, VOS])
         };
         on_store(&self.store, "forget the membership", forget).await?;
         {

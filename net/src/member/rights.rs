@@ -175,7 +175,7 @@ impl Rights {
     }
 
     /// Whether `delegation` was withdrawn.
-    fn is_withdrawn(&self, delegation: &Delegation) -> bool {
+    pub(super) fn is_withdrawn(&self, delegation: &Delegation) -> bool {
         [Scope::Delegate, Scope::Member].into_iter().any(|scope| {
             let removal = self.removals.get(&(delegation.node(), scope, None));
             removal.is_some_and(|removal| removal.serial >= delegation.serial())

@@ -1,6 +1,7 @@
 //! What happens on one connection between members: certificates first, then the list of members
 //! is kept the same on both sides while the services' streams come and go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -223,12 +224,19 @@ async fn broken(live: &Live, reason: &str) -> LinkError {
     })
 }
 
-/// Sends what is known of members now and whenever it has changed.
+/// Sends what is known of members and virtual organisations now and whenever it has changed.
 async fn tell(inner: &Arc<Inner>, live: &Live, mut send: SendStream) -> LinkError {
     let mut changes = inner.book.changes();
     let mut told = None;
+    let mut told_vos = BTreeMap::new();
     loop {
         changes.mark_unchanged();
+        // Before the policy, which may name them.
+        while let Some(part) = inner.book.vo_news(&mut told_vos) {
+            if let Err(error) = write_frame(&mut send, &part, MAX_LIST).await {
+                return broken(live, &error.to_string()).await;
+            }
+        }
         let digest = inner.book.digest();
         if digest != told {
             if let Err(error) = write_frame(&mut send, &inner.book.news(), MAX_LIST).await {
