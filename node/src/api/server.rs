@@ -75,6 +75,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/up", get(joined).post(up))
         .route("/v1/policy", get(policy).post(decree))
         .route("/v1/policy/history", get(policy_history))
+        .route("/v1/vos", get(vos).post(change_vo))
         .route("/v1/requests", get(requests))
         .route("/v1/requests/accept", post(accept))
         .route("/v1/requests/deny", post(deny))
@@ -127,6 +128,15 @@ async fn decree(node: Node, from: From, body: Json<PolicyRequest>) -> Answer<Pol
     Ok(Json(node.decree(body.0).await?))
 }
 
+async fn vos(node: Node, query: Query<VosQuery>) -> Answer<Vec<VoRow>> {
+    Ok(Json(node.vo_rows(query.name.as_deref())?))
+}
+
+async fn change_vo(node: Node, from: From, body: Json<VoRequest>) -> Answer<Option<VoRow>> {
+    from.caller()?.must_be_admin("say who is in a virtual organisation")?;
+    Ok(Json(node.change_vo(body.0).await?))
+}
+
 async fn requests(node: Node) -> Answer<Vec<RequestRow>> {
     Ok(Json(node.requests()?))
 }
@@ -168,7 +178,9 @@ async fn leave(node: Node, from: From) -> Answer<()> {
 }
 
 async fn nodes(node: Node, query: Query<NodesQuery>) -> Answer<Vec<NodeRow>> {
-    let rows = node.nodes().await?;
+    let vo = query.vo.as_deref().map(|vo| node.nodes_of_vo(vo)).transpose()?;
+    let mut rows = node.nodes().await?;
+    rows.retain(|row| vo.as_ref().is_none_or(|vo| vo.contains(&row.node)));
     Ok(Json(match &query.of_which {
         Some(text) => describe::of_which(rows, text)?,
         None => rows,
@@ -218,7 +230,10 @@ fn unknown(what: &str) -> Refusal {
 }
 
 async fn find(node: Node, query: Query<FindQuery>) -> Answer<FindReply> {
-    Ok(Json(node.find(&query.of_which, query.within_ms).await?))
+    let vo = query.vo.as_deref().map(|vo| node.nodes_of_vo(vo)).transpose()?;
+    let mut reply = node.find(&query.of_which, query.within_ms).await?;
+    reply.rows.retain(|row| vo.as_ref().is_none_or(|vo| vo.contains(&row.node)));
+    Ok(Json(reply))
 }
 
 async fn query(node: Node, body: Json<QueryRequest>) -> Answer<QueryReply> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use phantom_model::app::OsText;
-use phantom_model::{AppId, Epoch, Limits, NodeId, TermSize};
+use phantom_model::{AppId, Epoch, Limits, NodeId, SubgridId, TermSize};
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/apps`: start a command.
@@ -21,6 +21,9 @@ pub struct RunRequest {
     pub limits: Limits,
     /// Size of the terminal it starts with.
     pub term_size: TermSize,
+    /// The virtual organisation it shall run under.
+    #[serde(default)]
+    pub vo: Option<String>,
 }
 
 /// Answer to [`RunRequest`].
@@ -69,6 +72,8 @@ pub struct AppRow {
     pub epoch: Epoch,
     /// Its limits as the user wrote them.
     pub limits: String,
+    /// The virtual organisation it runs under.
+    pub vo: Option<String>,
     /// Whether it could move, as of some seconds ago.
     pub movable: Option<bool>,
     /// What prevents it.
@@ -101,6 +106,8 @@ pub struct NodesQuery {
     /// Only those of which this ClassAd expression is true.
     #[serde(rename = "where")]
     pub of_which: Option<String>,
+    /// Only members of this virtual organisation.
+    pub vo: Option<String>,
 }
 
 /// One node in a listing.
@@ -187,6 +194,8 @@ pub struct FindQuery {
     pub of_which: String,
     /// How long to wait, in milliseconds; 5000 when absent, 60000 at most.
     pub within_ms: Option<u64>,
+    /// Only members of this virtual organisation.
+    pub vo: Option<String>,
 }
 
 /// Its answer.
@@ -403,6 +412,60 @@ pub struct PolicyRequest {
     pub text: String,
     /// The version it was made from.
     pub seen: u64,
+}
+
+/// `GET /v1/vos`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct VosQuery {
+    /// Only the one of that name.
+    pub name: Option<String>,
+}
+
+/// `POST /v1/vos`: make, change or dissolve a virtual organisation of the own sub-grid.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VoRequest {
+    /// Its name.
+    pub name: String,
+    /// What to do.
+    pub what: VoAction,
+    /// Who, as users write it: nodes by name or the beginning of their ids, `subgrid`,
+    /// `subgrid:ID`, `grid://REGION`.
+    pub members: Vec<String>,
+}
+
+/// What to do with a virtual organisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VoAction {
+    /// Make it.
+    Create,
+    /// Take in members.
+    Add,
+    /// Put members out.
+    Remove,
+    /// End it.
+    Dissolve,
+}
+
+/// A virtual organisation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoRow {
+    /// The shortest name by which it is known here.
+    pub name: String,
+    /// Its name with its owner, `NAME@ID`: by that one everybody knows it.
+    pub full_name: String,
+    /// The sub-grid that says who is in it.
+    pub owner: SubgridId,
+    /// Which version counts here.
+    pub version: u64,
+    /// When that was signed, in seconds since 1970.
+    pub signed_unix_s: u64,
+    /// Who is in it, as users write it.
+    pub members: Vec<String>,
+    /// Names of the nodes of this sub-grid that are in it.
+    pub nodes: Vec<String>,
+    /// Whether this node is.
+    pub this: bool,
 }
 
 /// `POST /v1/invite`.

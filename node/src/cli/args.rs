@@ -58,6 +58,9 @@ pub enum Command {
     /// needs root).
     #[command(subcommand)]
     Policy(Policy),
+    /// Make or change virtual organisations, or list them (all but `list` need root).
+    #[command(subcommand)]
+    Vo(Vo),
     /// Forget the sub-grid, or give up asking to be let in; this machine can then found or join
     /// another (needs root).
     ///
@@ -242,6 +245,53 @@ pub enum Site {
     },
 }
 
+/// What to do with virtual organisations.
+#[derive(Debug, Subcommand)]
+pub enum Vo {
+    /// Make one, which belongs to this sub-grid.
+    ///
+    /// A virtual organisation is a set of nodes, of this sub-grid or of others. An app that was
+    /// started with `run --vo NAME` moves to nodes in it only, and the policy can name it. Works on
+    /// nodes that may let others in: who is in one is signed there, and told to all members.
+    Create(VoMembers),
+    /// Take members in.
+    Add(SomeVoMembers),
+    /// Put members out: apps that run there under it leave.
+    Remove(SomeVoMembers),
+    /// End one. Apps under it go home, and stay there.
+    Dissolve {
+        /// Its name.
+        name: String,
+    },
+    /// List them, or tell of one who is in it.
+    List {
+        /// Its name.
+        name: Option<String>,
+    },
+}
+
+/// Members of a virtual organisation.
+#[derive(Debug, Args)]
+pub struct VoMembers {
+    /// Its name: letters, digits, `.`, `-` and `_`, at most 53.
+    pub name: String,
+    /// A node's name, the beginning of its id or, of another sub-grid, all of it; `subgrid` (this
+    /// one) or `subgrid:ID`; `grid://NAME` (a region).
+    #[arg(value_name = "MEMBER")]
+    pub members: Vec<String>,
+}
+
+/// At least one member of a virtual organisation.
+#[derive(Debug, Args)]
+pub struct SomeVoMembers {
+    /// Its name.
+    pub name: String,
+    /// A node's name or the beginning of its id; `subgrid` (this one) or `subgrid:ID`;
+    /// `grid://NAME` (a region).
+    #[arg(value_name = "MEMBER", required = true)]
+    pub members: Vec<String>,
+}
+
 /// Which member.
 #[derive(Debug, Args)]
 pub struct Member {
@@ -299,6 +349,11 @@ pub struct Run {
         verbatim_doc_comment
     )]
     pub limit: Limits,
+    /// Run it under this virtual organisation: it moves to members of it only.
+    ///
+    /// This machine must be in it, too. `phantom vo list` shows which there are.
+    #[arg(long, value_name = "NAME")]
+    pub vo: Option<String>,
     /// Start it without a terminal attached; `phantom attach` brings it back.
     #[arg(long)]
     pub detach: bool,
@@ -317,6 +372,9 @@ pub struct Nodes {
     /// Bandwidth (bytes a second), RoundTrip (ms), Lacks (a list). What is not known is UNDEFINED.
     #[arg(long = "where", value_name = "EXPR")]
     pub of_which: Option<String>,
+    /// Only members of this virtual organisation.
+    #[arg(long, value_name = "NAME")]
+    pub vo: Option<String>,
     /// Ask the super-peer, which knows all members, instead of each member; it asks further.
     ///
     /// It knows what nodes say of themselves: not This, Reachable, Bandwidth and RoundTrip, but also

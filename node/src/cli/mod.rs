@@ -7,6 +7,7 @@ mod region;
 mod run;
 mod show;
 mod up;
+mod vo;
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -135,6 +136,7 @@ async fn ask(
             show::done(&reply, &line, json)?;
         }
         Command::Policy(what) => policy::run(&client, what, json).await?,
+        Command::Vo(what) => vo::run(&client, what, json).await?,
         Command::Leave => client.post::<_, ()>("/v1/leave", &(), DEADLINE).await?,
         Command::Subgrid => {
             show::subgrid(&client.get::<SubgridState>("/v1/subgrid").await?, json)?;

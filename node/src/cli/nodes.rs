@@ -9,8 +9,11 @@ use super::{DEADLINE, print_json, quoted, show};
 /// Lists members, or asks which nodes match; gives the exit code.
 pub async fn nodes(client: &Client, args: Nodes, json: bool) -> anyhow::Result<u8> {
     let Some(scope) = args.scope else {
-        let query = args.of_which.as_deref().map(|text| format!("?where={}", quoted(text)));
-        let path = format!("/v1/nodes{}", query.unwrap_or_default());
+        let asked = [("where", &args.of_which), ("vo", &args.vo)];
+        let asked = asked.iter().filter_map(|(key, text)| {
+            text.as_deref().map(|text| format!("{key}={}", quoted(text)))
+        });
+        let path = format!("/v1/nodes?{}", asked.collect::<Vec<_>>().join("&"));
         show::nodes(&client.get::<Vec<NodeRow>>(&path).await?, json)?;
         return Ok(0);
     };
@@ -20,12 +23,13 @@ pub async fn nodes(client: &Client, args: Nodes, json: bool) -> anyhow::Result<u
     let deadline = args.within.map_or(DEADLINE, |window| window.0.min(DEADLINE)) + DEADLINE / 4;
     if scope == Reach::Subgrid && args.count.is_none() && args.rank.is_none() {
         let within = within_ms.map(|ms| format!("&within_ms={ms}")).unwrap_or_default();
-        let path = format!("/v1/find?where={}{within}", quoted(&of_which));
+        let vo = args.vo.as_deref().map(|vo| format!("&vo={}", quoted(vo))).unwrap_or_default();
+        let path = format!("/v1/find?where={}{within}{vo}", quoted(&of_which));
         show::found(&client.get_within::<FindReply>(&path, deadline).await?, json)?;
         return Ok(0);
     }
-    let (count, rank) = (args.count, args.rank);
-    let request = QueryRequest { of_which, scope, count, rank, within_ms, vo: None };
+    let (count, rank, vo) = (args.count, args.rank, args.vo);
+    let request = QueryRequest { of_which, scope, count, rank, within_ms, vo };
     let reply: QueryReply = client.post("/v1/query", &request, deadline).await?;
     matched(&reply, request.rank.is_some(), json)?;
     Ok(u8::from(reply.rows.is_empty()))

@@ -26,6 +26,7 @@ const TEMPLATE: &str = "\
 # who = [\"group:students\"]
 # homes = [\"lab-*\"]                       # started on these nodes; on any when absent
 # nodes = [\"office-*\"]                    # may their apps move there? anywhere when absent
+#                                         # `vo:NAME` in who, homes or nodes: see `phantom vo`
 # allow = false
 ";
 

@@ -26,6 +26,7 @@ pub async fn run(client: &Client, args: args::Run, json: bool) -> anyhow::Result
         cwd: std::env::current_dir().context("the working directory is gone")?.into(),
         limits: args.limit,
         term_size: client::window_size().unwrap_or_default(),
+        vo: args.vo,
     };
     let reply: RunReply = client.post("/v1/apps", &request, DEADLINE).await?;
     for note in &reply.notes {

@@ -6,11 +6,11 @@ use super::print_json;
 use crate::api::types::*;
 
 /// Prints rows under their headings, each column as wide as its widest cell.
-fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
+pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) {
     table_of(&headings.map(str::to_owned), rows);
 }
 
-/// A table with as many columns as there are headings.
+/// A table with as many columns as there are headings. One in which nothing stands is left out.
 pub fn table_of(headings: &[String], rows: &[impl AsRef<[String]>]) {
     let mut widths: Vec<usize> = headings.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
@@ -20,7 +20,7 @@ pub fn table_of(headings: &[String], rows: &[impl AsRef<[String]>]) {
     }
     let line = |cells: &[String]| {
         let mut text = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
+        for (cell, width) in cells.iter().zip(&widths).filter(|(_, width)| **width > 0) {
             text.push_str(&format!("{cell:width$}  "));
         }
         println!("{}", text.trim_end());
@@ -237,6 +237,8 @@ pub fn apps(rows: &[AppRow], json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&rows);
     }
+    // Most people need no virtual organisation, and no column of them.
+    let vo = if rows.iter().any(|row| row.vo.is_some()) { "VO" } else { "" };
     let rows: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -260,12 +262,13 @@ pub fn apps(rows: &[AppRow], json: bool) -> anyhow::Result<()> {
                 or_dash(row.cpu_percent.map(|percent| format!("{percent}%"))),
                 or_dash(row.resident_bytes.map(Bytes)),
                 if row.limits.is_empty() { "-".to_owned() } else { row.limits.clone() },
+                if vo.is_empty() { String::new() } else { or_dash(row.vo.as_ref()) },
                 row.command.clone(),
             ]
         })
         .collect();
     table(
-        ["NAME", "ID", "USER", "STATE", "ON", "MOVABLE", "CPU", "MEMORY", "LIMITS", "COMMAND"],
+        ["NAME", "ID", "USER", "STATE", "ON", "MOVABLE", "CPU", "MEMORY", "LIMITS", vo, "COMMAND"],
         &rows,
     );
     Ok(())

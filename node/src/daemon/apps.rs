@@ -164,7 +164,9 @@ impl Daemon {
             .map_err(Refusal::failed)?
             .map_err(|error| Refusal::failed(format!("{error:#}")))?;
         let name = self.pick_name(&user, &request)?;
-        let subject = Subject { user: &user.user, groups: &user.group_names };
+        let vo = request.vo.as_deref().map(|name| self.vo_to_run_under(name)).transpose()?;
+        let names = vo.as_ref().map(|vo| self.organisation(vo).names).unwrap_or_default();
+        let subject = Subject { user: &user.user, groups: &user.group_names, vo: &names };
         let granted = self.policy().grant(subject, &request.limits);
         let app = AppId(rand::random());
         let record = AppRecord {
@@ -181,6 +183,7 @@ impl Daemon {
                 user,
                 limits: granted.limits,
                 term_size: request.term_size,
+                vo,
             },
             started_unix_s: now_unix_us() / 1_000_000,
         };
@@ -352,6 +355,7 @@ impl Daemon {
             home: self.members.name(record.home),
             epoch: record.epoch,
             limits: record.spec.limits.to_string(),
+            vo: record.spec.vo.as_ref().map(|vo| self.vo_name(vo)),
             movable: inspected.as_ref().map(Option::is_none),
             obstacle: inspected.flatten(),
             cpu_percent: reading.map(|used| used.cpu_percent),

@@ -303,7 +303,7 @@ impl Daemon {
         Ok(AcceptReply { name })
     }
 
-    fn member_called(&self, text: &str) -> Result<(NodeId, String), Refusal> {
+    pub(super) fn member_called(&self, text: &str) -> Result<(NodeId, String), Refusal> {
         self.network.standing().map_err(Refusal::failed)?;
         let members = self.network.members();
         let called = |name: &str, node: NodeId| {

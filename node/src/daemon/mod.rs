@@ -28,6 +28,7 @@
 //! | [`query`] | queries that find their way through sub-grid, region and grid |
 //! | [`subgrid`] | this node's part in the elected group and the registry; listings of it |
 //! | [`store`] | what must not be forgotten |
+//! | [`vo`] | virtual organisations: who is in one, made and changed, apps kept within |
 //! | [`timeline`] | what happened to each app |
 //! | [`logfile`] | the log stays bounded |
 //! | [`hold`] | for tests: a stop at a border of a move |
@@ -60,6 +61,7 @@ pub mod subgrid;
 pub mod switch;
 pub mod target;
 pub mod timeline;
+pub mod vo;
 pub mod watch;
 
 use std::future::Future;
@@ -154,6 +156,8 @@ pub struct Daemon {
     pub joining: joining::Joining,
     /// The sub-grid's policy as it was last read.
     pub policies: policy::Policies,
+    /// The virtual organisations as they were last looked at.
+    pub vos: vo::Vos,
     /// What was measured of the others.
     pub market: market::Market,
     /// What other members last said of themselves.
@@ -261,6 +265,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         joining: joining::Joining::default(),
         market: market::Market::default(),
         policies: policy::Policies::default(),
+        vos: vo::Vos::default(),
         members: members::Members::default(),
         moves: moves::Moves::default(),
         parts: parts::Parts::default(),
@@ -296,6 +301,7 @@ impl Daemon {
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());
         tokio::spawn(self.clone().keep_timelines());
+        tokio::spawn(self.clone().keep_within_vos());
         tokio::spawn(self.clone().describe_self());
         tokio::spawn(self.clone().note_availability());
         tokio::spawn(self.clone().bound_log());

@@ -193,7 +193,7 @@ impl Daemon {
     }
 
     /// Tells the user why an app stays, but not the same again and again.
-    async fn tell_once(&self, app: AppId, line: String) {
+    pub(super) async fn tell_once(&self, app: AppId, line: String) {
         // Figures differ each time.
         let gist: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
         let is_news = self.apps.with(app, |app| {

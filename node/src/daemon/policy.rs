@@ -45,6 +45,8 @@ impl Daemon {
             user: record.spec.user.user.clone(),
             groups: record.spec.user.group_names.clone(),
             home: self.members.name(record.home),
+            vo: record.spec.vo.as_ref().map(|vo| self.organisation(vo)),
+            vos: self.vo_members(),
         }
     }
 
@@ -65,7 +67,14 @@ impl Daemon {
 
     /// Signs the next version, if it makes sense.
     pub async fn decree(&self, request: PolicyRequest) -> Result<PolicyRow, Refusal> {
-        request.text.parse::<Policy>().map_err(Refusal::usage)?;
+        let policy = request.text.parse::<Policy>().map_err(Refusal::usage)?;
+        let known = self.vo_members();
+        if let Some(vo) = policy.vos().into_iter().find(|vo| !known.contains_key(*vo)) {
+            return Err(Refusal::usage(format!(
+                "the policy names the virtual organisation `{vo}`, and none of that name is known: \
+                 `phantom vo list` shows those that are"
+            )));
+        }
         let document =
             self.network.decree(request.text, request.seen).await.map_err(Refusal::failed)?;
         Ok(row(&document, true))

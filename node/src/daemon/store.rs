@@ -4,6 +4,8 @@
 //! Every write is on disk when the call returns. A commit costs about 2 ms, and there is one at a
 //! time; all but the records are written when nobody stands still for it.
 
+mod older;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,7 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::api::types::TimelineRow;
 
-const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("app-records-1");
+const RECORDS: TableDefinition<u64, &[u8]> = TableDefinition::new("app-records-2");
 const TIMELINES: TableDefinition<u64, &[u8]> = TableDefinition::new("timelines-1");
 const BLOBS: TableDefinition<&str, &[u8]> = TableDefinition::new("blobs-1");
 
@@ -36,7 +38,7 @@ impl Store {
             format!("cannot open {}; is another daemon running with this state?", file.display())
         })?;
         let write = database.begin_write()?;
-        write.open_table(RECORDS)?;
+        older::bring_up_to_date(&write)?;
         write.open_table(BLOBS)?;
         // Of apps that ended with the machine.
         let records = write.open_table(RECORDS)?;
@@ -233,6 +235,7 @@ mod tests {
                 },
                 limits: "".parse().unwrap(),
                 term_size: Default::default(),
+                vo: None,
             },
             started_unix_s: 0,
         }
