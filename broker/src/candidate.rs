@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use phantom_model::{Bytes, Capability, NodeFacts, NodeId, Policy, Subject};
+use phantom_model::{Bytes, Capability, NodeFacts, NodeId, Policy, Site, Subject, VoMembers};
 
 use crate::{Left, Standing};
 
@@ -21,7 +21,7 @@ pub struct Needs {
     pub started_on: NodeFacts,
     /// Nodes where it exceeded its limits, see [`crate::Left`].
     pub left: Left,
-    /// What the sub-grid's policy says of it.
+    /// What the sub-grid's policy and its virtual organisation say of it.
     pub rules: Rules,
 }
 
@@ -36,12 +36,43 @@ pub struct Rules {
     pub groups: Vec<String>,
     /// What the app's home is called.
     pub home: String,
+    /// The virtual organisation it runs under.
+    pub vo: Option<Organisation>,
+    /// Who is in which virtual organisation, for the policy.
+    pub vos: Arc<VoMembers>,
+}
+
+/// A virtual organisation, as far as it is known where the choice is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Organisation {
+    /// The names by which it is known here, that for people first; never empty.
+    pub names: Vec<String>,
+    /// The nodes in it; `None` where it is not known at all.
+    pub members: Option<BTreeSet<NodeId>>,
 }
 
 impl Rules {
-    fn forbid(&self, node: &str) -> Option<String> {
-        let subject = Subject { user: &self.user, groups: &self.groups };
-        self.policy.forbids(subject, &self.home, node)
+    fn forbid(&self, home: NodeId, node: Site) -> Option<String> {
+        let vo = self.vo.as_ref().map_or(&[][..], |vo| &vo.names);
+        let subject = Subject { user: &self.user, groups: &self.groups, vo };
+        let home = Site { node: home, name: &self.home };
+        self.policy.forbids(subject, home, node, &self.vos)
+    }
+
+    /// Why the app's virtual organisation keeps it from `node`. Its home it may always go back to.
+    fn outside(&self, home: NodeId, node: NodeId) -> Option<String> {
+        let vo = self.vo.as_ref().filter(|_| node != home)?;
+        let name = vo.names.first().map_or("", String::as_str);
+        let Some(members) = &vo.members else {
+            return Some(format!(
+                "is not for it: the virtual organisation {name} is not known here"
+            ));
+        };
+        if !members.contains(&node) {
+            return Some(format!("is not in the virtual organisation {name}"));
+        }
+        (!members.contains(&home))
+            .then(|| format!("is not for it: its home is not in the virtual organisation {name}"))
     }
 }
 
@@ -84,7 +115,11 @@ impl Candidate {
         if self.node == needs.host {
             return Some("it already runs there".to_owned());
         }
-        if let Some(reason) = needs.rules.forbid(&self.name) {
+        if let Some(reason) = needs.rules.outside(needs.home, self.node) {
+            return Some(reason);
+        }
+        let site = Site { node: self.node, name: &self.name };
+        if let Some(reason) = needs.rules.forbid(needs.home, site) {
             return Some(format!("is not for it: {reason}"));
         }
         let Some(facts) = &self.facts else {
@@ -244,12 +279,48 @@ mod tests {
             policy: policy.clone(),
             user: user.to_owned(),
             home: "n1".to_owned(),
-            groups: vec![],
+            ..Rules::default()
         };
         let of = |user| Needs { rules: rules(user), ..needs() };
         let words = candidate(facts(2, 300)).refusal(&of("bob")).unwrap();
         assert!(words.contains("policy (place 1)"), "{words}");
         assert_eq!(candidate(facts(2, 300)).refusal(&of("ada")), None);
+    }
+
+    #[test]
+    fn an_app_goes_to_members_of_its_virtual_organisation_only() {
+        let under = |members: Option<&[u8]>| {
+            let members = members.map(|all| all.iter().map(|id| NodeId([*id; 32])).collect());
+            let vo = Some(Organisation { names: vec!["physics".to_owned()], members });
+            Needs { rules: Rules { vo, ..Rules::default() }, ..needs() }
+        };
+        let refused = |node: u8, needs: &Needs| candidate(facts(node, 300)).refusal(needs);
+        let both = under(Some(&[1, 2]));
+        assert_eq!(refused(2, &both), None);
+        assert_eq!(refused(3, &both).unwrap(), "is not in the virtual organisation physics");
+        let homeless = refused(2, &under(Some(&[2]))).unwrap();
+        assert!(homeless.contains("its home is not in the virtual organisation"), "{homeless}");
+        assert!(refused(2, &under(None)).unwrap().contains("physics is not known here"));
+        // Its home it may go back to, whatever became of the organisation.
+        for members in [Some(&[2][..]), Some(&[]), None] {
+            let away = Needs { host: NodeId([2; 32]), ..under(members) };
+            assert_eq!(refused(1, &away), None);
+        }
+    }
+
+    #[test]
+    fn places_of_the_policy_may_name_virtual_organisations() {
+        let text = "[[place]]\nwho=[\"everybody\"]\nnodes=[\"vo:physics\"]\nallow=false";
+        let vos = VoMembers::from([("physics".to_owned(), [NodeId([2; 32])].into())]);
+        let rules = Rules {
+            policy: Arc::new(text.parse().unwrap()),
+            home: "n1".to_owned(),
+            vos: Arc::new(vos),
+            ..Rules::default()
+        };
+        let needs = Needs { rules, ..needs() };
+        assert!(candidate(facts(2, 300)).refusal(&needs).unwrap().contains("policy (place 1)"));
+        assert_eq!(candidate(facts(3, 300)).refusal(&needs), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod standing;
 mod work;
 
 pub use bandwidth::{Bandwidth, PROBE_BYTES, SLOW_PROBE};
-pub use candidate::{Candidate, Link, Needs, Rules};
+pub use candidate::{Candidate, Link, Needs, Organisation, Rules};
 pub use decide::{Decision, Situation, Weighed, Weight, decide};
 pub use left::Left;
 pub use pace::{Crawl, Pace};

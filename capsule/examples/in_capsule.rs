@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
         limits: Limits::default(),
         term_size: TermSize::default(),
+        vo: None,
     };
     // Nothing serves files here.
     let host = HostView { has_fuse: false, ..host::read(&spec)? };

@@ -9,7 +9,7 @@ use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handoff::MoveId;
-use crate::{AppId, Epoch, Limits, NodeId};
+use crate::{AppId, Epoch, Limits, NodeId, VoId};
 
 /// A string the kernel takes as it is: arguments, environment, paths. Not always UTF-8.
 ///
@@ -144,6 +144,9 @@ pub struct AppSpec {
     pub limits: Limits,
     /// Terminal size at the start.
     pub term_size: TermSize,
+    /// The virtual organisation it runs under: it moves to members of it only.
+    #[serde(default)]
+    pub vo: Option<VoId>,
 }
 
 /// A move that has begun and not ended, kept with the record so that a restart can settle it.

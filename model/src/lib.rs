@@ -9,6 +9,7 @@
 //! | [`app`] | what a user started, where it runs, who may grant its next epoch |
 //! | [`node`] | what a node tells others about itself |
 //! | [`policy`] | what the sub-grid's admin has set for all members |
+//! | [`vo`] | virtual organisations by name |
 //! | [`frame`] | how messages lie on a byte stream |
 //! | [`handoff`] | the steps of a move and the messages that drive them |
 
@@ -22,6 +23,7 @@ mod pattern;
 pub mod policy;
 mod pressure;
 pub mod unit;
+pub mod vo;
 
 pub use app::{AppRecord, AppSpec, Credentials, TermSize};
 pub use handoff::{MoveId, Step};
@@ -29,6 +31,7 @@ pub use id::{AppId, Epoch, NodeId, SubgridId};
 pub use limit::{Limit, Limits, Resource, Verdict};
 pub use node::{Capability, NodeFacts};
 pub use pattern::fits;
-pub use policy::{Policy, Subject};
+pub use policy::{Policy, Site, Subject};
 pub use pressure::Pressure;
 pub use unit::{Bytes, Percent, Window};
+pub use vo::{VoId, VoMembers};

@@ -12,17 +12,25 @@
 //! [[place]]                               # who may run where; the first that fits counts
 //! who = ["group:students"]
 //! homes = ["lab-*"]                       # nodes they start apps on; all when absent
-//! nodes = ["office-*"]                    # nodes their apps may move to; all when absent
+//! nodes = ["office-*", "vo:physics"]      # nodes their apps may move to; all when absent
+//! vo = "physics"                          # only apps that run under it; all when absent
 //! allow = false
 //! ```
+//!
+//! `vo:NAME` is the virtual organisation NAME: among nodes its members, in `who` the apps that run
+//! under it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Limit, Limits, fits};
+use crate::{Limit, Limits, NodeId, VoMembers, fits};
+
+/// What stands before the name of a virtual organisation.
+const VO: &str = "vo:";
 
 /// What an admin may set, and so what is checked before it is signed and before it is obeyed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -65,12 +73,15 @@ pub struct Ceiling {
 pub struct Place {
     /// Whose apps.
     pub who: Vec<Who>,
-    /// Started on which nodes; patterns with `*`. All when absent.
+    /// Started on which nodes; patterns with `*`, or `vo:NAME`. All when absent.
     #[serde(default)]
     pub homes: Option<Vec<String>>,
-    /// To which nodes; patterns with `*`. All when absent.
+    /// To which nodes; patterns with `*`, or `vo:NAME`. All when absent.
     #[serde(default)]
     pub nodes: Option<Vec<String>>,
+    /// Under which virtual organisation they run. Under any or none when absent.
+    #[serde(default)]
+    pub vo: Option<String>,
     /// Whether they may.
     pub allow: bool,
 }
@@ -85,6 +96,8 @@ pub enum Who {
     User(String),
     /// The members of that group.
     Group(String),
+    /// Whoever runs it, under that virtual organisation.
+    Vo(String),
 }
 
 /// Whose app it is: what its home says of its user.
@@ -94,6 +107,17 @@ pub struct Subject<'a> {
     pub user: &'a str,
     /// Names of the groups.
     pub groups: &'a [String],
+    /// The names by which the virtual organisation is known here that it runs under.
+    pub vo: &'a [String],
+}
+
+/// A node, as places name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site<'a> {
+    /// Which.
+    pub node: NodeId,
+    /// What it is called.
+    pub name: &'a str,
 }
 
 /// The limits an app gets, and what was changed of those asked for, each a line.
@@ -166,7 +190,10 @@ impl Policy {
         }
         for (second, place) in self.places.iter().enumerate() {
             let same = |one: &Place| {
-                one.who == place.who && one.homes == place.homes && one.nodes == place.nodes
+                one.who == place.who
+                    && one.homes == place.homes
+                    && one.nodes == place.nodes
+                    && one.vo == place.vo
             };
             if let Some(first) = self.places[..second].iter().position(same) {
                 return Err(PolicyError::Dead { first: first + 1, second: second + 1 });
@@ -199,15 +226,29 @@ impl Policy {
     }
 
     /// Why an app of `subject` that was started on the node `home` may not move to the node
-    /// `node`; `None` when it may. Its home it may always go back to.
-    pub fn forbids(&self, subject: Subject, home: &str, node: &str) -> Option<String> {
-        let named = |patterns: &Option<Vec<String>>, name: &str| {
-            patterns.as_ref().is_none_or(|all| all.iter().any(|one| fits(one, name)))
+    /// `node`; `None` when it may. Its home it may always go back to. `vos` says who is in which
+    /// virtual organisation; in one that is not named there is nobody.
+    pub fn forbids(
+        &self,
+        subject: Subject,
+        home: Site,
+        node: Site,
+        vos: &VoMembers,
+    ) -> Option<String> {
+        let fits_one = |pattern: &str, site: Site| match pattern.strip_prefix(VO) {
+            Some(vo) => vos.get(vo).is_some_and(|members| members.contains(&site.node)),
+            None => fits(pattern, site.name),
+        };
+        let named = |patterns: &Option<Vec<String>>, site: Site| {
+            patterns.as_ref().is_none_or(|all| all.iter().any(|one| fits_one(one, site)))
         };
         let place = self.places.iter().position(|place| {
-            subject.is_any_of(&place.who) && named(&place.homes, home) && named(&place.nodes, node)
+            subject.is_any_of(&place.who)
+                && place.vo.as_ref().is_none_or(|vo| subject.vo.contains(vo))
+                && named(&place.homes, home)
+                && named(&place.nodes, node)
         })?;
-        let forbidden = !self.places[place].allow && home != node;
+        let forbidden = !self.places[place].allow && home.node != node.node;
         forbidden.then(|| {
             format!(
                 "the sub-grid's policy (place {}) keeps apps of {} away",
@@ -218,12 +259,29 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// The virtual organisations it names.
+    pub fn vos(&self) -> BTreeSet<&str> {
+        let ceilings = self.ceilings.iter().flat_map(|ceiling| &ceiling.who);
+        let places = self.places.iter().flat_map(|place| &place.who);
+        let who = ceilings.chain(places).filter_map(|who| match who {
+            Who::Vo(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let sites = self.places.iter().flat_map(|place| place.homes.iter().chain(&place.nodes));
+        let sites = sites.flatten().filter_map(|pattern| pattern.strip_prefix(VO));
+        let under = self.places.iter().filter_map(|place| place.vo.as_deref());
+        who.chain(sites).chain(under).collect()
+    }
+}
+
 impl Subject<'_> {
     fn is_any_of(&self, who: &[Who]) -> bool {
         who.iter().any(|one| match one {
             Who::Everybody => true,
             Who::User(name) => name == self.user,
             Who::Group(name) => self.groups.contains(name),
+            Who::Vo(name) => self.vo.contains(name),
         })
     }
 }
@@ -236,8 +294,9 @@ impl TryFrom<String> for Who {
             None if text == "everybody" => Ok(Who::Everybody),
             Some(("user", name)) if !name.is_empty() => Ok(Who::User(name.to_owned())),
             Some(("group", name)) if !name.is_empty() => Ok(Who::Group(name.to_owned())),
+            Some(("vo", name)) if !name.is_empty() => Ok(Who::Vo(name.to_owned())),
             _ => Err(format!(
-                "`{text}` is nobody: write `user:bob`, `group:students` or `everybody`"
+                "`{text}` is nobody: write `user:bob`, `group:students`, `vo:physics` or `everybody`"
             )),
         }
     }
@@ -255,6 +314,7 @@ impl fmt::Display for Who {
             Who::Everybody => f.write_str("everybody"),
             Who::User(name) => write!(f, "user:{name}"),
             Who::Group(name) => write!(f, "group:{name}"),
+            Who::Vo(name) => write!(f, "vo:{name}"),
         }
     }
 }
@@ -296,6 +356,13 @@ mod tests {
         POLICY.parse().unwrap()
     }
 
+    /// Nodes of different names are different ones.
+    fn site(name: &str) -> Site<'_> {
+        let mut node = [0; 32];
+        node[..name.len()].copy_from_slice(name.as_bytes());
+        Site { node: NodeId(node), name }
+    }
+
     fn limits(text: &str) -> Limits {
         text.parse().unwrap()
     }
@@ -303,8 +370,10 @@ mod tests {
     #[test]
     fn defaults_fill_in_and_ceilings_lower() {
         let students = ["students".to_owned()];
-        let (ada, eve) =
-            (Subject { user: "ada", groups: &[] }, Subject { user: "eve", groups: &students });
+        let (ada, eve) = (
+            Subject { user: "ada", groups: &[], vo: &[] },
+            Subject { user: "eve", groups: &students, vo: &[] },
+        );
         let granted = policy().grant(ada, &limits(""));
         assert_eq!((granted.limits.to_string().as_str(), granted.notes.len()), ("cpu=150%/10s", 0));
         let granted = policy().grant(ada, &limits("cpu=800%,memory=4GiB"));
@@ -322,16 +391,66 @@ mod tests {
     #[test]
     fn the_first_place_that_fits_counts_and_home_is_always_open() {
         let students = ["students".to_owned()];
-        let (ada, eve) =
-            (Subject { user: "ada", groups: &[] }, Subject { user: "eve", groups: &students });
-        let policy = policy();
-        assert_eq!(policy.forbids(ada, "lab-1", "office-2"), None);
-        let words = policy.forbids(eve, "lab-1", "office-2").unwrap();
+        let (ada, eve) = (
+            Subject { user: "ada", groups: &[], vo: &[] },
+            Subject { user: "eve", groups: &students, vo: &[] },
+        );
+        let forbids = |subject, home, node| {
+            policy().forbids(subject, site(home), site(node), &VoMembers::new())
+        };
+        assert_eq!(forbids(ada, "lab-1", "office-2"), None);
+        let words = forbids(eve, "lab-1", "office-2").unwrap();
         assert_eq!(words, "the sub-grid's policy (place 2) keeps apps of eve away");
-        assert!(policy.forbids(eve, "lab-1", "the-boss-desk").is_some());
-        assert_eq!(policy.forbids(eve, "home", "office-2"), None);
-        assert_eq!(policy.forbids(eve, "lab-7", "lab-1"), None);
-        assert_eq!(policy.forbids(eve, "office-2", "office-2"), None, "its home");
+        assert!(forbids(eve, "lab-1", "the-boss-desk").is_some());
+        assert_eq!(forbids(eve, "home", "office-2"), None);
+        assert_eq!(forbids(eve, "lab-7", "lab-1"), None);
+        assert_eq!(forbids(eve, "office-2", "office-2"), None, "its home");
+    }
+
+    #[test]
+    fn virtual_organisations_are_nodes_apps_and_a_condition() {
+        let text = r#"
+            [[ceiling]]
+            who = ["vo:physics"]
+            limits = "cpu=100%"
+
+            [[place]]
+            who = ["everybody"]
+            vo = "physics@0707070707"
+            nodes = ["vo:physics", "shed"]
+            allow = true
+
+            [[place]]
+            who = ["vo:physics"]
+            homes = ["vo:nobody"]
+            allow = false
+
+            [[place]]
+            who = ["everybody"]
+            nodes = ["vo:physics"]
+            allow = false
+        "#;
+        let policy: Policy = text.parse().unwrap();
+        assert_eq!(
+            policy.vos().into_iter().collect::<Vec<_>>(),
+            ["nobody", "physics", "physics@0707070707"]
+        );
+        let names = ["physics".to_owned(), "physics@0707070707".to_owned()];
+        let under = Subject { user: "ada", groups: &[], vo: &names };
+        let free = Subject { vo: &[], ..under };
+        let members = [site("lab").node, site("attic").node].into();
+        let vos = VoMembers::from([("physics".to_owned(), members)]);
+        let forbids = |subject, node| policy.forbids(subject, site("attic"), site(node), &vos);
+        assert_eq!(forbids(under, "lab"), None, "place 1");
+        assert!(forbids(free, "lab").unwrap().contains("place 3"));
+        assert_eq!(forbids(free, "barn"), None, "no member");
+        assert_eq!(forbids(free, "attic"), None, "its home");
+        assert_eq!(policy.grant(under, &limits("cpu=200%")).limits, limits("cpu=100%"));
+        assert_eq!(policy.grant(free, &limits("cpu=200%")).limits, limits("cpu=200%"));
+        let unknown = policy.forbids(free, site("attic"), site("lab"), &VoMembers::new());
+        assert_eq!(unknown, None, "nobody is known to be in it");
+        assert_eq!("vo:x".to_owned().try_into(), Ok(Who::Vo("x".to_owned())));
+        assert!(Who::try_from("vo:".to_owned()).is_err());
     }
 
     #[test]
@@ -365,7 +484,7 @@ mod tests {
         #[test]
         fn nothing_granted_is_above_a_ceiling(cpu in 1u32..2000, student in any::<bool>()) {
             let groups = if student { vec!["students".to_owned()] } else { vec![] };
-            let subject = Subject { user: "eve", groups: &groups };
+            let subject = Subject { user: "eve", groups: &groups, vo: &[] };
             let granted = policy().grant(subject, &limits(&format!("cpu={cpu}%")));
             let level = granted.limits.iter().next().unwrap().level;
             let highest = if student { 100 } else { 300 };

@@ -50,6 +50,7 @@ fn spec() -> AppSpec {
         },
         limits: Limits::default(),
         term_size: TermSize::default(),
+        vo: None,
     }
 }
 

@@ -60,6 +60,7 @@ impl Home {
             },
             limits: Limits::default(),
             term_size: TermSize { rows: 30, cols: 100 },
+            vo: None,
         }
     }
 

@@ -106,6 +106,7 @@ fn spec(home: &Path, argv: &[&str]) -> AppSpec {
         },
         limits: Limits::default(),
         term_size: TermSize { rows: 30, cols: 100 },
+        vo: None,
     }
 }
 

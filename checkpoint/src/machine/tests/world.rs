@@ -42,6 +42,7 @@ pub(super) fn record(host: NodeId) -> AppRecord {
             user,
             limits: Limits::default(),
             term_size: TermSize::default(),
+            vo: None,
         },
         started_unix_s: 0,
     }

@@ -231,6 +231,7 @@ fn spec(home: &Path, mib: u32) -> AppSpec {
         },
         limits: Limits::default(),
         term_size: TermSize::default(),
+        vo: None,
     }
 }
 
