@@ -4,6 +4,7 @@
 //! It needs root. Everything it makes lies in namespaces and one folder, both of which go when
 //! the [`Lab`] is dropped; daemons and apps are ended with it.
 
+mod campus;
 mod cpu;
 mod fault;
 mod household;
@@ -19,6 +20,7 @@ use anyhow::{Context, bail};
 
 pub use crate::node::{AppRow, Event, MOVE, Moved, Node, Output, SOON, wait_until};
 pub use crate::terminal::{Key, Terminal};
+pub use campus::{Campus, REGION, RegionState, SiteState};
 pub use cpu::CpuShare;
 pub use fault::{processes_beginning, processes_with, wait_for_one};
 pub use household::{Household, SubgridState};

@@ -1,0 +1,291 @@
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Lab, LabNode, Person};
+use crate::node::{Node, wait_until};
+
+/// The region's name.
+pub const REGION: &str = "grid://campus.example.org";
+/// Where its name server answers.
+const SERVER: &str = "10.77.1.1:53";
+/// How long BIND may take to start, on a machine that is busy.
+const START: Duration = Duration::from_secs(60);
+/// How long sub-grids may take to find each other.
+const MEETING: Duration = Duration::from_secs(120);
+
+/// `phantom region list`, as far as scenarios look at it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct RegionState {
+    /// Its key.
+    pub key: String,
+    /// How the sub-grid stands with it.
+    pub membership: String,
+    /// Who answers for it.
+    pub region_peer: Option<String>,
+    /// In which name.
+    pub mandate: Option<String>,
+    /// Its sites.
+    pub sites: Vec<SiteState>,
+    /// Who asks to be let in, or go.
+    pub asking: Vec<Value>,
+    /// How its entry stands.
+    pub zone: String,
+    /// How the region-peer was found.
+    pub found: String,
+}
+
+/// A site.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct SiteState {
+    /// Its name.
+    pub name: String,
+    /// Whether it answers for the region.
+    pub region_peer: bool,
+    /// Whether it was heard lately.
+    pub up: bool,
+    /// Its members.
+    pub nodes: Option<u32>,
+}
+
+/// Several sub-grids on one network, and a name server (BIND) for their region.
+pub struct Campus {
+    lab: Lab,
+    /// The nodes of each sub-grid.
+    sites: Vec<Vec<usize>>,
+    bind: Option<Child>,
+}
+
+impl Campus {
+    /// One sub-grid for each number, of so many machines, called s0n0, s0n1 … s1n0 …: nobody has
+    /// founded a region. Their key may change the entry of the region unless `key` is another.
+    pub fn open(test: &str, sizes: &[usize], key: &str) -> anyhow::Result<Option<Self>> {
+        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
+        let mut all = vec![lab.add("dns", Person::at_home("ada", 1000))?];
+        let mut sites = Vec::new();
+        for (site, size) in sizes.iter().enumerate() {
+            let mut nodes = Vec::new();
+            for number in 0..*size {
+                let name = format!("s{site}n{number}");
+                nodes.push(lab.add(&name, Person::at_home("ada", 1000))?);
+            }
+            all.extend(&nodes);
+            sites.push(nodes);
+        }
+        lab.lan(&all, 1)?;
+        let mut campus = Self { lab, sites, bind: None };
+        campus.write_zone("")?;
+        campus.start_bind()?;
+        for number in all.into_iter().skip(1) {
+            let node = campus.lab.node(number);
+            std::fs::create_dir_all(node.state_dir())?;
+            let file = campus.lab.node(0).state_dir().join(format!("{key}.key"));
+            std::fs::copy(file, node.state_dir().join("dns.key"))?;
+            let dns = format!("{{ servers = [\"{SERVER}\"], key = \"/var/lib/phantom/dns.key\" }}");
+            node.configure("dns", Some(&dns))?;
+        }
+        campus.join().inspect_err(|_| eprintln!("{}", campus.lab.logs()))?;
+        Ok(Some(campus))
+    }
+
+    /// Runs a scenario; when it fails, the nodes' logs are printed.
+    pub fn scenario(
+        test: &str,
+        sizes: &[usize],
+        body: impl FnOnce(&mut Campus) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(mut campus) = Self::open(test, sizes, "campus")? else { return Ok(()) };
+        body(&mut campus).inspect_err(|_| eprintln!("{}", campus.lab.logs()))
+    }
+
+    fn join(&self) -> anyhow::Result<()> {
+        for nodes in &self.sites {
+            let founder = self.lab.node(nodes[0]);
+            founder.up(&["--new"])?;
+            for number in &nodes[1..] {
+                founder.let_in(self.lab.node(*number))?;
+            }
+        }
+        for site in 0..self.sites.len() {
+            self.super_peer(site)?;
+        }
+        Ok(())
+    }
+
+    /// One machine of a sub-grid.
+    pub fn node(&self, site: usize, number: usize) -> &LabNode {
+        self.lab.node(self.sites[site][number])
+    }
+
+    /// Waits until a sub-grid has a super-peer that decides; its number.
+    pub fn super_peer(&self, site: usize) -> anyhow::Result<usize> {
+        let mut found = None;
+        wait_until("a super-peer of each sub-grid", MEETING, || {
+            found = (0..self.sites[site].len()).find(|number| {
+                let state = self.node(site, *number).phantom_json::<Value>(true, &["subgrid"]);
+                state.is_ok_and(|state| state["this"] == true && state["decides"] == true)
+            });
+            Ok(found.is_some())
+        })?;
+        found.context("there is none")
+    }
+
+    /// Runs a command on the first machine of a sub-grid as root; it must do.
+    pub fn admin(&self, site: usize, args: &[&str]) -> anyhow::Result<String> {
+        let output = self.node(site, 0).phantom(false, args)?;
+        ensure!(output.code == 0, "`phantom {}`: {}", args.join(" "), output.stderr);
+        Ok(output.stdout)
+    }
+
+    /// The same, which must be refused; the words.
+    pub fn refused(&self, site: usize, args: &[&str]) -> anyhow::Result<String> {
+        let output = self.node(site, 0).phantom(false, args)?;
+        ensure!(output.code != 0, "`phantom {}` was not refused", args.join(" "));
+        Ok(output.stderr)
+    }
+
+    /// How the region stands, as a machine knows.
+    pub fn state(&self, site: usize, number: usize) -> anyhow::Result<RegionState> {
+        self.node(site, number).phantom_json(true, &["region", "list"])
+    }
+
+    /// Waits until the region looks so from a machine.
+    pub fn wait(
+        &self,
+        what: &str,
+        (site, number): (usize, usize),
+        is_so: impl Fn(&RegionState) -> bool,
+    ) -> anyhow::Result<RegionState> {
+        let mut last = None;
+        wait_until(what, MEETING, || {
+            last = self.state(site, number).ok();
+            Ok(last.as_ref().is_some_and(&is_so))
+        })
+        .with_context(|| format!("s{site}n{number} says {last:#?}"))?;
+        last.context("it says nothing")
+    }
+
+    /// Founds the region from the first sub-grid, and lets the others in.
+    pub fn found_region(&self) -> anyhow::Result<()> {
+        self.admin(0, &["region", "init", REGION, "--name", "site0"])?;
+        self.wait("an entry in the DNS", (0, 0), |it| it.zone.starts_with("written"))?;
+        for site in 1..self.sites.len() {
+            self.let_in(site)?;
+        }
+        Ok(())
+    }
+
+    /// Registers a sub-grid, and lets it in.
+    pub fn let_in(&self, site: usize) -> anyhow::Result<()> {
+        let name = format!("site{site}");
+        self.admin(site, &["site", "register", REGION, "--name", &name])?;
+        self.wait("its request", (0, 0), |it| {
+            it.asking.iter().any(|asking| asking["name"] == name.as_str())
+        })?;
+        self.admin(0, &["region", "approve", &name])?;
+        self.wait("the region's word", (site, 0), |it| {
+            it.membership == "site" && it.region_peer.is_some()
+        })?;
+        self.wait("its first report", (0, 0), |it| {
+            it.sites.iter().any(|site| site.name == name && site.up && site.nodes.is_some())
+        })
+        .map(drop)
+    }
+
+    /// Answers of `phantom nodes` of any scope.
+    pub fn query(&self, site: usize, args: &[&str]) -> anyhow::Result<Value> {
+        let output = self.node(site, 0).phantom(true, &[&["nodes", "--json"], args].concat())?;
+        serde_json::from_str(&output.stdout).with_context(|| output.stderr)
+    }
+
+    /// Gives the zone other records beside its own; what was changed since is gone.
+    pub fn write_zone(&mut self, records: &str) -> anyhow::Result<()> {
+        self.stop_bind();
+        let dir = self.lab.node(0).state_dir();
+        std::fs::create_dir_all(&dir)?;
+        for key in ["campus", "other"] {
+            let file = dir.join(format!("{key}.key"));
+            if !file.exists() {
+                let made = self.lab.node(0).enter(&["tsig-keygen", key])?;
+                std::fs::write(file, made.stdout)?;
+            }
+        }
+        let zone = format!(
+            "$TTL 5\n@ SOA ns.campus.example.org. admin.campus.example.org. 1 3600 600 86400 5\n\
+             @ NS ns.campus.example.org.\nns.campus.example.org. A 10.77.1.1\n{records}"
+        );
+        std::fs::write(dir.join("campus.example.org.zone"), zone)?;
+        // There is none before the first change.
+        let _ = std::fs::remove_file(dir.join("campus.example.org.zone.jnl"));
+        let at = "/var/lib/phantom";
+        let config = format!(
+            "include \"{at}/campus.key\";\ninclude \"{at}/other.key\";\ncontrols {{}};\n\
+             options {{ directory \"{at}\"; managed-keys-directory \"{at}\"; pid-file none; \
+             lock-file none; session-keyfile none; listen-on port 53 {{ 10.77.1.1; }}; \
+             listen-on-v6 {{ none; }}; recursion no; dnssec-validation no; notify no; }};\n\
+             zone \"campus.example.org\" {{ type primary; file \"{at}/campus.example.org.zone\"; \
+             update-policy {{ grant campus name _phantom._udp.campus.example.org. URI SRV TXT; }}; \
+             }};\n"
+        );
+        std::fs::write(dir.join("named.conf"), config)?;
+        Ok(())
+    }
+
+    /// Starts the name server.
+    pub fn start_bind(&mut self) -> anyhow::Result<()> {
+        let host = self.lab.node(0);
+        // A copy: where AppArmor confines named by its path, it may use none of these files.
+        let copied =
+            "cp $(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v named) /var/lib/phantom/";
+        host.enter(&["sh", "-c", copied]).context("no `named`: install the package bind9")?;
+        let args = ["/var/lib/phantom/named", "-g", "-n", "1", "-c", "/var/lib/phantom/named.conf"];
+        let mut child = host
+            .command(false, &args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start named")?;
+        let printed = BufReader::new(child.stderr.take().context("named prints nothing")?);
+        let (says, said) = mpsc::channel();
+        // Reads on until named ends, which would wait for ever on a pipe that is full.
+        std::thread::spawn(move || {
+            for line in printed.lines().map_while(Result::ok) {
+                let _ = says.send(line);
+            }
+        });
+        let mut log = String::new();
+        loop {
+            match said.recv_timeout(START) {
+                Ok(line) if line.ends_with(" running") => break,
+                Ok(line) => log.extend([&line, "\n"]),
+                Err(_) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    bail!("named does not run:\n{log}");
+                }
+            }
+        }
+        self.bind = Some(child);
+        Ok(())
+    }
+
+    /// Ends it.
+    pub fn stop_bind(&mut self) {
+        if let Some(mut child) = self.bind.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Campus {
+    fn drop(&mut self) {
+        self.stop_bind();
+    }
+}

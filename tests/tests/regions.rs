@@ -1,0 +1,131 @@
+//! Regions of several sub-grids: founded, found by name, asked, and kept when machines go.
+
+use anyhow::{Context, ensure};
+use phantom_tests::lab::{Campus, Node, REGION, SOON, wait_until};
+use serde_json::Value;
+
+fn names(reply: &Value) -> Vec<String> {
+    let rows = reply["rows"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<String> =
+        rows.iter().filter_map(|row| Some(row["name"].as_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_region_is_founded_found_by_name_and_asked() -> anyhow::Result<()> {
+    let test = "a_region_is_founded_found_by_name_and_asked";
+    Campus::scenario(test, &[1, 1, 2], |campus| {
+        campus.found_region()?;
+        // What the own sub-grid has stays inside.
+        let own = "regexp(\"^s1\", Name)";
+        let inside = campus.query(1, &["--where", own, "--scope", "grid", "--count", "1"])?;
+        ensure!(names(&inside) == ["s1n0"], "{inside}");
+        ensure!(inside["messages"].as_u64().is_some_and(|count| count <= 4), "{inside}");
+        // What only others have is found through the region-peer, from a plain member as well.
+        for (site, wanted) in [(1, ["s2n0", "s2n1"]), (0, ["s2n0", "s2n1"])] {
+            let expr = "regexp(\"^s2\", Name)";
+            let args = ["--where", expr, "--scope", "region", "--count", "2"];
+            wait_until("both machines of the third sub-grid", SOON, || {
+                let found = campus.query(site, &args)?;
+                ensure!(found["messages"].as_u64().is_some_and(|count| count <= 40), "{found}");
+                Ok(names(&found) == wanted)
+            })?;
+        }
+        let state = campus.state(2, 1)?;
+        ensure!(state.sites.len() == 3 && state.sites.iter().all(|site| site.up), "{state:#?}");
+        // A site that is put out is told, and asks nobody any more.
+        campus.admin(0, &["region", "remove", "site1"])?;
+        campus.wait("to be put out", (1, 0), |it| it.membership == "put out")?;
+        wait_until("no region to ask", SOON, || {
+            let args = ["--where", "Cpus > 4000", "--scope", "region", "--count", "1"];
+            Ok(campus.query(1, &args)?["outcome"] == "alone")
+        })?;
+        let refused = campus.refused(1, &["region", "approve", "site1"])?;
+        ensure!(refused.contains("does not hold the key"), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
+fn another_answers_for_the_region_and_its_entry_follows() -> anyhow::Result<()> {
+    let test = "another_answers_for_the_region_and_its_entry_follows";
+    Campus::scenario(test, &[1, 1, 1], |campus| {
+        campus.found_region()?;
+        campus.wait("three electors", (0, 0), |it| it.sites.iter().all(|site| site.up))?;
+        let first = (0..3)
+            .find(|site| {
+                campus.state(*site, 0).is_ok_and(|state| {
+                    let own = format!("site{site}");
+                    state.sites.iter().any(|site| site.region_peer && site.name == own)
+                })
+            })
+            .context("no region-peer")?;
+        let before = campus.state(first, 0)?;
+        campus.node(first, 0).kill_daemon()?;
+        let next = (first + 1) % 3;
+        let after = campus.wait("another region-peer and its entry", (next, 0), |it| {
+            it.region_peer.is_some()
+                && it.mandate != before.mandate
+                && it.zone.starts_with("written")
+        })?;
+        ensure!(after.region_peer != before.region_peer, "{after:#?}");
+        // Who comes back finds the new one, and so does who asks the DNS for the first time.
+        campus.node(first, 0).restart_daemon()?;
+        campus.wait("the one that came back", (first, 0), |it| {
+            it.region_peer.is_some() && it.mandate >= after.mandate
+        })?;
+        campus.wait("all sites", (next, 0), |it| it.sites.iter().all(|site| site.up))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_key_is_replaced_and_a_forged_entry_believed_by_nobody() -> anyhow::Result<()> {
+    let test = "a_key_is_replaced_and_a_forged_entry_believed_by_nobody";
+    Campus::scenario(test, &[1, 1, 1], |campus| {
+        campus.admin(0, &["region", "init", REGION, "--name", "site0"])?;
+        campus.wait("an entry in the DNS", (0, 0), |it| it.zone.starts_with("written"))?;
+        campus.let_in(1)?;
+        let before = campus.state(0, 0)?.key;
+        campus.admin(0, &["region", "rotate"])?;
+        let after = campus.state(0, 0)?.key;
+        ensure!(after != before, "the key is the same");
+        campus.wait("the new key", (1, 0), |it| it.key == after)?;
+        campus.wait("the new entry", (0, 0), |it| it.zone.starts_with("written"))?;
+        // Who registers now meets the new key; while the DNS is down it is told so.
+        campus.stop_bind();
+        let refused = campus.refused(2, &["site", "register", REGION])?;
+        ensure!(refused.contains("name server"), "{refused}");
+        // An entry that somebody has forged as a whole names a machine that is of no such region.
+        let forged = format!(
+            "_phantom._udp URI 10 1 \"phantom://10.77.1.4:41610/?key={}&node={}&at=9.9\"\n",
+            "ab".repeat(32),
+            campus.node(1, 0).phantom_json::<Value>(true, &["nodes"])?[0]["node"]
+                .as_str()
+                .context("no id")?,
+        );
+        campus.write_zone(&forged)?;
+        campus.start_bind()?;
+        let refused = campus.refused(2, &["site", "register", REGION])?;
+        ensure!(refused.contains("cannot show that it is of it"), "{refused}");
+        // Who knows the key stays with it, and says what is wrong.
+        campus.node(1, 0).restart_daemon()?;
+        let state = campus.wait("the region-peer in spite of it", (1, 0), |it| {
+            it.membership == "site" && it.region_peer.is_some()
+        })?;
+        ensure!(state.key == after, "{state:#?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_update_that_is_refused_is_told() -> anyhow::Result<()> {
+    let test = "an_update_that_is_refused_is_told";
+    let Some(campus) = Campus::open(test, &[1], "other")? else { return Ok(()) };
+    let said = campus.admin(0, &["region", "init", REGION])?;
+    ensure!(said.contains("refuse"), "{said}");
+    let state = campus.wait("what the server says", (0, 0), |it| it.zone.contains("refuse"))?;
+    ensure!(state.region_peer.is_some(), "{state:#?}");
+    Ok(())
+}
