@@ -130,6 +130,12 @@ pub trait Abroad: Verify + Send + Sync + 'static {
     /// Checks a charter; the error says what is wrong with it.
     fn charter(&self, bytes: &[u8]) -> Result<Charter, String>;
 
+    /// The documents of virtual organisations that this node knows.
+    fn organisations(&self) -> Vec<Vec<u8>>;
+
+    /// Takes over one, if it is genuine and newer; whether it was.
+    async fn learn_organisation(&self, document: Vec<u8>) -> Result<bool, String>;
+
     /// Checks what a sub-grid has signed to be let into the region with this key, or go: whether it
     /// wants to go.
     fn registration(&self, bytes: &[u8], of: SubgridId, key: [u8; 32]) -> Result<bool, String>;

@@ -4,7 +4,7 @@
 mod keep;
 mod mail;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,6 +169,7 @@ impl Driver {
             }
         }
         self.care().await;
+        self.tell_organisations();
         self.relink().await;
     }
 
@@ -213,6 +214,9 @@ impl Driver {
             last_found: None,
             search: None,
             next_search: now,
+            told: BTreeSet::new(),
+            next_tell: now,
+            tell_anew: now,
             seats: None,
             next_remember: now,
             record,

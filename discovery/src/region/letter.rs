@@ -29,6 +29,8 @@ pub enum Letter {
         /// Its charter now and then, which shows that it is one; else empty.
         charter: Vec<u8>,
     },
+    /// The document of a virtual organisation, sealed by the sub-grid that owns it.
+    Organisation(Vec<u8>),
     /// Of a query.
     Query {
         /// The message.

@@ -1,6 +1,6 @@
 //! A super-peer's part in one region: its machines and what it knows.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use phantom_model::{NodeId, SubgridId};
@@ -40,6 +40,10 @@ pub struct Part {
     pub last_found: Option<Found>,
     pub search: Option<Search>,
     pub next_search: Duration,
+    /// Documents of virtual organisations that were told, by whom to and their digest.
+    pub told: BTreeSet<(NodeId, [u8; 32])>,
+    pub next_tell: Duration,
+    pub tell_anew: Duration,
     /// Seats to be remembered, and not before then.
     pub seats: Option<Vec<Seat>>,
     pub next_remember: Duration,

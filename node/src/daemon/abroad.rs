@@ -140,6 +140,14 @@ impl Abroad for Outside {
         charter(bytes, self.network.now())
     }
 
+    fn organisations(&self) -> Vec<Vec<u8>> {
+        self.network.vos().iter().map(|vo| vo.to_bytes()).collect()
+    }
+
+    async fn learn_organisation(&self, document: Vec<u8>) -> Result<bool, String> {
+        self.network.learn_vo(&document).await.map_err(|error| error.to_string())
+    }
+
     fn registration(&self, bytes: &[u8], of: SubgridId, key: [u8; 32]) -> Result<bool, String> {
         let read = Registration::read(bytes, self.network.now());
         let read = read.map_err(|error| error.to_string())?;

@@ -297,6 +297,7 @@ impl Daemon {
         // Not before: an app that is not found yet is not one that has ended.
         tokio::spawn(self.clone().answer_peers());
         tokio::spawn(self.clone().answer_abroad());
+        tokio::spawn(self.clone().know_vos());
         self.settle_moves();
         self.report_standing(None);
         tokio::spawn(self.clone().tend_parts());

@@ -68,6 +68,8 @@ pub enum Ask {
     Find(String),
     /// To the super-peer: how does our region stand?
     Region,
+    /// To the super-peer: in which region do we lie?
+    RegionName,
     /// To the super-peer: our region's admin has signed this charter.
     Charter(Vec<u8>),
 }
@@ -91,6 +93,8 @@ pub enum Answer {
     Found(Vec<Found>),
     /// To [`Ask::Region`].
     Region(Option<Box<View>>),
+    /// To [`Ask::RegionName`].
+    RegionName(Option<String>),
     /// Done.
     Done,
 }
@@ -152,6 +156,7 @@ impl Daemon {
             Ask::Probe(_) => Ok(Answer::Done),
             Ask::Find(text) => Ok(Answer::Found(self.find_here(&text).await?)),
             Ask::Region => Ok(Answer::Region(self.region.view().await.map(Box::new))),
+            Ask::RegionName => Ok(Answer::RegionName(self.own_region_name().await)),
             Ask::Charter(bytes) => {
                 self.region.adopt(bytes).await.map_err(anyhow::Error::msg)?;
                 Ok(Answer::Done)

@@ -39,7 +39,7 @@ impl Daemon {
                 Reach::Region => Scope::Region,
                 Reach::Grid => Scope::Grid,
             },
-            vo: asked.vo,
+            vo: asked.vo.map(|vo| self.vo_full_name(&vo)).transpose()?,
             patience: patience(asked.within_ms)?,
         };
         let began = Instant::now();

@@ -59,6 +59,25 @@ impl Daemon {
         })
     }
 
+    /// The domain name of the region the sub-grid is a site of, as the super-peer knows; `None` when
+    /// nobody tells.
+    pub async fn region_name(&self) -> Option<Option<String>> {
+        let (node, _) = self.subgrid.status().super_peer?;
+        if node == self.node {
+            return Some(self.own_region_name().await);
+        }
+        match self.ask(node, &Ask::RegionName, ASK).await {
+            Ok(Answer::RegionName(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The same on the super-peer itself.
+    pub async fn own_region_name(&self) -> Option<String> {
+        let view = self.region.view().await?;
+        (view.membership == Membership::Site).then(|| view.uri.name().to_owned())
+    }
+
     /// The same for people.
     pub async fn region_state(&self) -> Result<RegionState, Refusal> {
         let view = self.region_view().await?;

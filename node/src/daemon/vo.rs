@@ -16,6 +16,8 @@ use phantom_model::{AppRecord, NodeId, SubgridId, VoId, VoMembers};
 use phantom_net::VoChange;
 use phantom_net::member::{Vo, VoMember};
 
+use tokio::sync::watch;
+
 use super::{Daemon, Refusal};
 use crate::api::types::{MigrateRequest, VoAction, VoRequest, VoRow};
 
@@ -28,7 +30,11 @@ const SUBGRID: &str = "subgrid";
 
 /// The virtual organisations as they were last looked at, and when: see [`View`].
 #[derive(Default)]
-pub struct Vos(Mutex<Option<(u64, Arc<View>)>>);
+pub struct Vos {
+    looked: Mutex<Option<(u64, Vec<String>, Arc<View>)>>,
+    /// The domain names of the regions this sub-grid lies in.
+    regions: watch::Sender<Vec<String>>,
+}
 
 /// Who is in which virtual organisation, as far as it matters to a node.
 #[derive(Debug)]
@@ -126,22 +132,58 @@ impl Daemon {
         let own = self.network.membership()?.subgrid();
         // Before the look: what changes meanwhile is looked at again.
         let count = *self.network.member_changes().borrow();
-        let mut last = self.vos.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, view)) = &*last
+        let regions = self.own_regions();
+        let mut last = self.vos.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, within, view)) = &*last
             && *of == count
+            && *within == regions
         {
             return Some(view.clone());
         }
         let nodes: Vec<NodeId> = self.network.members().iter().map(|it| it.node()).collect();
-        let view = Arc::new(View::new(own, self.network.vos(), &nodes, &self.own_regions()));
-        *last = Some((count, view.clone()));
+        let view = Arc::new(View::new(own, self.network.vos(), &nodes, &regions));
+        *last = Some((count, regions, view.clone()));
         Some(view)
     }
 
-    /// The domain names of the regions this sub-grid lies in: none, until sub-grids register with
-    /// regions.
+    /// The domain names of the regions this sub-grid lies in.
     fn own_regions(&self) -> Vec<String> {
-        Vec::new()
+        self.vos.regions.borrow().clone()
+    }
+
+    /// Asks from time to time in which region the sub-grid lies, and tells its queries who is in
+    /// which virtual organisation.
+    pub async fn know_vos(self: Arc<Self>) {
+        let (mut members, mut subgrid) = (self.network.member_changes(), self.subgrid.changes());
+        let mut regions = self.vos.regions.subscribe();
+        loop {
+            if let Some(region) = self.region_name().await {
+                let now: Vec<String> = region.into_iter().collect();
+                self.vos.regions.send_if_modified(|known| {
+                    let differs = *known != now;
+                    *known = now;
+                    differs
+                });
+            }
+            (members.mark_unchanged(), regions.mark_unchanged());
+            self.subgrid.set_vos((*self.vo_members()).clone()).await;
+            let changed = tokio::select! {
+                changed = members.changed() => changed,
+                changed = regions.changed() => changed,
+                changed = subgrid.changed() => changed,
+                () = tokio::time::sleep(AGAIN) => Ok(()),
+                () = self.stopping() => return,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// By which name other sub-grids know it as well.
+    pub fn vo_full_name(&self, text: &str) -> Result<String, Refusal> {
+        let view = self.must_view_vos()?;
+        Ok(view.find(text).map_err(Refusal::usage)?.id().to_string())
     }
 
     fn must_view_vos(&self) -> Result<Arc<View>, Refusal> {

@@ -15,6 +15,10 @@ use crate::region::{Reach, Seat, View};
 
 /// How long a question to another node may take.
 const ASK: Duration = Duration::from_secs(5);
+/// How often it is looked which virtual organisations others do not know, and how often they are told
+/// all anew.
+const TELL: Duration = Duration::from_secs(10);
+const TELL_ANEW: Duration = Duration::from_secs(600);
 /// Letters on their way to one node, at most; more are lost.
 pub const MAX_LETTERS: usize = 32;
 /// Nodes to which letters are on their way, at most.
@@ -48,9 +52,57 @@ impl Driver {
             Letter::Region { report, charter } => {
                 self.open_report(from, subgrid, &report, &charter);
             }
+            Letter::Organisation(document) => {
+                if part.assembly.hear(from, subgrid, now) {
+                    self.learn_organisation(subgrid, document);
+                }
+            }
             Letter::Query { message, hints } => {
                 hints.into_iter().for_each(|reach| part.hints.learn(reach));
                 self.take_query(from, subgrid, message).await;
+            }
+        }
+    }
+
+    /// In a task of its own: it may have to wait for the disk. Those that are told are few.
+    fn learn_organisation(&self, subgrid: SubgridId, document: Vec<u8>) {
+        let abroad = self.abroad.clone();
+        tokio::spawn(async move {
+            if let Err(error) = abroad.learn_organisation(document).await {
+                let subgrid = subgrid.short();
+                tracing::debug!(%subgrid, error, "a virtual organisation was not taken over");
+            }
+        });
+    }
+
+    /// A super-peer tells its region-peer what virtual organisations it knows of, and that one all
+    /// sites.
+    pub(super) fn tell_organisations(&mut self) {
+        let now = self.now();
+        let Some(part) = self.part.as_mut().filter(|part| part.next_tell <= now) else { return };
+        part.next_tell = now + TELL;
+        if part.tell_anew <= now {
+            // A letter may have been lost.
+            part.tell_anew = now + TELL_ANEW;
+            part.told.clear();
+        }
+        let Some((region_peer, _)) = part.assembly.region_peer() else { return };
+        let own = self.abroad.node();
+        let to: Vec<Reach> = match region_peer.node == own {
+            true => {
+                let rows = part.assembly.directory(now).into_iter();
+                let alive = rows.filter(|row| row.alive && row.seat.node != own);
+                alive.map(|row| row.seat.to_reach()).collect()
+            }
+            false => vec![region_peer.to_reach()],
+        };
+        for document in self.abroad.organisations() {
+            let digest = *blake3::hash(&document).as_bytes();
+            for reach in &to {
+                let Some(part) = &mut self.part else { return };
+                if part.told.insert((reach.node, digest)) {
+                    self.post_to(reach.clone(), Letter::Organisation(document.clone()));
+                }
             }
         }
     }
