@@ -2,10 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use phantom_model::SubgridId;
 use proptest::prelude::*;
 use tokio::sync::mpsc;
@@ -23,6 +22,7 @@ use crate::wire::{read_frame, write_frame};
 use crate::{Config, MemoryStore, Network, Store};
 
 mod bounds;
+mod dials;
 mod strangers;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -309,87 +309,6 @@ async fn a_node_that_has_restarted_is_found_again() {
         assert_eq!(a.ask_abroad(&to_b, vec![9], SOON).await.unwrap().0, [9]);
         again.shutdown(SOON).await;
     }
-}
-
-/// Counts how many dials there were, and how many at once.
-struct Counting {
-    link: MemoryLink,
-    dials: Arc<AtomicUsize>,
-    at_once: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl Link for Counting {
-    fn id(&self) -> NodeId {
-        self.link.id()
-    }
-
-    async fn addrs(&self) -> Vec<PeerAddr> {
-        self.link.addrs().await
-    }
-
-    async fn dial(
-        &self,
-        peer: NodeId,
-        addrs: &[PeerAddr],
-        protocol: Protocol,
-    ) -> Result<Arc<dyn Connection>, LinkError> {
-        self.dials.fetch_add(1, Ordering::Relaxed);
-        self.most.fetch_max(1 + self.at_once.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        sleep(Duration::from_millis(500)).await;
-        let dialled = self.link.dial(peer, addrs, protocol).await;
-        self.at_once.fetch_sub(1, Ordering::Relaxed);
-        dialled
-    }
-
-    async fn accept(&self) -> Option<Arc<dyn Connection>> {
-        self.link.accept().await
-    }
-
-    async fn close(&self) {
-        self.link.close().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_is_dialled_by_one_at_a_time_and_with_pauses() {
-    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
-    let [dials, at_once, most] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
-    let counted = (dials.clone(), at_once, most.clone());
-    let a = made(dir.path(), |id| {
-        let (dials, at_once, most) = counted;
-        Arc::new(Counting { link: board.link(id), dials, at_once, most })
-    })
-    .await;
-    a.found("a").await.unwrap();
-    let b = founder(dir.path(), &board, "b").await;
-    let mut heard = listen(&b);
-    board.cut(a.id(), b.id());
-    let to_b = contact(&b).await;
-    let ask = |within| {
-        let (a, to_b) = (a.network.clone(), to_b.clone());
-        tokio::spawn(async move { a.ask_abroad(&to_b, vec![1], within).await })
-    };
-    let within = Duration::from_secs(30);
-    let asking: Vec<_> = (0..50).map(|_| ask(within)).collect();
-    for asked in asking {
-        let error = asked.await.unwrap().unwrap_err();
-        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
-    }
-    // Half a second each, and a pause of up to one.
-    let dialled = dials.load(Ordering::Relaxed);
-    assert!((15..=40).contains(&dialled), "{dialled}");
-
-    // Those who wait while the line is mended get through over one connection.
-    let asking: Vec<_> = (0..50).map(|_| ask(within)).collect();
-    sleep(Duration::from_secs(3)).await;
-    board.mend(a.id(), b.id());
-    for asked in asking {
-        assert_eq!(asked.await.unwrap().unwrap().0, [1]);
-    }
-    assert_eq!((lines(&a), lines(&b), most.load(Ordering::Relaxed)), (1, 1, 1));
-    assert_eq!(heard.recv().await.unwrap().0, a.id());
 }
 
 #[tokio::test(start_paused = true)]

@@ -197,10 +197,10 @@ impl CharterBody {
     fn chain_holds(&self) -> bool {
         let keys: Vec<_> = self.rotated.iter().map(|(old, _)| old).chain([&self.key]).collect();
         let distinct: BTreeSet<_> = keys.iter().collect();
-        let signed = |(pair, (_, proof)): (&[&[u8; 32]], &([u8; 32], Vec<u8>))| {
-            Rotation::is_genuine(pair[0], pair[1], proof)
-        };
-        distinct.len() == keys.len() && keys.windows(2).zip(&self.rotated).all(signed)
+        let next = keys.iter().skip(1);
+        let mut links = self.rotated.iter().zip(next);
+        distinct.len() == keys.len()
+            && links.all(|((old, proof), next)| Rotation::is_genuine(old, next, proof))
     }
 
     fn signed_bytes(&self) -> Vec<u8> {
