@@ -331,6 +331,7 @@ async fn nothing_is_left_after_shutdown() {
     b.shutdown(SOON).await;
     assert!(waiting.accept_abroad().await.is_none());
     assert!(asked.await.unwrap().is_err());
+    assert_eq!(room.available_permits(), ROOM - held.payload.len(), "nobody takes what waits");
     assert_eq!(lines(&b), 0);
     assert!(b.inner().tasks.is_empty());
     let error = b.tell_abroad(&contact(&a).await, vec![], SOON).await.unwrap_err();
