@@ -180,7 +180,9 @@ fn policies(home: &LabNode) -> anyhow::Result<()> {
     };
     refused(&edit(&place("chemistry"))?, 2, "the virtual organisation `chemistry`")?;
     done(edit(&place("physics"))?)?;
+    let runs = || wait_until("cat to run", SOON, || Ok(home.row("cat")?.is_some()));
     let mut cat = home.terminal(&["run", "--name", "cat", "--", "cat"])?;
+    runs()?;
     refused(&home.phantom(true, &["migrate", "cat", "n1"])?, 1, "policy (place 1)")?;
     done(home.phantom(true, &["kill", "cat"])?)?;
     cat.wait(SOON)?;
@@ -188,7 +190,7 @@ fn policies(home: &LabNode) -> anyhow::Result<()> {
                      [[ceiling]]\nwho = [\"vo:physics\"]\nlimits = \"memory=1GiB\"";
     done(edit(condition)?)?;
     let mut cat = home.terminal(&["run", "--name", "cat", "--vo", "physics", "--", "cat"])?;
-    wait_until("it runs", SOON, || Ok(home.row("cat")?.is_some()))?;
+    runs()?;
     let row: Vec<Value> = home.phantom_json(true, &["ps"])?;
     ensure!(row[0]["limits"] == "memory=1GiB/1s", "{row:?}");
     done(home.phantom(true, &["kill", "cat"])?)?;
@@ -204,8 +206,8 @@ fn a_target_goes_by_its_own_documents() -> anyhow::Result<()> {
         wait_until("cellar may let others in", SOON, || {
             Ok(cellar.phantom(true, &["requests"])?.code == 0)
         })?;
-        vo(attic, &["create", "physics", "subgrid"])?;
-        vo(attic, &["add", "physics", "attic", "cellar"])?;
+        vo(attic, &["create", "physics", "attic", "cellar"])?;
+        vo(attic, &["add", "physics", "subgrid"])?;
         vo(attic, &["remove", "physics", "subgrid"])?;
         wait_version(cellar, "physics", 3)?;
         let mut repl =

@@ -6,7 +6,9 @@ use phantom_model::{NodeId, VoId};
 
 use super::{Book, News, Own, VOS, on_store};
 use crate::error::Error;
-use crate::member::{Authority, Delegation, Learned, MAX_VOS, Vo, VoError, VoMember};
+use crate::member::{
+    Authority, Delegation, Learned, MAX_FOREIGN_VOS, MAX_VOS, Vo, VoError, VoMember,
+};
 use crate::store::Store;
 
 /// So many bytes of documents go into one message, and one document more.
@@ -89,7 +91,7 @@ impl Book {
 
     /// Takes what a peer knows of virtual organisations.
     pub(super) async fn hear_vos(&self, heard: Vec<Vo>) {
-        for vo in heard {
+        for vo in heard.into_iter().take(2 * MAX_VOS + MAX_FOREIGN_VOS) {
             let id = vo.id().clone();
             if let Err(error) = self.learn_vo(vo).await {
                 tracing::debug!(%id, %error, "a virtual organisation does not count");

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use phantom_broker::Organisation;
 use phantom_discovery::uri::{GridUri, SCHEME};
-use phantom_model::{AppRecord, NodeId, SubgridId, VoId, VoMembers};
+use phantom_model::{AppId, AppRecord, NodeId, SubgridId, VoId, VoMembers};
 use phantom_net::VoChange;
 use phantom_net::member::{Vo, VoMember};
 
@@ -353,19 +353,14 @@ impl Daemon {
         })
     }
 
-    /// Apps that run where they may not any more: whose host or home was put out of their virtual
-    /// organisation. At home an app may always be.
-    fn strays(&self) -> Vec<AppRecord> {
-        let is_stray = |record: &AppRecord| {
-            let Some(vo) = record.spec.vo.as_ref().filter(|_| record.is_away()) else {
-                return false;
-            };
-            let is_out = |members: BTreeSet<NodeId>| {
-                !members.contains(&record.host) || !members.contains(&record.home)
-            };
-            record.pending.is_none() && self.organisation(vo).members.is_some_and(is_out)
+    /// Whether an app runs where it may not any more: its host or its home was put out of its
+    /// virtual organisation. At home it may always be.
+    fn is_astray(&self, record: &AppRecord) -> bool {
+        let Some(vo) = record.spec.vo.as_ref().filter(|_| record.is_away()) else { return false };
+        let is_out = |members: BTreeSet<NodeId>| {
+            !members.contains(&record.host) || !members.contains(&record.home)
         };
-        self.apps.started().into_iter().filter(is_stray).collect()
+        self.organisation(vo).members.is_some_and(is_out)
     }
 
     /// Brings apps back within their virtual organisations when those change.
@@ -373,9 +368,12 @@ impl Daemon {
         let mut changes = self.network.member_changes();
         loop {
             changes.mark_unchanged();
-            let strays = self.strays();
-            let some = !strays.is_empty();
-            join_all(strays.into_iter().map(|record| self.clone().bring_within(record))).await;
+            let bound = self.apps.started().into_iter().filter(|record| record.spec.vo.is_some());
+            // One that moves was allowed to by an older document, perhaps.
+            let astray = |it: &AppRecord| it.pending.is_some() || self.is_astray(it);
+            let astray: Vec<_> = bound.filter(astray).map(|record| record.app).collect();
+            let some = !astray.is_empty();
+            join_all(astray.into_iter().map(|app| self.clone().bring_within(app))).await;
             tokio::select! {
                 changed = changes.changed(), if !some => if changed.is_err() { return },
                 // Some may have had to stay, for now.
@@ -385,8 +383,11 @@ impl Daemon {
         }
     }
 
-    async fn bring_within(self: Arc<Self>, record: AppRecord) {
-        let (app, host) = (record.app, self.members.name(record.host));
+    async fn bring_within(self: Arc<Self>, app: AppId) {
+        self.moves.at_rest(app).await;
+        let record = self.apps.record(app).ok().filter(|record| record.pending.is_none());
+        let Some(record) = record.filter(|record| self.is_astray(record)) else { return };
+        let host = self.members.name(record.host);
         let vo = record.spec.vo.as_ref().map(|vo| self.vo_name(vo)).unwrap_or_default();
         let why = format!("it may not be on {host} under the virtual organisation {vo} any more");
         match self.clone().migrate(app, MigrateRequest { node: None }).await {
