@@ -317,6 +317,7 @@ impl Driver {
             },
             _ => None,
         };
+        let message = Box::new(message);
         let _ = self.questions.try_send(Question::Heard { from, message, origin, listing, place });
     }
 

@@ -30,7 +30,7 @@ pub enum Question {
     /// A node has sent this.
     Heard {
         from: NodeId,
-        message: Message,
+        message: Box<Message>,
         origin: Origin,
         listing: Option<Arc<Listing>>,
         /// Given back when it was handled.
@@ -105,7 +105,7 @@ impl QueryDriver {
             Question::Ask { request, done } => self.questions.handle_request(request, done, now),
             Question::Region { link, near } => self.questions.handle_region(link, near, now),
             Question::Heard { from, message, origin, listing, place } => {
-                self.questions.handle_message(from, message, origin, listing.as_deref(), now);
+                self.questions.handle_message(from, *message, origin, listing.as_deref(), now);
                 drop(place);
             }
         }
@@ -122,7 +122,7 @@ impl QueryDriver {
                 Deed::Abroad(to, bytes) => self.fabric.query_abroad(to, bytes),
                 Deed::Home(message) => {
                     // When the other task has too much to do, it is asked again.
-                    let order = Order::Home(Box::new(message));
+                    let order = Order::Home(message);
                     self.orders.upgrade().map(|orders| orders.try_send(order));
                 }
                 Deed::Flooding(node) => {

@@ -27,7 +27,7 @@ pub enum Deed {
     /// Send this to a node that is none, or to the region-peer.
     Abroad(NodeId, Vec<u8>),
     /// A message of this node to itself that is about the registry: to be heard with a listing.
-    Home(Message),
+    Home(Box<Message>),
     /// This node asks more often than it may.
     Flooding(NodeId),
 }
@@ -192,23 +192,23 @@ impl Questions {
             let seat = self.seat.as_mut()?;
             let of_super = || seat.super_peer.as_mut().and_then(SuperPeer::poll_command);
             let (to, message) = match seat.asker.poll_command().or_else(of_super)? {
-                Command::Send { to, message } => (to, *message),
+                Command::Send { to, message } => (to, message),
                 Command::Flooding { node, .. } => return Some(Deed::Flooding(node)),
                 Command::Done(answer) => {
                     seat.finish(*answer);
                     continue;
                 }
             };
-            return Some(match message {
+            return Some(match *message {
                 // The region-peer's part is elsewhere, on this node too.
                 Message::Refer(..) => Deed::Abroad(to, message.to_bytes()),
                 Message::Ask(_) | Message::Forward(..) if to == self.own => Deed::Home(message),
-                message if to == self.own => {
-                    self.handle_message(to, message, Origin::Inside, None, now);
+                _ if to == self.own => {
+                    self.handle_message(to, *message, Origin::Inside, None, now);
                     continue;
                 }
-                message if self.members.contains(&to) => Deed::Parcel(to, message.to_bytes()),
-                message => Deed::Abroad(to, message.to_bytes()),
+                _ if self.members.contains(&to) => Deed::Parcel(to, message.to_bytes()),
+                _ => Deed::Abroad(to, message.to_bytes()),
             });
         }
     }

@@ -125,7 +125,7 @@ impl World {
             Deed::Abroad(to, bytes) => {
                 self.abroad.push((number, to, Message::read(&bytes).unwrap()));
             }
-            Deed::Home(message) => self.hear(number, node(number), message, Origin::Inside, now),
+            Deed::Home(message) => self.hear(number, node(number), *message, Origin::Inside, now),
             Deed::Flooding(node) => self.named.push(node),
         }
     }
