@@ -2,6 +2,7 @@
 
 mod complaints;
 mod driver;
+mod effort;
 mod lanes;
 mod listing;
 mod part;

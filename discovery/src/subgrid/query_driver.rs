@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::complaints::Complaints;
 use super::driver::{MAX_PARCELS, Parcel, boot_clock};
+use super::effort::Effort;
 use super::lanes::Lanes;
 use super::listing::Listing;
 use super::questions::{Asked, Deed, Origin, Questions};
@@ -44,6 +45,7 @@ pub struct QueryDriver {
     /// To the group's task, which has the registry.
     orders: mpsc::WeakSender<Order>,
     lanes: Lanes,
+    effort: Effort,
     complaints: Complaints,
 }
 
@@ -51,7 +53,8 @@ impl QueryDriver {
     pub fn new(fabric: Arc<dyn Fabric>, orders: mpsc::WeakSender<Order>) -> Self {
         let questions = Questions::new(fabric.node(), rand::random());
         let (lanes, complaints) = (Lanes::new(MAX_PARCELS), Complaints::default());
-        Self { fabric, questions, orders, lanes, complaints }
+        let effort = Effort::default();
+        Self { fabric, questions, orders, lanes, effort, complaints }
     }
 
     /// Until the group's task ends.
@@ -105,7 +108,15 @@ impl QueryDriver {
             Question::Ask { request, done } => self.questions.handle_request(request, done, now),
             Question::Region { link, near } => self.questions.handle_region(link, near, now),
             Question::Heard { from, message, origin, listing, place } => {
-                self.questions.handle_message(from, *message, origin, listing.as_deref(), now);
+                // Only what is matched takes its time.
+                if listing.is_none() || self.effort.may(from, now) {
+                    let began = Instant::now();
+                    self.questions.handle_message(from, *message, origin, listing.as_deref(), now);
+                    self.effort.spend(from, began.elapsed(), now);
+                } else if origin == Origin::Inside {
+                    let what = "asks for what takes more time than it may: some is not answered";
+                    self.complaints.complain(from, what.to_owned(), now);
+                }
                 drop(place);
             }
         }
