@@ -10,10 +10,12 @@
 //! | [`node`] | what a node tells others about itself |
 //! | [`policy`] | what the sub-grid's admin has set for all members |
 //! | [`vo`] | virtual organisations by name |
+//! | [`follow`] | services that run wherever the super-peer is |
 //! | [`frame`] | how messages lie on a byte stream |
 //! | [`handoff`] | the steps of a move and the messages that drive them |
 
 pub mod app;
+pub mod follow;
 pub mod frame;
 pub mod handoff;
 pub mod id;
@@ -26,6 +28,7 @@ pub mod unit;
 pub mod vo;
 
 pub use app::{AppRecord, AppSpec, Credentials, TermSize};
+pub use follow::Follow;
 pub use handoff::{MoveId, Step};
 pub use id::{AppId, Epoch, NodeId, SubgridId};
 pub use limit::{Limit, Limits, Resource, Verdict};

@@ -15,6 +15,12 @@
 //! nodes = ["office-*", "vo:physics"]      # nodes their apps may move to; all when absent
 //! vo = "physics"                          # only apps that run under it; all when absent
 //! allow = false
+//!
+//! [[follow]]                              # runs wherever the super-peer is
+//! name = "redis"
+//! command = ["/usr/bin/redis-server", "/etc/redis.conf"]
+//! user = "redis"
+//! state = "/var/lib/redis"                # its files, kept in the registry
 //! ```
 //!
 //! `vo:NAME` is the virtual organisation NAME: among nodes its members, in `who` the apps that run
@@ -27,6 +33,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::follow::{self, Follow, FollowError};
 use crate::{Limit, Limits, NodeId, VoMembers, fits};
 
 /// What stands before the name of a virtual organisation.
@@ -45,6 +52,9 @@ pub struct Policy {
     /// Who may run where.
     #[serde(default, rename = "place")]
     pub places: Vec<Place>,
+    /// Services that run wherever the super-peer is.
+    #[serde(default, rename = "follow")]
+    pub follows: Vec<Follow>,
 }
 
 /// What holds where a user sets nothing.
@@ -158,6 +168,9 @@ pub enum PolicyError {
         /// Its number, from 1.
         second: usize,
     },
+    /// A service that cannot be followed.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
 }
 
 impl FromStr for Policy {
@@ -173,6 +186,7 @@ impl FromStr for Policy {
 
 impl Policy {
     fn check(&self) -> Result<(), PolicyError> {
+        follow::check(&self.follows)?;
         if self.ceilings.iter().any(|ceiling| ceiling.who.is_empty()) {
             return Err(PolicyError::Nobody("ceiling"));
         }
