@@ -20,7 +20,7 @@ use crate::driver::Discovery;
 use crate::fabric::Fabric;
 use crate::machine::Mandate;
 use crate::machine::coordinates::Coordinate;
-use crate::machine::group::{Declined, Op, Outcome, Stamp, State};
+use crate::machine::group::{Declined, Lease, Op, Outcome, Stamp, State};
 use crate::machine::query::{
     Answer, AskError, Directory, MAX_REMAINING_MS, Message, RegionLink, Request,
 };
@@ -135,6 +135,7 @@ enum Order {
         name: &'static str,
         answer: oneshot::Sender<Option<StampedValue>>,
     },
+    Lease(oneshot::Sender<Option<Lease>>),
 }
 
 /// A value of the group with its stamp; `None` in the place of the bytes where there is none.
@@ -253,5 +254,12 @@ impl SubGrid {
         let (answer, state) = oneshot::channel();
         self.orders.send(Order::State(answer)).await.ok()?;
         state.await.ok()?
+    }
+    /// Until when this node decides for the sub-grid, as CLOCK_BOOTTIME counts; `None`: it may not
+    /// now.
+    pub async fn lease(&self) -> Option<Lease> {
+        let (answer, lease) = oneshot::channel();
+        self.orders.send(Order::Lease(answer)).await.ok()?;
+        lease.await.ok()?
     }
 }

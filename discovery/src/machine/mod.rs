@@ -2,6 +2,7 @@
 
 mod beacon;
 pub mod coordinates;
+pub mod follow;
 pub mod group;
 mod mandate;
 mod membership;

@@ -277,6 +277,10 @@ impl Driver {
                 let state = self.part.as_ref().and_then(|part| part.group.state().cloned());
                 let _ = answer.send(state);
             }
+            Order::Lease(answer) => {
+                let lease = self.part.as_ref().and_then(|part| part.lease(now, self.began));
+                let _ = answer.send(lease);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{NotDone, Status};
 use crate::fabric::Keep;
-use crate::machine::group::{self, Change, Group, Key, Outcome, State};
+use crate::machine::group::{self, Change, Group, Key, Lease, Outcome, State};
 use crate::machine::registry::{self, Member, Message, Placement, SuperPeer};
 
 /// Where the group keeps who has the shards of the registry.
@@ -48,6 +48,12 @@ impl Part {
                 super_peer.handle_committed(&placement, now);
             }
         }
+    }
+
+    /// What this node may count on as the super-peer; `began` is when its clock was 0.
+    pub fn lease(&self, now: Duration, began: Duration) -> Option<Lease> {
+        let lease = self.group.lease(now)?;
+        Some(Lease { until: began + lease.until, ..lease })
     }
 
     pub fn status(&self, now: Duration) -> Status {

@@ -18,6 +18,17 @@ const TOGETHER: Duration = Duration::from_secs(3);
 const TOGETHER_MANY: Duration = Duration::from_secs(60);
 const MANY: usize = 16;
 
+/// What a super-peer may count on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// In whose name it decides.
+    pub mandate: Mandate,
+    /// Until when it decides if no elector answers it any more.
+    pub until: Duration,
+    /// How long an elector that has answered helps nobody else.
+    pub length: Duration,
+}
+
 impl Group {
     pub(super) fn leads(&self) -> bool {
         self.replica.as_ref().is_some_and(Replica::leads)
@@ -30,6 +41,29 @@ impl Group {
         let lease = founding.view.lease() * 9 / 10;
         let recent = self.answered.iter().filter(|(_, sent)| **sent + lease > now);
         self.acceptor.accepted.is_none() && self.is_quorum(recent.map(|(node, _)| node))
+    }
+
+    /// What this node may count on as the super-peer; `None`: it may not decide now.
+    pub fn lease(&self, now: Duration) -> Option<Lease> {
+        if !self.may_decide(now) {
+            return None;
+        }
+        let (mandate, length) = (self.replica.as_ref()?.mandate(), self.view()?.lease());
+        let mut sent: Vec<(Duration, NodeId)> =
+            self.answered.iter().map(|(node, sent)| (*sent, *node)).collect();
+        sent.sort_unstable_by(|a, b| b.cmp(a));
+        // So many of those that answered last are a majority.
+        let (mut few, mut enough) = (0, sent.len());
+        while few < enough {
+            let middle = few.midpoint(enough);
+            match self.is_quorum(sent[..middle].iter().map(|(_, node)| node)) {
+                true => enough = middle,
+                false => few = middle + 1,
+            }
+        }
+        let last = enough.checked_sub(1).and_then(|last| sent.get(last));
+        let until = last.map_or(now, |(sent, _)| *sent) + length * 9 / 10;
+        Some(Lease { mandate, until, length })
     }
 
     pub(super) fn begin_to_lead(&mut self, now: Duration) {

@@ -52,7 +52,7 @@ mod view;
 mod witness;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -62,6 +62,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 pub use durable::{Change, Kept, Key, UnknownKey};
+pub use lead::Lease;
 pub use message::MAX_MESSAGE;
 use message::{Body, Message};
 use replica::Replica;

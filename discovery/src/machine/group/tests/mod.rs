@@ -1,4 +1,4 @@
-mod world;
+pub mod world;
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn secs(seconds: u64) -> Duration {
 
 /// The seeds of a test: that of `PHANTOM_SEED`, or the first ones, `PHANTOM_SEEDS` times as many as
 /// usual.
-fn seeds(count: u64) -> Vec<u64> {
+pub fn seeds(count: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("PHANTOM_SEED") {
         Some(seed) => vec![seed],
@@ -23,7 +23,7 @@ fn seeds(count: u64) -> Vec<u64> {
 }
 
 /// Says which seed it was when the test fails.
-struct Seed(u64);
+pub struct Seed(pub u64);
 
 impl Drop for Seed {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::Range;
 use std::time::Duration;
 
 use phantom_model::{AppId, Epoch, NodeId};
@@ -38,7 +39,7 @@ pub struct Host {
     contact: Vec<Option<Duration>>,
     standing: BTreeMap<NodeId, Standing>,
     /// What wakes it is only of this start.
-    start: u64,
+    pub start: u64,
     pub led: Option<SuperPeer>,
 }
 
@@ -87,10 +88,17 @@ pub struct World {
     /// Put out of the sub-grid; they are down.
     pub removed: BTreeSet<NodeId>,
     pub sent: BTreeMap<usize, u64>,
+    /// What came of proposals, by host, until somebody takes it.
+    pub outcomes: Vec<(usize, u64, Option<Outcome>)>,
 }
 
 impl World {
     pub fn new(hosts: usize, seed: u64) -> Self {
+        Self::with_clocks(hosts, seed, 0.97..1.03)
+    }
+
+    /// With clocks that go so fast.
+    pub fn with_clocks(hosts: usize, seed: u64, rates: Range<f64>) -> Self {
         let mut world = Self {
             now: Duration::from_secs(100),
             rng: StdRng::seed_from_u64(seed),
@@ -107,10 +115,11 @@ impl World {
             grants: 0,
             removed: BTreeSet::new(),
             sent: BTreeMap::new(),
+            outcomes: Vec::new(),
         };
         for _ in 0..hosts {
             let origin = Duration::from_secs(world.rng.random_range(0..1_000_000));
-            let rate = world.rng.random_range(0.97..1.03);
+            let rate = world.rng.random_range(rates.clone());
             world.hosts.push(Host {
                 group: None,
                 kept: Kept::default(),
@@ -135,7 +144,7 @@ impl World {
         self.events.push(Reverse((at, self.turns, event)));
     }
 
-    fn local(&self, host: usize) -> Duration {
+    pub fn local(&self, host: usize) -> Duration {
         let host = &self.hosts[host];
         host.origin + self.now.mul_f64(host.rate)
     }
@@ -340,9 +349,19 @@ impl World {
         Some(ticket)
     }
 
+    /// A host proposes any change; [`World::outcomes`] tells what came of it.
+    pub fn propose(&mut self, host: usize, op: Op) -> Option<u64> {
+        let local = self.local(host);
+        let ticket = self.hosts[host].group.as_mut()?.propose(op, local).ok()?;
+        self.carry_out(host);
+        Some(ticket)
+    }
+
     fn note_outcome(&mut self, host: usize, ticket: u64, outcome: Option<Outcome>) {
         let start = self.hosts[host].start;
-        let Some(asked) = self.asked.remove(&(host, start, ticket)) else { return };
+        let Some(asked) = self.asked.remove(&(host, start, ticket)) else {
+            return self.outcomes.push((host, ticket, outcome));
+        };
         if !matches!(outcome, Some(Outcome::Done(_))) {
             return;
         }
