@@ -95,8 +95,9 @@ impl Follow {
             return Err(FollowError::User(name.clone()));
         }
         // Two levels at least: nobody means to have `/etc` carried about.
-        let is_folder =
-            |path: &str| is_text(path) && is_whole(path) && Path::new(path).components().count() > 2;
+        let is_folder = |path: &str| {
+            is_text(path) && is_whole(path) && Path::new(path).components().count() > 2
+        };
         if state.as_ref().is_some_and(|state| !is_folder(state)) {
             return Err(FollowError::State(name.clone()));
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::doctor::command;
+use crate::guard::control::Login;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -39,6 +40,29 @@ pub fn of(uid: u32) -> Result<Account> {
             .with_context(|| format!("`getent passwd {uid}` printed no account")),
         None => bail!("user id {uid} has no account on this machine"),
     }
+}
+
+/// The account with this login name, with its ids and groups.
+pub fn named(name: &str) -> Result<Login> {
+    let passwd = std::fs::read(PASSWD).with_context(|| format!("cannot read {PASSWD}"))?;
+    let found = match login(&passwd, name) {
+        Some(found) => Some(found),
+        None => getent("passwd", name)?.and_then(|line| login(line.as_bytes(), name)),
+    };
+    let found = found.with_context(|| format!("there is no account `{name}` on this machine"))?;
+    Ok(Login { groups: groups(name)?, ..found })
+}
+
+/// The account with this login name in the text of a passwd file, without groups.
+fn login(passwd: &[u8], wanted: &str) -> Option<Login> {
+    passwd.split(|&byte| byte == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
+        let &[name, _, uid, gid, _, home, _] = &fields[..] else { return None };
+        (name == wanted.as_bytes()).then_some(())?;
+        let home_dir = OsStr::from_bytes(home).into();
+        let (uid, gid, groups) = (number(uid)?, number(gid)?, Vec::new());
+        Some(Login { name: wanted.to_owned(), uid, gid, groups, home_dir })
+    })
 }
 
 /// The groups of the user with this name besides the primary one.
@@ -140,6 +164,9 @@ mod tests {
         assert_eq!(ada.name, "ada");
         assert_eq!(ada.home_dir.as_os_str().as_bytes(), b"/home/\xe4da");
         assert_eq!(find(passwd, 100), None);
+        let ada = login(passwd, "ada").unwrap();
+        assert_eq!((ada.uid, ada.gid, ada.home_dir.is_absolute()), (1000, 1000, true));
+        assert_eq!(login(passwd, "half"), None);
         assert_eq!(find(b"", 0), None);
     }
 

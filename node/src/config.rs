@@ -55,6 +55,9 @@ pub struct Config {
     pub watch: Vec<Watch>,
     /// How regions are found by name, and their entries written.
     pub dns: Dns,
+    /// Whether services that the sub-grid's policy names (`[[follow]]`) may run here while this node
+    /// is super-peer.
+    pub follow: bool,
     /// For tests only: stop at this border of every move until `<run_dir>/go` exists, for at most
     /// a minute. `<run_dir>/held` shows that it was reached.
     pub hold_at: Option<HoldAt>,
@@ -80,6 +83,7 @@ impl Default for Config {
             stutter: None,
             watch: Vec::new(),
             dns: Dns::default(),
+            follow: true,
             hold_at: None,
             claim_mflops: None,
         }
@@ -221,6 +225,11 @@ impl Config {
     /// Everything of the apps on this node.
     pub fn apps_dir(&self) -> PathBuf {
         self.run_dir.join("apps")
+    }
+
+    /// Where the guards of followed services are met.
+    pub fn follow_dir(&self) -> PathBuf {
+        self.run_dir.join("follow")
     }
 
     /// Everything of one app on this node.

@@ -10,6 +10,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod frames;
+mod guard;
 mod os;
 mod shim;
 

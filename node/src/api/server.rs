@@ -188,7 +188,9 @@ async fn nodes(node: Node, query: Query<NodesQuery>) -> Answer<Vec<NodeRow>> {
 }
 
 async fn subgrid(node: Node) -> Answer<SubgridState> {
-    Ok(Json(node.subgrid_state()?))
+    let mut state = node.subgrid_state()?;
+    state.follows = node.follow_rows().await;
+    Ok(Json(state))
 }
 
 async fn region(node: Node) -> Answer<RegionState> {

@@ -184,6 +184,32 @@ pub struct SubgridState {
     pub archive: Option<(usize, usize, usize)>,
     /// On the super-peer: it still gathers what was archived.
     pub gathering: bool,
+    /// Services that run wherever the super-peer is.
+    #[serde(default)]
+    pub follows: Vec<FollowRow>,
+}
+
+/// A service that runs wherever the super-peer is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct FollowRow {
+    /// What it is called.
+    pub name: String,
+    /// Where it runs; `None`: nowhere, as far as is known.
+    pub node: Option<String>,
+    /// Since when, in seconds since 1970.
+    pub since_unix_s: Option<u64>,
+    /// It was asked to end.
+    pub stopping: bool,
+    /// Why it does not run.
+    pub why: Option<String>,
+    /// How it last ended.
+    pub exit: Option<String>,
+    /// When its state was last saved, in seconds since 1970.
+    pub saved_unix_s: Option<u64>,
+    /// How many bytes that is.
+    pub saved_bytes: Option<u64>,
+    /// Why its state is not saved now.
+    pub trouble: Option<String>,
 }
 
 /// `GET /v1/find`.

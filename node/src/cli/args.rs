@@ -75,7 +75,9 @@ pub enum Command {
     /// The members elect one of them as super-peer, the one that can be counted on most: it keeps the
     /// registry of what every node has, and answers queries. When it goes, another takes over within
     /// seconds. Decisions take a majority of the electors; without one the members go on, but
-    /// nothing that must not happen twice is decided.
+    /// nothing that must not happen twice is decided. Services of the policy's `[[follow]]` run
+    /// where the super-peer is; told of each: where and since when, when its state was saved, how it
+    /// last ended, or why it does not run.
     Subgrid,
     /// Found a region of sub-grids under a DNS name, and say who belongs to it.
     ///
@@ -121,6 +123,9 @@ pub enum Command {
     /// Hold one app (started by the daemon).
     #[command(hide = true)]
     Shim(Shim),
+    /// Hold one followed service (started by the daemon).
+    #[command(hide = true)]
+    Guard(Guard),
     /// Serve one app's files to where it runs (started by a shim).
     #[command(hide = true)]
     ServeFiles(ServeFiles),
@@ -167,7 +172,7 @@ pub enum Policy {
     /// The newest this node has heard of: a line with its number and when it was signed, then the
     /// text in TOML. `[defaults]` are limits of apps that were started without, `[[ceiling]]` the
     /// highest ones that users and groups may have, `[[place]]` whose apps may move to which
-    /// nodes. It counts on all members, also on one that is alone.
+    /// nodes, `[[follow]]` services that run wherever the super-peer is. It counts on all members, also on one that is alone.
     Show,
     /// Change it in $EDITOR, sign it, and tell all members (where the sub-grid was founded; needs
     /// root).
@@ -442,6 +447,13 @@ pub struct Daemon {
 #[derive(Debug, Args)]
 pub struct Shim {
     /// Folder of the app.
+    pub dir: PathBuf,
+}
+
+/// Arguments of `guard`.
+#[derive(Debug, Args)]
+pub struct Guard {
+    /// Folder of the service.
     pub dir: PathBuf,
 }
 

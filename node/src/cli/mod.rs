@@ -74,6 +74,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             log_to_stderr();
             crate::shim::files::main(args.app).map(|()| 0)
         }
+        Command::Guard(args) => {
+            log_to_stderr();
+            crate::guard::main(&args.dir).map(|()| 0)
+        }
         Command::Doctor => doctor(&config, cli.json),
         command => tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -172,9 +176,11 @@ async fn ask(
             let row: AppRow = client.get(&app_path(&args.app, "")).await?;
             return run::attach(&row).await;
         }
-        Command::Doctor | Command::Daemon(_) | Command::Shim(_) | Command::ServeFiles(_) => {
-            unreachable!("handled without the daemon")
-        }
+        Command::Doctor
+        | Command::Daemon(_)
+        | Command::Shim(_)
+        | Command::Guard(_)
+        | Command::ServeFiles(_) => unreachable!("handled without the daemon"),
     }
     Ok(0)
 }

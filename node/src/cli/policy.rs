@@ -28,6 +28,15 @@ const TEMPLATE: &str = "\
 # nodes = [\"office-*\"]                    # may their apps move there? anywhere when absent
 #                                         # `vo:NAME` in who, homes or nodes: see `phantom vo`
 # allow = false
+
+# [[follow]]                              # runs wherever the super-peer is
+# name = \"redis\"
+# command = [\"/usr/bin/redis-server\", \"/etc/redis.conf\"]    # stays in the foreground
+# user = \"redis\"
+# state = \"/var/lib/redis\"              # its files, at most 48 KiB when packed, go along
+# nodes = [\"attic\", \"lab-*\"]           # only there; anywhere when absent
+# save = \"5s\"                           # how often its files are looked at
+# stop = \"10s\"                          # how long it may take to end by itself
 ";
 
 /// Does what was asked.

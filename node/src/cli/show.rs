@@ -171,7 +171,45 @@ pub fn subgrid(state: &SubgridState, json: bool) -> anyhow::Result<()> {
         let registered = if state.registered { "registered" } else { "not registered yet" };
         println!("this node   {registered}");
     }
+    for (number, row) in state.follows.iter().enumerate() {
+        let head = if number == 0 { "follows" } else { "" };
+        println!("{head:<12}{}", followed(row, unix_now_s()));
+    }
     Ok(())
+}
+
+/// One service that runs wherever the super-peer is.
+fn followed(row: &FollowRow, now_s: u64) -> String {
+    let ago = |at: u64| match now_s.saturating_sub(at) {
+        s if s < 120 => format!("{s} s"),
+        s if s < 7200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3600),
+        s => format!("{} days", s / 86_400),
+    };
+    let mut line = match (&row.node, row.since_unix_s) {
+        (Some(node), _) if row.stopping => format!("{} is being stopped on {node}", row.name),
+        (Some(node), Some(since)) => format!("{} on {node}, for {}", row.name, ago(since)),
+        _ => {
+            let why = row.why.as_deref().unwrap_or("it is about to start");
+            format!("{} does not run: {why}", row.name)
+        }
+    };
+    match (&row.trouble, row.saved_bytes, row.saved_unix_s) {
+        (Some(words), ..) => line += &format!("; its state is not saved: {words}"),
+        (None, Some(bytes), Some(at)) => {
+            line += &format!("; state of {} saved {} ago", Bytes(bytes), ago(at));
+        }
+        _ => {}
+    }
+    if let Some(exit) = &row.exit {
+        line += &format!("; last end: {exit}");
+    }
+    line
+}
+
+fn unix_now_s() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 /// `phantom nodes --scope`.

@@ -347,7 +347,10 @@ impl Daemon {
                 self.members.name(home)
             )));
         }
-        self.network.leave().await.map_err(Refusal::failed)
+        self.end_services().await;
+        let left = self.network.leave().await.map_err(Refusal::failed);
+        self.resume_services();
+        left
     }
 }
 

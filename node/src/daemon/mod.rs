@@ -5,6 +5,7 @@
 //! | [`abroad`] | what nodes of other sub-grids send, and what a region needs of this node |
 //! | [`availability`] | how much this node can be counted on |
 //! | [`apps`] | apps whose home is here: start, list, find, end |
+//! | [`follow`] | services that run wherever the super-peer is |
 //! | [`guests`] | apps of other homes that run here |
 //! | [`moves`] | the home's side of moves: when one begins, where to, who waits |
 //! | [`drive`] | one move's task: feeds the coordinator and does what it says |
@@ -40,6 +41,7 @@ pub mod describe;
 pub mod drive;
 pub mod explain;
 pub mod facts;
+pub mod follow;
 pub mod guests;
 pub mod hold;
 pub mod images;
@@ -154,6 +156,8 @@ pub struct Daemon {
     pub availability: Arc<availability::Availability>,
     /// This node's own request to be let in.
     pub joining: joining::Joining,
+    /// Services that run wherever the super-peer is.
+    pub follows: follow::Follows,
     /// The sub-grid's policy as it was last read.
     pub policies: policy::Policies,
     /// The virtual organisations as they were last looked at.
@@ -264,6 +268,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         availability,
         joining: joining::Joining::default(),
         market: market::Market::default(),
+        follows: follow::Follows::default(),
         policies: policy::Policies::default(),
         vos: vo::Vos::default(),
         members: members::Members::default(),
@@ -306,6 +311,7 @@ impl Daemon {
         tokio::spawn(self.clone().describe_self());
         tokio::spawn(self.clone().note_availability());
         tokio::spawn(self.clone().bound_log());
+        tokio::spawn(self.clone().follow_services());
         std::fs::write(self.config.pid_file(), std::process::id().to_string())?;
         if let Some(ready) = ready {
             use std::io::Write;
@@ -313,6 +319,7 @@ impl Daemon {
         }
         self.clone().stop_on_signals()?;
         let served = crate::api::server::serve(self.clone(), api).await;
+        self.end_services().await;
         self.save_timelines().await;
         let _ = self.network.shutdown(SHUTDOWN).await;
         let _ = std::fs::remove_file(self.config.api_socket());

@@ -15,7 +15,7 @@ use super::Daemon;
 use super::apps::SHIM_DEADLINE;
 use super::subgrid::Found;
 use super::watch::Used;
-use crate::api::types::TimelineRow;
+use crate::api::types::{FollowRow, TimelineRow};
 use crate::shim::control::{Reply, Request as ShimRequest};
 
 /// How long a question may take to arrive, or its answer to be sent.
@@ -72,6 +72,8 @@ pub enum Ask {
     RegionName,
     /// To the super-peer: our region's admin has signed this charter.
     Charter(Vec<u8>),
+    /// To the super-peer: how do the services stand that follow it?
+    Follows,
 }
 
 /// An answer.
@@ -97,6 +99,8 @@ pub enum Answer {
     RegionName(Option<String>),
     /// Done.
     Done,
+    /// To [`Ask::Follows`].
+    Follows(Vec<FollowRow>),
 }
 
 type Outcome = Result<Answer, String>;
@@ -161,6 +165,7 @@ impl Daemon {
                 self.region.adopt(bytes).await.map_err(anyhow::Error::msg)?;
                 Ok(Answer::Done)
             }
+            Ask::Follows => Ok(Answer::Follows(self.follow_rows_here().await)),
             Ask::Move(request) => {
                 self.check_home(peer, &request)?;
                 self.take_part(peer, request).await;

@@ -93,6 +93,7 @@ impl Daemon {
             registry: status.registry,
             archive: status.archive,
             gathering: status.gathering,
+            follows: Vec::new(),
         })
     }
 

@@ -294,15 +294,18 @@ impl Service {
         self.drive(now);
     }
 
-    /// The daemon ends: the service is stopped and handed back. [`Service::is_over`] tells when.
-    pub fn handle_end(&mut self, now: Duration) {
-        self.ending = true;
-        self.drive(now);
+    /// Whether the daemon ends, or leaves the sub-grid: the service is stopped and handed back.
+    /// [`Service::is_idle`] tells when that has happened.
+    pub fn handle_end(&mut self, ending: bool, now: Duration) {
+        if self.ending != ending {
+            self.ending = ending;
+            self.drive(now);
+        }
     }
 
-    /// Whether nothing is left to do of a service that is ended.
-    pub fn is_over(&self) -> bool {
-        self.ending && self.copy == Copy::None && self.held.is_none()
+    /// Whether nothing of it is here, and nothing is left to be done.
+    pub fn is_idle(&self) -> bool {
+        self.copy == Copy::None && self.held.is_none() && self.writing.is_none()
     }
 
     /// When [`Service::handle_timeout`] has something to do.

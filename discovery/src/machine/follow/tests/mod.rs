@@ -1,3 +1,4 @@
+mod alone;
 mod world;
 
 use std::time::Duration;

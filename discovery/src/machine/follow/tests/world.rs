@@ -186,13 +186,13 @@ impl Machines {
     pub fn end(&mut self, host: usize) {
         let now = self.world.local(host);
         if let Some(service) = &mut self.hosts[host].service {
-            service.handle_end(now);
+            service.handle_end(true, now);
         }
         self.note(host, "is to end");
     }
 
     pub fn is_over(&self, host: usize) -> bool {
-        self.hosts[host].service.as_ref().is_none_or(Service::is_over)
+        self.hosts[host].service.as_ref().is_none_or(Service::is_idle)
     }
 
     fn daemon(&mut self, host: usize) {
@@ -305,8 +305,7 @@ impl Machines {
             self.saves += 1;
             let state = self.world.hosts[host].group.as_ref().and_then(|group| group.state());
             let known = state.filter(|state| state.stamp(&name(SERVICE)) == stamp);
-            let record =
-                known.and_then(|it| it.get(&name(SERVICE))).and_then(|it| Record::decode(it));
+            let record = known.and_then(|it| it.get(&name(SERVICE))).and_then(Record::decode);
             if let Some(saved) = record.and_then(|record| record.saved) {
                 self.kept = self.kept.max(counter(&saved.packed));
             }
