@@ -5,7 +5,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
@@ -35,6 +35,8 @@ pub fn confine(command: &mut Command, group: OwnedFd, uid: u32, gid: u32, groups
     let (uid, gid, parent) = (Uid::from_raw(uid), Gid::from_raw(gid), nix::unistd::getpid());
     let confined = move || {
         nix::unistd::write(&group, b"0")?;
+        // The guard holds signals back that the service shall hear.
+        SigSet::empty().thread_set_mask()?;
         nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
         nix::unistd::setgroups(&groups)?;
         nix::unistd::setresgid(gid, gid, gid)?;

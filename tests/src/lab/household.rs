@@ -31,6 +31,25 @@ pub struct SubgridState {
     pub registry: Option<usize>,
     /// On the super-peer: members in the archive, shards that are stored, and that suffice.
     pub archive: Option<(usize, usize, usize)>,
+    /// Services that run wherever the super-peer is.
+    pub follows: Vec<Followed>,
+}
+
+/// A service that runs wherever the super-peer is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Followed {
+    /// What it is called.
+    pub name: String,
+    /// Where it runs.
+    pub node: Option<String>,
+    /// Why it does not.
+    pub why: Option<String>,
+    /// How it last ended.
+    pub exit: Option<String>,
+    /// How large its saved state is.
+    pub saved_bytes: Option<u64>,
+    /// Why its state is not saved.
+    pub trouble: Option<String>,
 }
 
 /// Machines on one local network that belong to one sub-grid: ada is at home on all of them.
@@ -42,8 +61,16 @@ pub struct Household {
 impl Household {
     /// `n0` founds the sub-grid, the others are let in.
     pub fn open(test: &str, count: usize) -> anyhow::Result<Option<Self>> {
-        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
         let second_root = std::env::var_os("PHANTOM_SECOND_ROOT").map(PathBuf::from);
+        Self::open_with(test, count, second_root)
+    }
+
+    fn open_with(
+        test: &str,
+        count: usize,
+        second_root: Option<PathBuf>,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
         let mut numbers = Vec::new();
         for number in 0..count {
             let root = second_root.as_deref().filter(|_| number == 1);
@@ -75,6 +102,16 @@ impl Household {
         body: impl FnOnce(&Household) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Some(household) = Self::open(test, count)? else { return Ok(()) };
+        body(&household).inspect_err(|_| eprintln!("{}", household.lab.logs()))
+    }
+
+    /// The same with machines that all have this machine's system.
+    pub fn scenario_alike(
+        test: &str,
+        count: usize,
+        body: impl FnOnce(&Household) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(household) = Self::open_with(test, count, None)? else { return Ok(()) };
         body(&household).inspect_err(|_| eprintln!("{}", household.lab.logs()))
     }
 

@@ -23,7 +23,7 @@ pub use crate::terminal::{Key, Terminal};
 pub use campus::{Campus, REGION, RegionState, SiteState};
 pub use cpu::CpuShare;
 pub use fault::{processes_beginning, processes_with, wait_for_one};
-pub use household::{Household, SubgridState};
+pub use household::{Followed, Household, SubgridState};
 pub use node::{LabNode, Person};
 pub use pair::{Moving, Pair};
 pub use remains::Things;

@@ -73,8 +73,10 @@ impl Daemon {
     /// Sees to followed services until the daemon stops.
     pub async fn follow_services(self: Arc<Self>) {
         // Guards that a daemon before has left may hold what the policy no longer names.
+        let policy = self.policy();
         for name in link::left(&self.config) {
-            self.follow_one(&name, None);
+            let follow = policy.follows.iter().find(|follow| follow.name == name);
+            self.follow_one(&name, follow);
         }
         let mut tick = tokio::time::interval(POLICY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
