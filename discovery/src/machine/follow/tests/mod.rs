@@ -146,7 +146,7 @@ fn storm(seed: u64, rounds: usize) -> Machines {
 #[test]
 fn through_any_storm_never_two_run_and_no_kept_state_goes_back() {
     let (mut starts, mut saves) = (0, 0);
-    for seed in seeds(15) {
+    for seed in seeds(10) {
         let _seed = Seed(seed);
         let mut machines = storm(seed, 40);
         (starts, saves) = (starts + machines.starts, saves + machines.saves);
@@ -162,7 +162,7 @@ fn through_any_storm_never_two_run_and_no_kept_state_goes_back() {
         machines.run_until("it runs again", secs(240), runs_where_it_should);
     }
     println!("{starts} starts, {saves} writes");
-    assert!(starts > 50, "{starts}");
+    assert!(starts > 30, "{starts}");
 }
 
 fn record() -> Record {
