@@ -144,7 +144,6 @@ fn from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Window
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::Policy;
 
     const REDIS: &str = r#"
