@@ -182,6 +182,8 @@ pub struct View {
     pub charter: Vec<u8>,
     /// Who answers for it.
     pub region_peer: Option<(Seat, Mandate)>,
+    /// Sites whose majority it takes to elect another.
+    pub electors: Vec<SubgridId>,
     /// Whether who says so is the region-peer and may decide now.
     pub decides: bool,
     /// Its sites.

@@ -52,7 +52,9 @@ fn another_answers_for_the_region_and_its_entry_follows() -> anyhow::Result<()> 
     let test = "another_answers_for_the_region_and_its_entry_follows";
     Campus::scenario(test, &[1, 1, 1], |campus| {
         campus.found_region()?;
-        campus.wait("three electors", (0, 0), |it| it.sites.iter().all(|site| site.up))?;
+        for site in 0..3 {
+            campus.wait("three electors", (site, 0), |it| it.electors.len() == 3)?;
+        }
         let first = (0..3)
             .find(|site| {
                 campus.state(*site, 0).is_ok_and(|state| {
@@ -99,7 +101,7 @@ fn a_key_is_replaced_and_a_forged_entry_believed_by_nobody() -> anyhow::Result<(
         ensure!(refused.contains("name server"), "{refused}");
         // An entry that somebody has forged as a whole names a machine that is of no such region.
         let forged = format!(
-            "_phantom._udp URI 10 1 \"phantom://10.77.1.4:41610/?key={}&node={}&at=9.9\"\n",
+            "_phantom._udp URI 10 1 \"phantom://10.77.1.3:41610/?key={}&node={}&at=9.9\"\n",
             "ab".repeat(32),
             campus.node(1, 0).phantom_json::<Value>(true, &["nodes"])?[0]["node"]
                 .as_str()

@@ -141,6 +141,7 @@ impl Part {
             membership: self.membership(),
             charter: self.charter.as_ref().map(|it| it.bytes.clone()).unwrap_or_default(),
             region_peer: self.assembly.region_peer().map(|(seat, at)| (seat.clone(), at)),
+            electors: self.assembly.electors().1,
             decides: self.office.is_some(),
             sites: sites.collect(),
             asking: genuine.map(|(_, asking)| asking.registration.clone()).collect(),

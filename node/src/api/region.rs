@@ -69,6 +69,8 @@ pub struct RegionState {
     pub region_peer: Option<String>,
     /// In which name.
     pub mandate: Option<String>,
+    /// Names of the sites whose majority it takes to elect another.
+    pub electors: Vec<String>,
     /// Its sites.
     pub sites: Vec<SiteRow>,
     /// Who asks to be let in, or go.

@@ -119,6 +119,12 @@ impl Daemon {
                 false => seat.node.short(),
             }),
             mandate: region_peer.map(|(_, mandate)| mandate.to_string()),
+            electors: view
+                .electors
+                .iter()
+                .filter_map(|it| view.sites.iter().find(|site| site.subgrid == *it))
+                .map(|site| site.name.clone())
+                .collect(),
             sites: view.sites.iter().map(row).collect(),
             asking: self.asking(&view).iter().map(asking).collect(),
             zone: view.zone,

@@ -30,6 +30,8 @@ pub struct RegionState {
     pub region_peer: Option<String>,
     /// In which name.
     pub mandate: Option<String>,
+    /// Sites whose majority it takes to elect another.
+    pub electors: Vec<String>,
     /// Its sites.
     pub sites: Vec<SiteState>,
     /// Who asks to be let in, or go.
