@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -113,6 +113,11 @@ impl Household {
     ) -> anyhow::Result<()> {
         let Some(household) = Self::open_with(test, count, None)? else { return Ok(()) };
         body(&household).inspect_err(|_| eprintln!("{}", household.lab.logs()))
+    }
+
+    /// A folder that goes with the household.
+    pub fn folder(&self) -> &Path {
+        self.lab.folder()
     }
 
     /// One of them.

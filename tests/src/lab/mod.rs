@@ -193,6 +193,11 @@ impl Lab {
         self.nodes.iter().map(LabNode::logs).collect()
     }
 
+    /// Where everything of it lies, as machines that have this machine's system see it too.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// One of its nodes.
     pub fn node(&self, index: usize) -> &LabNode {
         &self.nodes[index]

@@ -1,7 +1,7 @@
 //! A service whose lives are written down where all machines of a test can see them.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -34,21 +34,22 @@ pub struct Life {
 
 /// The service and what it writes down.
 pub struct Keeper {
-    shared: tempfile::TempDir,
+    shared: PathBuf,
 }
 
 impl Keeper {
     /// Has the policy name it, with these lines besides.
     pub fn follow(household: &Household, nodes: usize, more: &str) -> anyhow::Result<Self> {
-        let shared = tempfile::Builder::new().prefix("phantom-keeper-").tempdir_in("/var/tmp")?;
-        std::fs::set_permissions(shared.path(), std::fs::Permissions::from_mode(0o777))?;
-        std::fs::write(shared.path().join("keeper.py"), SCRIPT)?;
+        let shared = household.folder().join("keeper");
+        std::fs::create_dir(&shared)?;
+        std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777))?;
+        std::fs::write(shared.join("keeper.py"), SCRIPT)?;
         for number in 0..nodes {
             // It is told where it is by a file that each node has of its own.
             let node = household.node(number);
             let script = format!(
                 "exec /usr/bin/python3 {0}/keeper.py {0} /run/keeper/state {1}",
-                shared.path().display(),
+                shared.display(),
                 node.name()
             );
             let write =
@@ -65,7 +66,7 @@ impl Keeper {
 
     /// Where all machines of the test write.
     pub fn shared(&self) -> &Path {
-        self.shared.path()
+        &self.shared
     }
 
     /// All lives so far, in the order of their beginnings.
