@@ -309,6 +309,8 @@ impl Driver {
             name: signed.name,
             ip: from.ip(),
             presence,
+            // The search knows when it has asked.
+            rtt: Duration::ZERO,
         };
         for (search, ..) in &mut self.searches {
             search.handle_presence(found.clone(), now);

@@ -35,12 +35,16 @@ pub struct Found {
     pub ip: IpAddr,
     /// What it says.
     pub presence: Presence,
+    /// The least time from a query to its answer.
+    pub rtt: Duration,
 }
 
 /// One search.
 #[derive(Debug)]
 pub struct Search {
     query: Query,
+    /// When queries went out: each has a nonce of its own, counted on from the first one's.
+    sent: Vec<Duration>,
     /// When queries are due, in order.
     due: VecDeque<Duration>,
     ends: Duration,
@@ -56,14 +60,17 @@ impl Search {
         let query = Query { node, nonce, founding };
         let due = QUERIES.iter().map(|after| now + *after).collect();
         let found = BTreeMap::new();
-        Self { query, due, ends: now + PATIENCE, has_yielded: false, found }
+        let ends = now + PATIENCE;
+        Self { query, sent: Vec::new(), due, ends, has_yielded: false, found }
     }
 
     /// The query to send now, if one is due.
     pub fn poll_query(&mut self, now: Duration) -> Option<Query> {
         self.due.front().filter(|due| **due <= now)?;
         self.due.pop_front();
-        Some(self.query)
+        let nonce = self.query.nonce.wrapping_add(self.sent.len() as u64);
+        self.sent.push(now);
+        Some(Query { nonce, ..self.query })
     }
 
     /// When there is something to do.
@@ -77,9 +84,15 @@ impl Search {
     }
 
     /// A member has told where it is; what does not answer this search is passed over.
-    pub fn handle_presence(&mut self, found: Found, now: Duration) {
-        let known = self.found.contains_key(&found.node);
-        if found.presence.echo != self.query.nonce || (self.found.len() >= MAX_FOUND && !known) {
+    pub fn handle_presence(&mut self, mut found: Found, now: Duration) {
+        let number = found.presence.echo.wrapping_sub(self.query.nonce);
+        let Some(sent) = usize::try_from(number).ok().and_then(|it| self.sent.get(it)) else {
+            return;
+        };
+        found.rtt = now.saturating_sub(*sent);
+        if let Some(known) = self.found.get(&found.node) {
+            found.rtt = found.rtt.min(known.rtt);
+        } else if self.found.len() >= MAX_FOUND {
             return;
         }
         if self.found.is_empty() {
@@ -122,6 +135,7 @@ mod tests {
             name: format!("n{number}"),
             ip: [192, 0, 2, number].into(),
             presence: Presence { port: 1, datagram_port: 2, may_accept: true, echo, at_ms: 1 },
+            rtt: Duration::ZERO,
         }
     }
 
@@ -160,8 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn the_way_to_who_answers_is_measured_by_the_query_that_is_answered() {
+        let mut search = Search::new(node(1), u64::MAX, true, ms(0));
+        let nonces: Vec<u64> = [0, 200].map(|at| search.poll_query(ms(at)).unwrap().nonce).to_vec();
+        assert_eq!(nonces, [u64::MAX, 0]);
+        search.handle_presence(answer(2, nonces[0]), ms(260));
+        search.handle_presence(answer(2, nonces[1]), ms(263));
+        search.handle_presence(answer(3, nonces[1]), ms(201));
+        search.handle_presence(answer(4, 1), ms(202));
+        let rtts: Vec<_> = search.found().iter().map(|one| (one.node, one.rtt)).collect();
+        assert_eq!(rtts, [(node(2), ms(63)), (node(3), ms(1))]);
+    }
+
+    #[test]
     fn a_flood_of_answers_is_bounded() {
         let mut search = Search::new(node(1), 7, true, ms(0));
+        search.poll_query(ms(0));
         for number in 0..=255 {
             search.handle_presence(answer(number, 7), ms(5));
         }
@@ -189,13 +217,13 @@ mod tests {
         assert!(!high.is_over(founded), "the other still waits");
         // What it asks next is answered.
         let asked = loop {
-            if high.poll_query(now).is_some() {
-                break now;
+            if let Some(query) = high.poll_query(now) {
+                break (now, query.nonce);
             }
             now += ms(10);
             assert!(!high.is_over(now), "it never asked again");
         };
-        high.handle_presence(answer(1, 2), asked);
+        high.handle_presence(answer(1, asked.1), asked.0);
         assert_eq!(high.found().len(), 1);
         // Nobody can be kept waiting for ever.
         let mut kept = Search::new(node(9), 1, true, ms(0));

@@ -383,7 +383,7 @@ pub struct Nodes {
     /// Ask the super-peer, which knows all members, instead of each member; it asks further.
     ///
     /// It knows what nodes say of themselves: not This, Reachable, Bandwidth and RoundTrip, but also
-    /// Arch, OpSys, Kernel, PhantomVersion and Availability (of 1000). `subgrid` alone lists all
+    /// Arch, OpSys, Disk and FreeDisk (MiB), Kernel, PhantomVersion and Availability (of 1000). `subgrid` alone lists all
     /// members, those that are away as well. `region` and `grid`, and `subgrid` with `--count` or
     /// `--rank`, give the best nodes that are up, and how the query went: who handled it, in how
     /// many steps and messages. The exit code is 1 when there is none.

@@ -1,6 +1,7 @@
 //! Members as ClassAds, to be asked for by an expression.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use phantom_classad::{Ad, Expr, Scope, Value};
 use phantom_discovery::AVAILABILITY;
@@ -63,9 +64,34 @@ pub fn expression(text: &str) -> Result<Expr, Refusal> {
     Expr::parse(text).map_err(|error| Refusal::usage(format!("`{text}` is no expression: {error}")))
 }
 
+/// The file system in which Phantom keeps its things, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// All of it.
+    pub mib: u64,
+    /// What is free.
+    pub free_mib: u64,
+}
+
+impl Storage {
+    /// That of this folder, if it can be told. What is free is told in steps, so that a node at rest
+    /// says nothing new.
+    pub fn of(dir: &Path) -> Option<Self> {
+        let found = nix::sys::statvfs::statvfs(dir).ok()?;
+        let mib = |blocks: u64| blocks.saturating_mul(found.fragment_size()) >> 20;
+        let (all, free) = (mib(found.blocks()), mib(found.blocks_available()));
+        let step = (all / 64).max(1);
+        Some(Self { mib: all, free_mib: free / step * step })
+    }
+}
+
 /// What a node says of itself in the registry: the attributes of [`ad`] that do not depend on who
-/// looks, `Arch`, `OpSys`, `Kernel` and `PhantomVersion`, and `Availability` (of 1000).
-pub fn attributes(facts: &NodeFacts, availability: u16) -> BTreeMap<String, String> {
+/// looks, `Disk` and `FreeDisk` (MiB), `Arch`, `OpSys`, `Kernel` and `PhantomVersion`, and `Availability` (of 1000).
+pub fn attributes(
+    facts: &NodeFacts,
+    storage: Option<Storage>,
+    availability: u16,
+) -> BTreeMap<String, String> {
     let mut attributes = BTreeMap::new();
     let mut say =
         |name: &str, value: Value| drop(attributes.insert(name.into(), value.to_string()));
@@ -84,6 +110,10 @@ pub fn attributes(facts: &NodeFacts, availability: u16) -> BTreeMap<String, Stri
     say("LoadAvg", hundredths(facts.load_centi));
     say("Memory", whole(facts.memory_total.0 >> 20));
     say("FreeMemory", whole(facts.memory_free.0 >> 20));
+    if let Some(storage) = storage {
+        say("Disk", whole(storage.mib));
+        say("FreeDisk", whole(storage.free_mib));
+    }
     say("Mflops", whole(facts.mflops.into()));
     say("KFlops", whole(u64::from(facts.mflops) * 1000));
     say("Lacks", Value::List(lacks.iter().map(|lack| Value::from(lack.as_str())).collect()));

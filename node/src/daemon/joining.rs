@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use phantom_discovery::Found;
+use phantom_discovery::machine::coordinates::{Decision, Probe, choose_subgrid};
 use phantom_model::{NodeId, SubgridId};
 use phantom_net::member::CertificateError;
 use phantom_net::{Asked, Asking, Code, Error, PeerAddr, Token};
@@ -354,7 +355,13 @@ impl Daemon {
     }
 }
 
-/// The members of the one sub-grid that is meant; none when nobody was found.
+/// How far a sub-grid may be to be asked without a word, where several answer.
+const NEAR: Duration = Duration::from_millis(50);
+/// By so much others must be further than the nearest; else nobody can tell which is.
+const CLEARLY: (f64, Duration) = (2.0, Duration::from_millis(2));
+
+/// The members of the one sub-grid that is meant; none when nobody was found. Of several the nearest
+/// that this node may enter, where that is clear.
 fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Vec<Found>, Refusal> {
     let mut subgrids: BTreeMap<SubgridId, Vec<Found>> = BTreeMap::new();
     for one in found {
@@ -382,6 +389,9 @@ fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Vec<Found>, Refusal
             )));
         }
     }
+    if let Some(nearest) = nearest(&subgrids) {
+        return Ok(subgrids.remove(&nearest).unwrap_or_default());
+    }
     if subgrids.len() > 1 {
         return Err(Refusal::usage(format!(
             "several sub-grids answer: {}; say which with `--subgrid ID` (or the name of a \
@@ -390,6 +400,24 @@ fn choose(found: Vec<Found>, wanted: Option<&str>) -> Result<Vec<Found>, Refusal
         )));
     }
     Ok(subgrids.into_values().next().unwrap_or_default())
+}
+
+fn nearest(subgrids: &BTreeMap<SubgridId, Vec<Found>>) -> Option<SubgridId> {
+    let probe = |(subgrid, found): (&SubgridId, &Vec<Found>)| Probe {
+        subgrid: *subgrid,
+        rtts: found.iter().map(|one| one.rtt).collect(),
+        may_enter: found.iter().any(|one| one.presence.may_accept),
+    };
+    let probes: Vec<Probe> = subgrids.iter().map(probe).collect();
+    let Decision::Ask { subgrid, rtt, nearer: None } = choose_subgrid(&probes, NEAR) else {
+        return None;
+    };
+    let others = probes.iter().filter(|probe| probe.subgrid != subgrid);
+    let is_further = |other: Duration| other > rtt.mul_f64(CLEARLY.0) && other > rtt + CLEARLY.1;
+    others
+        .filter_map(|probe| probe.rtts.iter().min())
+        .all(|other| is_further(*other))
+        .then_some(subgrid)
 }
 
 #[cfg(test)]
@@ -404,7 +432,24 @@ mod tests {
             name: name.to_owned(),
             ip: [192, 0, 2, 1].into(),
             presence: Presence { port: 1, datagram_port: 2, may_accept: true, echo: 1, at_ms: 1 },
+            rtt: Duration::from_millis(1),
         }
+    }
+
+    #[test]
+    fn the_nearest_sub_grid_is_asked_where_it_is_clear_which_that_is() {
+        let at = |subgrid, name, millis: u64| Found {
+            rtt: Duration::from_millis(millis),
+            ..found(subgrid, name)
+        };
+        let of = |all: Vec<Found>| choose(all, None).map(|near| near[0].name.clone());
+        assert_eq!(of(vec![at(1, "attic", 1), at(2, "lab", 12)]).unwrap(), "attic");
+        assert_eq!(of(vec![at(1, "attic", 40), at(2, "lab", 1)]).unwrap(), "lab");
+        assert!(of(vec![at(1, "attic", 2), at(2, "lab", 3)]).is_err(), "nobody can tell");
+        assert!(of(vec![at(1, "attic", 80), at(2, "lab", 300)]).is_err(), "none is near");
+        let mut closed = at(1, "attic", 1);
+        closed.presence.may_accept = false;
+        assert!(of(vec![closed, at(2, "lab", 20)]).is_err(), "the nearest lets nobody in");
     }
 
     #[test]

@@ -44,7 +44,9 @@ impl Daemon {
             tick.tick().await;
             let mut facts = self.facts.now();
             calm(&mut facts);
-            let attributes = describe::attributes(&facts, self.availability.now() / 50 * 50);
+            let storage = describe::Storage::of(&self.config.state_dir);
+            let availability = self.availability.now() / 50 * 50;
+            let attributes = describe::attributes(&facts, storage, availability);
             if told.as_ref() == Some(&attributes) {
                 continue;
             }
