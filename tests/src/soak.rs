@@ -1,5 +1,6 @@
 //! What runs too long for a test: `cargo xtask soak NAME`. Scenarios run the same, shorter.
 
+pub mod failover;
 pub mod moves;
 pub mod typing;
 
@@ -25,6 +26,12 @@ pub const ALL: &[Soak] = &[
         about: "100 moves to and fro leave nothing behind, and nothing grows from round to round",
         rounds: 10,
         run: moves::run,
+    },
+    Soak {
+        name: "failover",
+        about: "30 super-peers killed one after the other: another each time, no registration lost",
+        rounds: 1,
+        run: failover::run,
     },
     Soak {
         name: "typing",

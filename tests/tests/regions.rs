@@ -108,7 +108,7 @@ fn a_key_is_replaced_and_a_forged_entry_believed_by_nobody() -> anyhow::Result<(
                 .context("no id")?,
         );
         campus.write_zone(&forged)?;
-        campus.start_bind()?;
+        campus.start()?;
         let refused = campus.refused(2, &["site", "register", REGION])?;
         ensure!(refused.contains("cannot show that it is of it"), "{refused}");
         // Who knows the key stays with it, and says what is wrong.
@@ -130,4 +130,24 @@ fn an_update_that_is_refused_is_told() -> anyhow::Result<()> {
     let state = campus.wait("what the server says", (0, 0), |it| it.zone.contains("refuse"))?;
     ensure!(state.region_peer.is_some(), "{state:#?}");
     Ok(())
+}
+
+/// The commands for the name server, as the README shows them.
+fn commands() -> anyhow::Result<String> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(readme)?;
+    let begin = readme.find("tsig-keygen campus").context("the README has no such commands")?;
+    let commands = readme[begin..].split("```").next().unwrap_or_default();
+    let count = commands.lines().filter(|line| !line.is_empty()).count();
+    ensure!(count == 5, "{count} commands:\n{commands}");
+    Ok(commands.to_owned())
+}
+
+#[test]
+fn the_five_commands_of_the_readme_are_all_that_bind_needs() -> anyhow::Result<()> {
+    let test = "the_five_commands_of_the_readme_are_all_that_bind_needs";
+    let Some(campus) = Campus::open_by(test, &[1, 1], &commands()?)? else { return Ok(()) };
+    let said = campus.admin(0, &["region", "init", REGION, "--name", "physics"])?;
+    ensure!(said.contains("written"), "{said}");
+    campus.let_in(1)
 }

@@ -13,7 +13,8 @@ use super::{Bound, Report, Row, median};
 use crate::lab::{Household, wait_until};
 
 const BENCH: &str = "failover";
-const NODES: usize = 7;
+/// Machines of the household.
+pub const NODES: usize = 7;
 const KILLS: usize = 10;
 const MEDIAN_S: f64 = 1.5;
 const WORST_S: f64 = 3.0;

@@ -16,6 +16,18 @@ pub const REGION: &str = "grid://campus.example.org";
 const SERVER: &str = "10.77.1.1:53";
 /// How long BIND may take to start, on a machine that is busy.
 const START: Duration = Duration::from_secs(60);
+/// Debian's files of BIND, in memory where they are written to; for the namespaces of one node.
+const DEBIAN: &str = "
+mkdir -p /var/lib/bind /var/cache/bind /run/named
+cp -a /etc/bind /var/lib/phantom/etc-bind
+mount -t tmpfs -o mode=755 tmpfs /etc/bind
+cp -a /var/lib/phantom/etc-bind/. /etc/bind/
+for folder in /var/lib/bind /var/cache/bind /run/named; do
+    mount -t tmpfs -o mode=775 tmpfs $folder
+    chgrp bind $folder
+done
+ip link set lo up
+";
 /// How long sub-grids may take to find each other.
 const MEETING: Duration = Duration::from_secs(120);
 
@@ -64,9 +76,39 @@ pub struct Campus {
 }
 
 impl Campus {
+    /// As [`Campus::open`], with a name server that is set up by the commands of a shell script, as
+    /// root on Debian would: its addresses are put in the place of 192.0.2.53.
+    pub fn open_by(test: &str, sizes: &[usize], script: &str) -> anyhow::Result<Option<Self>> {
+        let Some(mut campus) = Self::machines(test, sizes)? else { return Ok(None) };
+        let host = campus.lab.node(0);
+        // Debian's own files, of which those that change are this test's.
+        host.enter(&["sh", "-ec", DEBIAN])?;
+        campus.start_bind(&["-u", "bind", "-c", "/etc/bind/named.conf"])?;
+        let script = format!(
+            "export PATH=$PATH:/usr/sbin:/usr/local/sbin\n{}",
+            script.replace("192.0.2.53", "10.77.1.1")
+        );
+        let host = campus.lab.node(0);
+        host.enter(&["sh", "-ec", &script])?;
+        let key = host.enter(&["cat", "/etc/bind/campus.key"])?.stdout;
+        campus.configure(&key)?;
+        campus.join().inspect_err(|_| eprintln!("{}", campus.lab.logs()))?;
+        Ok(Some(campus))
+    }
+
     /// One sub-grid for each number, of so many machines, called s0n0, s0n1 … s1n0 …: nobody has
     /// founded a region. Their key may change the entry of the region unless `key` is another.
     pub fn open(test: &str, sizes: &[usize], key: &str) -> anyhow::Result<Option<Self>> {
+        let Some(mut campus) = Self::machines(test, sizes)? else { return Ok(None) };
+        campus.write_zone("")?;
+        campus.start()?;
+        let file = campus.lab.node(0).state_dir().join(format!("{key}.key"));
+        campus.configure(&std::fs::read_to_string(file)?)?;
+        campus.join().inspect_err(|_| eprintln!("{}", campus.lab.logs()))?;
+        Ok(Some(campus))
+    }
+
+    fn machines(test: &str, sizes: &[usize]) -> anyhow::Result<Option<Self>> {
         let Some(mut lab) = Lab::open(test)? else { return Ok(None) };
         let mut all = vec![lab.add("dns", Person::at_home("ada", 1000))?];
         let mut sites = Vec::new();
@@ -80,19 +122,19 @@ impl Campus {
             sites.push(nodes);
         }
         lab.lan(&all, 1)?;
-        let mut campus = Self { lab, sites, bind: None };
-        campus.write_zone("")?;
-        campus.start_bind()?;
-        for number in all.into_iter().skip(1) {
-            let node = campus.lab.node(number);
+        Ok(Some(Self { lab, sites, bind: None }))
+    }
+
+    /// Gives all machines the key, and says who is to be asked.
+    fn configure(&self, key: &str) -> anyhow::Result<()> {
+        for number in self.sites.iter().flatten() {
+            let node = self.lab.node(*number);
             std::fs::create_dir_all(node.state_dir())?;
-            let file = campus.lab.node(0).state_dir().join(format!("{key}.key"));
-            std::fs::copy(file, node.state_dir().join("dns.key"))?;
+            std::fs::write(node.state_dir().join("dns.key"), key)?;
             let dns = format!("{{ servers = [\"{SERVER}\"], key = \"/var/lib/phantom/dns.key\" }}");
             node.configure("dns", Some(&dns))?;
         }
-        campus.join().inspect_err(|_| eprintln!("{}", campus.lab.logs()))?;
-        Ok(Some(campus))
+        Ok(())
     }
 
     /// Runs a scenario; when it fails, the nodes' logs are printed.
@@ -238,14 +280,18 @@ impl Campus {
         Ok(())
     }
 
-    /// Starts the name server.
-    pub fn start_bind(&mut self) -> anyhow::Result<()> {
+    /// Starts the name server of [`Campus::write_zone`].
+    pub fn start(&mut self) -> anyhow::Result<()> {
+        self.start_bind(&["-c", "/var/lib/phantom/named.conf"])
+    }
+
+    fn start_bind(&mut self, args: &[&str]) -> anyhow::Result<()> {
         let host = self.lab.node(0);
         // A copy: where AppArmor confines named by its path, it may use none of these files.
         let copied =
             "cp $(PATH=$PATH:/usr/sbin:/usr/local/sbin command -v named) /var/lib/phantom/";
         host.enter(&["sh", "-c", copied]).context("no `named`: install the package bind9")?;
-        let args = ["/var/lib/phantom/named", "-g", "-n", "1", "-c", "/var/lib/phantom/named.conf"];
+        let args = [&["/var/lib/phantom/named", "-g", "-n", "1"], args].concat();
         let mut child = host
             .command(false, &args)
             .stdout(Stdio::null())
