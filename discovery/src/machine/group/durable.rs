@@ -2,6 +2,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::replica::Replica;
+use super::synod::{Acceptor, Founding, Progress};
+use super::view::Life;
+
 /// What a node keeps of its group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
@@ -88,5 +95,37 @@ impl Kept {
     pub(super) fn entries(&self) -> Vec<&[u8]> {
         let entries = self.0.range(Key::Entry(0)..=Key::Entry(u64::MAX));
         entries.map(|(_, bytes)| bytes.as_slice()).collect()
+    }
+}
+
+/// What was kept, read.
+pub(super) struct Memory {
+    pub life: Life,
+    pub founding: Option<(Founding, Acceptor)>,
+    pub replica: Option<Replica>,
+    pub witnessed: Progress,
+}
+
+impl Memory {
+    /// Nothing but a life, random and unlike any before.
+    pub fn of_somebody_new(rng: &mut StdRng) -> Self {
+        let life = Life(rng.random_range(1..=u64::MAX));
+        Self { life, founding: None, replica: None, witnessed: Progress::default() }
+    }
+
+    /// `None` if there is none, or some of it cannot be read.
+    pub fn read(kept: &Kept, rng: &mut StdRng) -> Option<Self> {
+        let life = Life(u64::from_le_bytes(kept.get(Key::Life)?.try_into().ok()?));
+        let founding = kept.get(Key::Founding).map(postcard::from_bytes::<(Founding, Acceptor)>);
+        let founding = founding.transpose().ok()?;
+        let witnessed = kept.get(Key::Witnessed).map(postcard::from_bytes).transpose().ok()?;
+        let replica = match &founding {
+            Some((founding, _)) if kept.get(Key::Hard).is_some() => {
+                let rng = StdRng::from_rng(rng);
+                Some(Replica::load(founding.view.generation, life, kept, rng)?)
+            }
+            _ => None,
+        };
+        Some(Self { life, founding, replica, witnessed: witnessed.unwrap_or_default() })
     }
 }

@@ -1,7 +1,7 @@
 //! How a generation begins: the first one, those that survivors found, and those that the
 //! super-peer founds because the electors are others now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use phantom_model::NodeId;
@@ -10,13 +10,11 @@ use rand::RngExt;
 use super::durable::{Change, Key};
 use super::message::Body;
 use super::plan::first_voters;
-use super::state::{Stamp, State};
+use super::state::State;
 use super::synod::{Acceptor, Attempt, Ballot, Choice, Founding, Progress};
 use super::view::{Life, View};
 use super::{AGAIN, Group, Replica};
 
-/// No ballot is further ahead of another.
-const MAX_ROUNDS_AHEAD: u64 = 1_000_000;
 /// An attempt that has no majority by then is given up.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Who is the next most available waits for the one before.
@@ -50,9 +48,10 @@ impl Group {
         self.attempt = None;
         self.heard = None;
         self.answered.clear();
+        (self.office, self.promised) = (Ballot::default(), BTreeSet::new());
         self.witnessing.clear();
         // No super-peer of this generation can have been answered by this node.
-        self.bound = (None, now);
+        (self.bound, self.blind_until) = ((None, now), now);
         self.quiet_until = now + view.lease();
         self.grace_until = if founding.is_refounded { now + view.lease() } else { now };
         self.next_tick = now;
@@ -83,68 +82,13 @@ impl Group {
         bytes.map_or(Change::Drop(Key::Founding), |bytes| Change::Put(Key::Founding, bytes))
     }
 
-    /// Whether this elector may help `node` to found a generation.
-    fn is_free_for(&self, node: NodeId, now: Duration) -> bool {
-        let (bound, until) = self.bound;
-        now >= until || bound == Some(node)
-    }
-
-    pub(super) fn handle_prepare(&mut self, from: NodeId, ballot: Ballot, now: Duration) {
-        if !self.view().is_some_and(|view| view.seats(self.own, self.life)) {
-            return;
-        }
-        if ballot.round > self.acceptor.promised.round.saturating_add(MAX_ROUNDS_AHEAD) {
-            return self.complain(from, "a ballot out of all proportion");
-        }
-        if !self.is_free_for(from, now) {
-            return self.send(from, Body::Refuse(self.acceptor.promised));
-        }
-        match self.acceptor.prepare(ballot) {
-            Ok(()) => {
-                let change = self.founding_change();
-                self.save(vec![change]);
-                let accepted = self.acceptor.accepted.clone();
-                let progress = Box::new(self.progress());
-                self.send(from, Body::Promise { ballot, accepted, progress });
-            }
-            Err(promised) => self.send(from, Body::Refuse(promised)),
-        }
-    }
-
-    fn progress(&self) -> Progress {
-        let mut progress = Progress { at: Stamp::default(), state: self.witnessed.clone() };
+    pub(super) fn progress(&self) -> Progress {
+        let mut progress = self.witnessed.clone();
         if let Some(replica) = &self.replica {
-            progress.at = replica.stamp();
-            progress.state.merge(replica.state().clone());
+            let (at, state) = (replica.stamp(), replica.state().clone());
+            progress.merge(Progress { at, state, office: Ballot::default() });
         }
         progress
-    }
-
-    pub(super) fn handle_accept(
-        &mut self,
-        from: NodeId,
-        ballot: Ballot,
-        founding: Founding,
-        now: Duration,
-    ) {
-        let seated = self.view().is_some_and(|view| view.seats(self.own, self.life));
-        if !seated || founding.view.generation != self.generation() + 1 {
-            return;
-        }
-        if !founding.is_sound() {
-            return self.complain(from, "a founding that makes no sense");
-        }
-        if !self.is_free_for(from, now) {
-            return self.send(from, Body::Refuse(self.acceptor.promised));
-        }
-        match self.acceptor.accept(ballot, founding) {
-            Ok(()) => {
-                let change = self.founding_change();
-                self.save(vec![change]);
-                self.send(from, Body::Accepted(ballot));
-            }
-            Err(promised) => self.send(from, Body::Refuse(promised)),
-        }
     }
 
     /// Survivors found the next generation when no super-peer has been heard for a lease and a
@@ -185,7 +129,7 @@ impl Group {
     }
 
     pub(super) fn begin_attempt(&mut self, now: Duration) {
-        let ballot = self.acceptor.promised.next(self.life);
+        let ballot = self.acceptor.promised.max(self.office).next(self.life);
         self.attempt = Some(Attempt::new(ballot));
         self.attempt_due = (now, now + PATIENCE);
         self.drive_attempt(now);
@@ -207,34 +151,44 @@ impl Group {
             Some(founding) => Body::Accept { ballot, founding: Box::new(founding) },
         };
         let electors = founding.view.electors.keys();
-        let asked: Vec<NodeId> =
+        let mut asked: Vec<NodeId> =
             electors.filter(|node| !attempt.has_answered(node)).copied().collect();
-        for to in asked {
-            match body.clone() {
-                body if to != self.own => self.send(to, body),
+        // What this node itself does not accept, nobody else is to.
+        if asked.contains(&self.own) {
+            asked.retain(|node| *node != self.own);
+            let goes_on = match body.clone() {
                 Body::Accept { ballot, founding } => self.accept_self(ballot, *founding, now),
                 _ => self.prepare_self(ballot, now),
+            };
+            if !goes_on {
+                return;
             }
         }
+        asked.into_iter().for_each(|to| self.send(to, body.clone()));
     }
 
-    fn prepare_self(&mut self, ballot: Ballot, now: Duration) {
+    /// Whether others are to be asked as well.
+    fn prepare_self(&mut self, ballot: Ballot, now: Duration) -> bool {
         if !self.is_free_for(self.own, now) || self.acceptor.prepare(ballot).is_err() {
-            return self.give_up(now);
+            self.give_up(now);
+            return false;
         }
         let change = self.founding_change();
         self.save(vec![change]);
         let (accepted, progress) = (self.acceptor.accepted.clone(), self.progress());
         self.handle_promise(self.own, self.life, ballot, accepted, progress, now);
+        self.attempt.as_ref().is_some_and(|it| it.ballot == ballot && it.proposal.is_none())
     }
 
-    fn accept_self(&mut self, ballot: Ballot, founding: Founding, now: Duration) {
+    fn accept_self(&mut self, ballot: Ballot, founding: Founding, now: Duration) -> bool {
         if !self.is_free_for(self.own, now) || self.acceptor.accept(ballot, founding).is_err() {
-            return self.give_up(now);
+            self.give_up(now);
+            return false;
         }
         let change = self.founding_change();
         self.save(vec![change]);
         self.handle_accepted(self.own, self.life, ballot, now);
+        self.attempt.as_ref().is_some_and(|it| it.ballot == ballot)
     }
 
     fn give_up(&mut self, now: Duration) {
@@ -287,26 +241,28 @@ impl Group {
         let replica = self.replica.as_ref();
         // A former super-peer that a later one has followed does not know what that one decided;
         // and what is on its way may yet be decided.
-        let is_current = |it: &Replica| it.is_settled() && attempt.newest <= it.stamp();
+        let is_current = |it: &Replica| it.is_settled() && attempt.known.at <= it.stamp();
         if leads && !replica.is_some_and(is_current) {
             return None;
         }
-        let is_alive = |node: &NodeId| {
-            *node == self.own
-                || attempt.has_promise(node)
-                || self.members.get(node).is_some_and(|it| it.alive)
+        // Who has come back without its memory cannot take the seat it had.
+        let has_forgotten =
+            |node: &NodeId, life: &Life| self.lives.get(node).is_some_and(|known| known != life);
+        let is_alive = |node: &NodeId, life: &Life| {
+            let lives = self.members.get(node).is_some_and(|it| it.alive);
+            *node == self.own || attempt.has_promise(node) || lives && !has_forgotten(node, life)
         };
         let electors: BTreeMap<NodeId, Life> = if leads {
             self.wanted_electors(now)?
         } else {
-            let alive = founding.view.electors.iter().filter(|(node, _)| is_alive(node));
+            let alive = founding.view.electors.iter().filter(|(node, life)| is_alive(node, life));
             alive.map(|(node, life)| (*node, *life)).collect()
         };
         let state = match replica.filter(|_| leads) {
             Some(replica) => replica.state().clone(),
             None => {
                 let mut state = founding.state.clone();
-                state.merge(attempt.known.clone());
+                state.merge(attempt.known.state.clone());
                 state
             }
         };
@@ -348,13 +304,11 @@ impl Group {
 
     /// Somebody has promised another more, or is bound.
     pub(super) fn handle_refusal(&mut self, promised: Ballot, now: Duration) {
-        let is_ahead = |attempt: &Attempt| {
-            let (last, now) = (attempt.ballot, promised);
-            now > last && now.round <= last.round.saturating_add(MAX_ROUNDS_AHEAD)
-        };
+        let is_ahead =
+            |attempt: &Attempt| promised > attempt.ballot && !promised.is_beyond(attempt.ballot);
         if self.attempt.as_ref().is_some_and(is_ahead) {
             // The next attempt goes beyond that.
-            self.acceptor.promised = self.acceptor.promised.max(promised);
+            self.promise(promised);
             self.give_up(now);
         }
     }

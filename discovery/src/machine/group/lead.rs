@@ -8,6 +8,7 @@ use phantom_model::NodeId;
 use super::message::Body;
 use super::plan::{Situation, Step};
 use super::state::{Op, State};
+use super::synod::Ballot;
 use super::view::Life;
 use super::{Founding, Group, Replica};
 use crate::machine::Mandate;
@@ -68,12 +69,30 @@ impl Group {
 
     pub(super) fn begin_to_lead(&mut self, now: Duration) {
         self.answered.clear();
-        self.next_beat = now;
+        self.take_office(now);
         self.differs_since = None;
         self.beat(now);
     }
 
+    /// Under a ballot that is higher than all it knows of: what was prepared before, by this node
+    /// as well, is over once a majority has promised it.
+    fn take_office(&mut self, now: Duration) {
+        self.office = self.acceptor.promised.max(self.office).next(self.life);
+        self.promised.clear();
+        self.next_beat = now;
+    }
+
+    /// Whether a majority of the electors has promised the ballot of this office, so that what is
+    /// witnessed in it is the latest.
+    pub(super) fn is_in_office(&self) -> bool {
+        self.attempt.is_none() && self.is_quorum(self.promised.iter())
+    }
+
     pub(super) fn beat(&mut self, now: Duration) {
+        let is_overtaken = self.attempt.is_none() && self.acceptor.promised > self.office;
+        if is_overtaken && self.leads() {
+            self.take_office(now);
+        }
         let Some(founding) = self.founding.as_ref().filter(|_| now >= self.next_beat) else {
             return;
         };
@@ -84,32 +103,49 @@ impl Group {
         };
         self.next_beat = now + beat;
         let sent = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
+        let office = self.office;
         let alive = self.members.iter().filter(|(_, standing)| standing.alive);
         for to in alive.map(|(node, _)| *node).collect::<Vec<_>>() {
-            self.send(to, Body::Beat { mandate, sent });
+            self.send(to, Body::Beat { mandate, office, sent });
         }
         // As an elector it hears its own beat like everybody else's.
         let seated = self.view().is_some_and(|view| view.seats(self.own, self.life));
         if self.acceptor.accepted.is_none() && seated {
             self.bind(self.own, now);
-            self.answered.insert(self.own, now);
+            self.promise(office);
+            let promised = self.acceptor.promised;
+            self.handle_heard((self.own, self.life), (mandate, promised), sent, now);
         }
     }
 
     pub(super) fn handle_heard(
         &mut self,
-        from: NodeId,
-        life: Life,
-        mandate: Mandate,
+        (from, life): (NodeId, Life),
+        (mandate, promised): (Mandate, Ballot),
         sent: u64,
         now: Duration,
     ) {
         let sent = Duration::from_micros(sent);
         let Some(replica) = self.replica.as_ref().filter(|it| it.leads()) else { return };
         let seated = self.view().is_some_and(|view| view.seats(from, life));
-        if replica.mandate() == mandate && seated && sent <= now {
-            let last = self.answered.entry(from).or_insert(sent);
-            *last = sent.max(*last);
+        if replica.mandate() != mandate || !seated || sent > now {
+            return;
+        }
+        let last = self.answered.entry(from).or_insert(sent);
+        *last = sent.max(*last);
+        if promised == self.office {
+            let before = self.is_in_office();
+            self.promised.insert(from);
+            if !before && self.is_in_office() {
+                self.witness_now(now);
+            }
+        } else if self.attempt.is_none() && promised > self.office {
+            if promised.is_beyond(self.office) {
+                return self.complain(from, "a ballot out of all proportion");
+            }
+            // Others have tried to found a generation meanwhile.
+            self.office = promised;
+            self.take_office(now);
         }
     }
 

@@ -11,7 +11,7 @@ use super::durable::{Change, Key};
 /// Entries are folded into a snapshot when there are more.
 const MAX_ENTRIES: usize = 128;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Log {
     hard: HardState,
     snapshot: Snapshot,

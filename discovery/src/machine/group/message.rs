@@ -21,14 +21,17 @@ pub struct Message {
 pub enum Body {
     /// Among voters and learners.
     Raft(Vec<u8>),
-    /// The super-peer is there; `sent` by its own clock, microseconds.
+    /// The super-peer is there; `sent` by its own clock, microseconds. `office` is its ballot.
     Beat {
         mandate: Mandate,
+        office: Ballot,
         sent: u64,
     },
-    /// Heard. Who says so as an elector helps nobody else to found a group for a lease.
+    /// Heard. Who says so as an elector helps nobody else to found a group for a lease, and has
+    /// promised to accept nothing older than `promised`.
     Heard {
         mandate: Mandate,
+        promised: Ballot,
         sent: u64,
     },
     /// Which generation do you know?
@@ -64,10 +67,13 @@ pub enum Body {
     /// From the super-peer to electors: this was decided.
     Witness {
         number: u64,
-        fragment: Box<State>,
+        decided: Box<Progress>,
     },
     /// It is kept.
-    Witnessed(u64),
+    Witnessed {
+        number: u64,
+        office: Ballot,
+    },
     /// To the super-peer: what a former group had decided.
     Merge(Box<State>),
     /// From it: that is taken over.

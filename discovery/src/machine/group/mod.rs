@@ -25,14 +25,16 @@
 //!   nothing. The lease is counted by each node's own clock, which must go on while it sleeps
 //!   (CLOCK_BOOTTIME) and may be wrong by a tenth in speed.
 //! - What was granted, or set for sure, is told to have happened only when a majority of the electors
-//!   has witnessed it, so every later generation knows it, even if all voters are lost. Of other
-//!   values the last changes may be lost with the voters; when one comes back, what it knows is
-//!   merged: of grants the highest epoch, of values the latest.
+//!   has witnessed it, so every later generation knows it, even if all voters are lost, or if few
+//!   had accepted another generation before: a super-peer's office has a ballot among those of
+//!   foundings, and ends what is older (`synod.rs`). Of other values the last changes may be lost
+//!   with the voters; when one comes back, what it knows is merged: of grants the highest epoch, of
+//!   values the latest.
 //! - A generation that survivors have founded grants nothing before another lease is over.
 //! - Who was put out of the sub-grid is counted as agreeing: that is its admin's decision, who must
 //!   not put out a majority that goes on elsewhere without hearing of it.
-//! - A node that has lost its memory comes back with another [`Life`]: to raft and to the electors
-//!   it is somebody new, who has promised nothing.
+//! - A node that has lost its memory, or a part of it, comes back with another [`Life`]: to raft and
+//!   to the electors it is somebody new, who has promised nothing.
 //! - Everything promised is durable before it is sent ([`Command::Save`] precedes
 //!   [`Command::Send`]).
 //!
@@ -40,6 +42,7 @@
 //! node are refused and named ([`Command::Complain`]); a member that votes twice is believed.
 
 mod durable;
+mod elector;
 mod founding;
 mod lead;
 mod log;
@@ -58,9 +61,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use phantom_model::NodeId;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
+use durable::Memory;
 pub use durable::{Change, Kept, Key, UnknownKey};
 pub use lead::Lease;
 pub use message::MAX_MESSAGE;
@@ -68,7 +72,7 @@ use message::{Body, Message};
 use replica::Replica;
 pub use state::{Grant, Op, Outcome, Stamp, State, Value};
 pub use synod::Founding;
-use synod::{Acceptor, Attempt};
+use synod::{Acceptor, Attempt, Ballot, Progress};
 pub use view::{Life, MAX_ELECTORS, View};
 use witness::Witnessing;
 
@@ -172,8 +176,13 @@ pub struct Group {
     heard: Option<(SuperPeer, Duration)>,
     /// This elector helps nobody but that node to found a generation until then.
     bound: (Option<NodeId>, Duration),
+    /// Until then it may be bound to somebody whom it has forgotten, and helps nobody.
+    blind_until: Duration,
     /// As the super-peer: when it sent the beat that each elector has last answered.
     answered: BTreeMap<NodeId, Duration>,
+    /// As the super-peer: the ballot of its office, and the electors that have promised it.
+    office: Ballot,
+    promised: BTreeSet<NodeId>,
     grace_until: Duration,
     attempt: Option<Attempt>,
     /// Of an attempt: when to send again, and when to give up.
@@ -183,7 +192,7 @@ pub struct Group {
     /// The electors are not who they should be, since then.
     differs_since: Option<Duration>,
     /// What this elector has witnessed in its generation.
-    witnessed: State,
+    witnessed: Progress,
     /// As the super-peer: what the electors are witnessing.
     witnessing: BTreeMap<u64, Witnessing>,
     witness_count: u64,
@@ -201,13 +210,14 @@ pub struct Group {
 }
 
 impl Group {
-    /// With what was kept; what cannot be read is as good as lost. `seed` is random.
+    /// With what was kept. If any of it cannot be read all is as good as lost: who has forgotten a
+    /// part of what it has promised is somebody new. `seed` is random.
     pub fn new(own: NodeId, is_founder: bool, kept: &Kept, seed: [u8; 32], now: Duration) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let life =
-            kept.get(Key::Life).and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
-        let is_new = life.is_none();
-        let life = Life(life.unwrap_or_else(|| rng.random_range(1..=u64::MAX)));
+        let memory = Memory::read(kept, &mut rng);
+        let is_new = memory.is_none();
+        let memory = memory.unwrap_or_else(|| Memory::of_somebody_new(&mut rng));
+        let life = memory.life;
         let mut group = Self {
             own,
             life,
@@ -223,13 +233,16 @@ impl Group {
             blank: BTreeSet::new(),
             heard: None,
             bound: (None, now),
+            blind_until: now,
             answered: BTreeMap::new(),
+            office: Ballot::default(),
+            promised: BTreeSet::new(),
             grace_until: Duration::ZERO,
             attempt: None,
             attempt_due: (now, now),
             quiet_until: now,
             differs_since: None,
-            witnessed: State::default(),
+            witnessed: Progress::default(),
             witnessing: BTreeMap::new(),
             witness_count: 0,
             orphan: None,
@@ -249,22 +262,16 @@ impl Group {
                 Change::Put(Key::Life, life),
                 Change::Drop(Key::Founding),
             ]);
-        } else if let Some((founding, acceptor)) = kept
-            .get(Key::Founding)
-            .and_then(|bytes| postcard::from_bytes::<(Founding, Acceptor)>(bytes).ok())
-        {
-            // To whom it was bound before, it does not know.
-            group.bound = (None, now + founding.view.lease());
+        } else if let Some((founding, acceptor)) = memory.founding {
+            group.blind_until = now + founding.view.lease();
             group.quiet_until = now + founding.view.lease();
             if founding.is_refounded {
                 group.grace_until = now + founding.view.lease();
             }
-            let (generation, rng) = (founding.view.generation, group.fork());
-            group.replica = Replica::load(generation, life, kept, rng);
             group.founding = Some(founding);
             group.acceptor = acceptor;
-            let witnessed = kept.get(Key::Witnessed).map(postcard::from_bytes);
-            group.witnessed = witnessed.and_then(Result::ok).unwrap_or_default();
+            group.replica = memory.replica;
+            group.witnessed = memory.witnessed;
         }
         group.flush(now);
         group
@@ -332,8 +339,12 @@ impl Group {
     fn handle_body(&mut self, from: NodeId, life: Life, body: Body, now: Duration) {
         match body {
             Body::Raft(bytes) => self.handle_raft(from, life, &bytes),
-            Body::Beat { mandate, sent } => self.handle_beat(from, mandate, sent, now),
-            Body::Heard { mandate, sent } => self.handle_heard(from, life, mandate, sent, now),
+            Body::Beat { mandate, office, sent } => {
+                self.handle_beat(from, (mandate, office), sent, now);
+            }
+            Body::Heard { mandate, promised, sent } => {
+                self.handle_heard((from, life), (mandate, promised), sent, now);
+            }
             Body::Prepare(ballot) => self.handle_prepare(from, ballot, now),
             Body::Promise { ballot, accepted, progress } => {
                 self.handle_promise(from, life, ballot, accepted, *progress, now);
@@ -347,10 +358,10 @@ impl Group {
                     self.settle(ticket, outcome);
                 }
             }
-            Body::Witness { number, fragment } => {
-                self.handle_witness(from, number, *fragment, now);
+            Body::Witness { number, decided } => self.handle_witness(from, number, *decided),
+            Body::Witnessed { number, office } => {
+                self.handle_witnessed((from, life), number, office, now);
             }
-            Body::Witnessed(number) => self.handle_witnessed(from, life, number, now),
             Body::Merge(state) => self.handle_merge(from, life, *state, now),
             Body::Merged => self.orphan = None,
             Body::AskFounding | Body::Blank | Body::Founded(_) => {}
@@ -370,32 +381,6 @@ impl Group {
             && let Err(what) = replica.step(life, bytes)
         {
             self.complain(from, what);
-        }
-    }
-
-    fn handle_beat(&mut self, from: NodeId, mandate: Mandate, sent: u64, now: Duration) {
-        if mandate.generation != self.generation()
-            || self.heard.is_some_and(|(last, _)| {
-                mandate < last.mandate || (mandate == last.mandate && last.node != from)
-            })
-        {
-            return;
-        }
-        self.heard = Some((SuperPeer { node: from, mandate }, now));
-        if let Some(state) = self.orphan.clone() {
-            self.tell(from, 1, Body::Merge(state), now);
-        }
-        // Who has accepted another generation may have founded it.
-        if self.acceptor.accepted.is_none() {
-            self.bind(from, now);
-            self.send(from, Body::Heard { mandate, sent });
-        }
-    }
-
-    /// Until a lease is over nobody else is helped.
-    fn bind(&mut self, to: NodeId, now: Duration) {
-        if let Some(founding) = &self.founding {
-            self.bound = (Some(to), now + founding.view.lease());
         }
     }
 

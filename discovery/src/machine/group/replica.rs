@@ -41,6 +41,7 @@ struct Proposal {
 pub struct Applied {
     pub by: Life,
     pub ticket: u64,
+    pub at: Stamp,
     pub outcome: Outcome,
     /// What of the state has to outlive the voters.
     pub fragment: Option<State>,
@@ -92,7 +93,7 @@ impl Replica {
         Self::over(generation, own, log, rng)
     }
 
-    /// As it was kept; `None` if nothing was, or it cannot be read.
+    /// As it was kept; `None` if it cannot be read.
     pub fn load(generation: u64, own: Life, kept: &Kept, rng: StdRng) -> Option<Self> {
         let hard = kept.get(Key::Hard)?;
         let log = Log::load(hard, kept.get(Key::Snapshot), kept.entries())?;
@@ -139,6 +140,11 @@ impl Replica {
 
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    #[cfg(test)]
+    pub fn log(&self) -> &Log {
+        self.raft.store()
     }
 
     /// How far the state has come.
@@ -273,6 +279,8 @@ impl Replica {
             T::MsgHeartbeat if message.commit > log.last_index() => {
                 Err("it claims as decided what this node has not got")
             }
+            // The crate takes the term of what is not there for 0.
+            T::MsgAppend if message.log_term == 0 => Err("entries that follow nothing"),
             T::MsgAppend => {
                 let mut indices = message.entries.iter().map(|entry| entry.index);
                 if !indices.by_ref().eq(first..first.saturating_add(message.entries.len() as u64)) {
@@ -386,7 +394,7 @@ impl Replica {
                     let outcome = self.state.apply(op.clone(), at);
                     let fragment = self.state.fragment(&op);
                     let fragment = fragment.filter(|_| matches!(outcome, Outcome::Done(_)));
-                    self.done.push(Applied { by, ticket, outcome, fragment });
+                    self.done.push(Applied { by, ticket, at, outcome, fragment });
                 }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     let change = ConfChangeV2::decode(entry.data.as_slice()).unwrap_or_default();

@@ -3,6 +3,11 @@
 //!
 //! An elector that is bound to a super-peer by its lease takes no part, except for that super-peer.
 //! So nothing is agreed on behind the back of one that may still grant.
+//!
+//! A super-peer's office has a ballot as well, promised by the electors that answer it. Once a
+//! majority has, nothing that was prepared before can be decided any more, and what they witness in
+//! its name counts as the latest that was accepted: the next generation knows it, and is not the one
+//! that few may have accepted before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,9 +39,19 @@ impl Founding {
 pub struct Progress {
     pub at: Stamp,
     pub state: State,
+    /// The super-peer's for which it has witnessed last.
+    pub office: Ballot,
 }
 
-/// Orders attempts; no two proposers have the same.
+impl Progress {
+    pub fn merge(&mut self, other: Progress) {
+        self.at = self.at.max(other.at);
+        self.state.merge(other.state);
+        self.office = self.office.max(other.office);
+    }
+}
+
+/// Orders attempts and offices; no two nodes have the same.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -47,7 +62,15 @@ pub struct Ballot {
     pub life: u64,
 }
 
+/// No ballot is further ahead of another.
+const MAX_ROUNDS_AHEAD: u64 = 1_000_000;
+
 impl Ballot {
+    /// Whether it is so far ahead that it does not come from counting.
+    pub fn is_beyond(self, other: Self) -> bool {
+        self.round > other.round.saturating_add(MAX_ROUNDS_AHEAD)
+    }
+
     pub fn next(self, life: Life) -> Self {
         Self { round: self.round.saturating_add(1), life: life.0 }
     }
@@ -71,12 +94,6 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Nothing that was prepared until now is accepted any more: what has just been witnessed is not
-    /// in it.
-    pub fn void(&mut self) {
-        self.promised.life = u64::MAX;
-    }
-
     /// Accepts, if nothing newer was promised.
     pub fn accept(&mut self, ballot: Ballot, founding: Founding) -> Result<(), Ballot> {
         self.prepare(ballot)?;
@@ -90,10 +107,8 @@ impl Acceptor {
 pub struct Attempt {
     pub ballot: Ballot,
     promises: BTreeMap<NodeId, Option<(Ballot, Box<Founding>)>>,
-    /// The furthest that any of those has got in this generation.
-    pub newest: Stamp,
-    /// What they know between them.
-    pub known: State,
+    /// The furthest that any of those has got in this generation, and what they know between them.
+    pub known: Progress,
     pub proposal: Option<Founding>,
     accepts: BTreeSet<NodeId>,
 }
@@ -112,8 +127,7 @@ impl Attempt {
         Self {
             ballot,
             promises: BTreeMap::new(),
-            newest: Stamp::default(),
-            known: State::default(),
+            known: Progress::default(),
             proposal: None,
             accepts: BTreeSet::new(),
         }
@@ -127,8 +141,7 @@ impl Attempt {
     ) {
         if self.proposal.is_none() {
             self.promises.insert(from, accepted);
-            self.newest = self.newest.max(progress.at);
-            self.known.merge(progress.state);
+            self.known.merge(progress);
         }
     }
 
@@ -138,12 +151,15 @@ impl Attempt {
 
     /// What to propose; `None` before a majority has promised. What was accepted somewhere must be
     /// proposed again unless so many have not accepted it that it cannot have been decided: who had
-    /// accepted a decided value would still have it, as every later proposal repeats it.
+    /// accepted a decided value would still have it, as every later proposal repeats it. What was
+    /// accepted before an office in which something was witnessed was not decided by then, and a
+    /// majority has promised that it never will be.
     pub fn choice(&self, view: &View, removed: &BTreeSet<NodeId>) -> Option<Choice> {
         if !view.is_quorum(self.promises.keys().chain(removed)) {
             return None;
         }
         let accepted = self.promises.values().flatten();
+        let accepted = accepted.filter(|(ballot, _)| *ballot > self.known.office);
         let Some((_, latest)) = accepted.max_by_key(|(ballot, _)| *ballot) else {
             return Some(Choice::Free);
         };
@@ -158,8 +174,11 @@ impl Attempt {
 
     /// Somebody has accepted the proposal; whether that decides it.
     pub fn accepted(&mut self, from: NodeId, view: &View, removed: &BTreeSet<NodeId>) -> bool {
+        if self.proposal.is_none() {
+            return false;
+        }
         self.accepts.insert(from);
-        self.proposal.is_some() && view.is_quorum(self.accepts.iter().chain(removed))
+        view.is_quorum(self.accepts.iter().chain(removed))
     }
 
     /// Whether a node has answered what is asked now.

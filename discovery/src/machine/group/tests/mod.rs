@@ -1,3 +1,8 @@
+mod elector;
+mod leader;
+mod state;
+mod synod;
+mod wall;
 pub mod world;
 
 use std::time::Duration;
@@ -200,6 +205,51 @@ fn a_minority_decides_nothing_and_follows_the_majority_when_they_meet_again() {
     }
 }
 
+/// The super-peer and one other, who does not vote, have accepted another generation, and nobody else
+/// has heard of it.
+fn accepted_by_two_of_five(seed: u64) -> (World, usize, [usize; 4]) {
+    let mut world = settled(5, seed);
+    let leader = world.agreed().unwrap();
+    let voters = world.hosts[leader].group.as_ref().unwrap().voters();
+    let mut others: Vec<usize> = (0..5).filter(|host| *host != leader).collect();
+    others.sort_by_key(|host| voters.contains(&id(*host)));
+    world.with(leader, |group, now| group.begin_attempt(now));
+    world.run_until("a proposal", secs(1), |world| {
+        let attempt = world.hosts[leader].group.as_ref().unwrap().attempt.as_ref();
+        attempt.is_some_and(|attempt| attempt.proposal.is_some())
+    });
+    [leader, others[0]].iter().for_each(|host| world.hosts[*host].part = 1);
+    world.run(Duration::from_millis(100));
+    let accepted = (0..5)
+        .filter(|host| world.hosts[*host].group.as_ref().unwrap().acceptor.accepted.is_some());
+    assert_eq!(accepted.collect::<BTreeSet<_>>(), [leader, others[0]].into());
+    (world, leader, others.try_into().unwrap())
+}
+
+#[test]
+fn what_few_have_accepted_does_not_undo_what_was_granted_after_it() {
+    for seed in seeds(10) {
+        let _seed = Seed(seed);
+        let (mut world, leader, [with_it, first, second, third]) = accepted_by_two_of_five(seed);
+        world.run_until("another super-peer", secs(30), |world| {
+            world.hosts[first].led.is_some_and(|led| led.node != id(leader))
+        });
+        world.run(secs(5));
+        assert_eq!(world.hosts[first].led.unwrap().mandate.generation, world.generation());
+        world.grant(first, AppId(1), id(first)).unwrap();
+        world.run(secs(2));
+        assert_eq!(world.grants, 1, "{}", world.describe());
+        // Of those who know of the grant one is left.
+        world.crash(second);
+        world.crash(third);
+        [leader, with_it].iter().for_each(|host| world.hosts[*host].part = 0);
+        world.run_until("a super-peer", secs(120), |world| world.agreed().is_some());
+        world.grant(first, AppId(1), id(leader)).unwrap();
+        world.run(secs(5));
+        assert_eq!(world.grants, 2);
+    }
+}
+
 #[test]
 fn all_restart_at_once() {
     for seed in seeds(10) {
@@ -282,9 +332,10 @@ fn through_any_storm_nothing_is_decided_twice_and_after_it_all_agree() {
                 && world.newest().is_some_and(|it| it.view.electors.len() == hosts)
         });
         world.run(secs(10));
-        // The lead may just be handed over, and what this host knows be a moment old.
+        // The lead may just be handed over. Who does not replicate may not know the last epoch.
         let granted = (0..10).any(|_| {
-            world.grant(0, AppId(0), id(0));
+            let by = world.agreed().unwrap_or(0);
+            world.grant(by, AppId(0), id(0));
             world.run(secs(5));
             world.grants > in_storm
         });

@@ -6,11 +6,15 @@ use std::ops::Range;
 use std::time::Duration;
 
 use phantom_model::{AppId, Epoch, NodeId};
+use prost::Message as _;
+use raft::eraftpb::{self, HardState, MessageType, Snapshot};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::machine::Mandate;
-use crate::machine::group::synod::Acceptor;
+use crate::machine::group::log::Log;
+use crate::machine::group::message::{Body, Message};
+use crate::machine::group::synod::{Acceptor, Ballot, Progress};
 use crate::machine::group::{
     Command, Founding, Group, Kept, Key, Op, Outcome, Standing, SuperPeer,
 };
@@ -68,6 +72,85 @@ struct Asked {
     to: NodeId,
     /// The highest epoch that was told of by then.
     known: Epoch,
+}
+
+/// What is promised is durable before it is said.
+pub fn assert_kept_first(kept: &Kept, payload: &[u8]) {
+    let acceptor = || {
+        let bytes = &kept.0[&Key::Founding];
+        postcard::from_bytes::<(Founding, Acceptor)>(bytes).unwrap().1
+    };
+    match Message::decode(payload).unwrap().body {
+        Body::Promise { ballot, .. } => assert!(acceptor().promised >= ballot),
+        Body::Prepare(ballot) => assert!(acceptor().promised >= ballot),
+        Body::Heard { promised, .. } => {
+            // Who has no seat promises nothing.
+            assert!(promised == Ballot::default() || acceptor().promised >= promised);
+        }
+        Body::Accepted(ballot) => assert_eq!(acceptor().accepted.unwrap().0, ballot),
+        Body::Accept { ballot, founding } => {
+            let (last, accepted) = acceptor().accepted.unwrap();
+            assert!(last > ballot || last == ballot && accepted == founding);
+        }
+        Body::Witnessed { office, .. } => {
+            let witnessed: Progress = postcard::from_bytes(&kept.0[&Key::Witnessed]).unwrap();
+            assert!(witnessed.office >= office && acceptor().promised >= office);
+        }
+        Body::Founded(founding) => {
+            let known: (Founding, Acceptor) =
+                postcard::from_bytes(&kept.0[&Key::Founding]).unwrap();
+            assert!(known.0.view.generation >= founding.view.generation);
+        }
+        Body::Raft(bytes) => assert_log_kept_first(kept, &bytes),
+        _ => {}
+    }
+}
+
+fn assert_log_kept_first(kept: &Kept, bytes: &[u8]) {
+    let message = eraftpb::Message::decode(bytes).unwrap();
+    let hard = kept.0.get(&Key::Hard).map(|bytes| HardState::decode(&bytes[..]).unwrap());
+    let hard = hard.unwrap_or_default();
+    let last = kept.0.keys().filter_map(|key| match key {
+        Key::Entry(index) => Some(*index),
+        _ => None,
+    });
+    let snapshot = kept.0.get(&Key::Snapshot).map(|bytes| Snapshot::decode(&bytes[..]).unwrap());
+    let last = last.max().unwrap_or(0).max(snapshot.map_or(0, |it| it.get_metadata().index));
+    match message.get_msg_type() {
+        MessageType::MsgRequestVote => {
+            assert!(hard.term > message.term || hard.term == message.term && hard.vote != 0);
+        }
+        MessageType::MsgRequestVoteResponse if !message.reject => {
+            assert!(
+                hard.term > message.term || hard.term == message.term && hard.vote == message.to,
+                "a vote is told before it is kept"
+            );
+        }
+        MessageType::MsgAppendResponse if !message.reject => {
+            assert!(last >= message.index, "entries are acknowledged before they are kept");
+        }
+        _ => {}
+    }
+}
+
+/// What is kept is what the node knows.
+fn assert_kept(group: &Group, kept: &Kept) {
+    let Some(founding) = &group.founding else { return };
+    let (known, acceptor): (Founding, Acceptor) =
+        postcard::from_bytes(&kept.0[&Key::Founding]).unwrap();
+    assert_eq!(known, *founding);
+    assert_eq!(acceptor.accepted, group.acceptor.accepted);
+    let witnessed = kept.0.get(&Key::Witnessed).map(|bytes| postcard::from_bytes(bytes).unwrap());
+    let witnessed: Progress = witnessed.unwrap_or_default();
+    assert_eq!(witnessed, group.witnessed);
+    let log = kept.0.get(&Key::Hard).map(|hard| {
+        let snapshot = kept.0.get(&Key::Snapshot).map(|bytes| &bytes[..]);
+        Log::load(hard, snapshot, kept.entries()).expect("the log that is kept can be read")
+    });
+    match &group.replica {
+        Some(replica) => assert_eq!(log.unwrap_or_default(), *replica.log()),
+        None => assert!(log.is_none()),
+    }
 }
 
 pub struct World {
@@ -323,6 +406,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, payload: Vec<u8>) {
+        assert_kept_first(&self.hosts[from].kept, &payload);
         *self.sent.entry(from).or_default() += 1;
         let Some(to) = (0..self.hosts.len()).find(|host| id(*host) == to) else { return };
         let copies = 1 + usize::from(self.rng.random_bool(self.weather.twice));
@@ -334,6 +418,14 @@ impl World {
             let delay = Duration::from_micros(self.rng.random_range(least * 1000..most * 1000));
             self.push(self.now + delay, Event::Deliver { from, to, payload: payload.clone() });
         }
+    }
+
+    /// Something is done to a host's group.
+    pub fn with<T>(&mut self, host: usize, done: impl FnOnce(&mut Group, Duration) -> T) -> T {
+        let local = self.local(host);
+        let result = done(self.hosts[host].group.as_mut().unwrap(), local);
+        self.carry_out(host);
+        result
     }
 
     /// A host asks for the next epoch of an app, by what it knows of it.
@@ -362,10 +454,12 @@ impl World {
         let Some(asked) = self.asked.remove(&(host, start, ticket)) else {
             return self.outcomes.push((host, ticket, outcome));
         };
-        if !matches!(outcome, Some(Outcome::Done(_))) {
-            return;
-        }
+        let Some(Outcome::Done(at)) = outcome else { return };
         let epoch = asked.after.next();
+        for (generation, founding) in self.foundings.range(at.mandate.generation + 1..) {
+            let known = founding.state.grant(asked.app).map(|it| it.epoch);
+            assert!(known >= Some(epoch), "generation {generation} does not know {epoch}");
+        }
         assert!(epoch > asked.known, "an epoch went back: {epoch} after {}", asked.known);
         let before = self.granted.insert((asked.app, epoch), asked.to);
         assert!(before.is_none_or(|to| to == asked.to), "{} {epoch} granted twice", asked.app);
@@ -378,10 +472,20 @@ impl World {
     fn check(&mut self, host: usize) {
         let it = &self.hosts[host];
         let Some(group) = &it.group else { return };
+        assert_kept(group, &it.kept);
         if let Some(founding) = &group.founding {
             let generation = founding.view.generation;
             match self.foundings.get(&generation) {
-                None => drop(self.foundings.insert(generation, founding.clone())),
+                None => {
+                    for (app, epoch) in &self.highest {
+                        let known = founding.state.grant(*app).map(|it| it.epoch);
+                        assert!(
+                            known >= Some(*epoch),
+                            "generation {generation} does not know that {app} has epoch {epoch}"
+                        );
+                    }
+                    self.foundings.insert(generation, founding.clone());
+                }
                 Some(known) => assert_eq!(known, founding, "a generation was founded twice"),
             }
         }
@@ -398,6 +502,19 @@ impl World {
                 let met: BTreeSet<NodeId> =
                     met.map(id).chain(self.removed.iter().copied()).collect();
                 assert!(view.is_quorum(&met), "a minority may decide");
+                let mut deciding: Vec<Mandate> = vec![led.mandate];
+                for (number, other) in self.hosts.iter().enumerate() {
+                    let other = other.group.as_ref();
+                    let other = other.filter(|it| it.may_decide(self.local(number)));
+                    deciding.extend(other.and_then(Group::super_peer).map(|led| led.mandate));
+                }
+                // In one generation nothing comes of what a super-peer does that raft has deposed.
+                deciding.retain(|one| {
+                    let others = self.mandates.keys();
+                    !others.clone().any(|it| it.generation == one.generation && it.term > one.term)
+                });
+                deciding.dedup();
+                assert!(deciding.len() < 2, "two generations may decide at once: {deciding:?}");
             }
         }
     }
@@ -419,6 +536,27 @@ impl World {
             }
             let attempt = other.group.as_ref().and_then(|group| group.attempt.as_ref());
             foundings.extend(attempt.and_then(|attempt| attempt.proposal.clone()));
+        }
+        // What is on its way may yet be accepted.
+        foundings.extend(self.events.iter().filter_map(|Reverse((.., event))| {
+            let Event::Deliver { payload, .. } = event else { return None };
+            match Message::decode(payload)?.body {
+                Body::Accept { founding, .. } => Some(*founding),
+                _ => None,
+            }
+        }));
+        // Who is still taken for who it was before it lost its memory may be given a seat.
+        let known = self.hosts.iter().filter_map(|it| it.group.as_ref()).flat_map(|group| {
+            let seats = group.view().into_iter().flat_map(|view| &view.electors);
+            seats.chain(&group.lives)
+        });
+        let stale = known.filter(|(node, life)| {
+            **node != id(host) && lives.get(node) != Some(&life.0.to_le_bytes().to_vec())
+        });
+        let stale: BTreeSet<&NodeId> = stale.map(|(node, _)| node).collect();
+        let electors = self.newest().map_or(0, |it| it.view.electors.len());
+        if 1 + stale.len() > (electors / 4).max(1) {
+            return false;
         }
         let newest = foundings.iter().map(|it| it.view.generation).max().unwrap_or(0);
         foundings.iter().filter(|it| it.view.generation + 1 >= newest).all(|founding| {
