@@ -210,6 +210,7 @@ impl Driver {
             office: None,
             hints: Default::default(),
             cache,
+            is_told_out: false,
             found: String::new(),
             last_found: None,
             search: None,
@@ -257,7 +258,8 @@ impl Driver {
         let Some(part) = &mut self.part else { return };
         part.assembly.handle_own(reach, availability);
         part.reporter.handle_coordinate(part.assembly.coordinate());
-        if part.membership() == Membership::PutOut && part.record.registration.is_empty() {
+        if part.membership() == Membership::PutOut && !part.is_told_out {
+            part.is_told_out = true;
             tracing::warn!(region = %part.record.uri, "this sub-grid is no site of it any more");
         }
         if let (Some(office), Some(charter)) = (&mut part.office, &part.charter) {

@@ -35,6 +35,8 @@ pub struct Part {
     pub office: Option<Office>,
     pub hints: Hints,
     pub cache: RegionCache,
+    /// Whether it was said that the sub-grid is out.
+    pub is_told_out: bool,
     /// How the region-peer was found last.
     pub found: String,
     pub last_found: Option<Found>,

@@ -44,6 +44,8 @@ pub enum Parcel {
     Group(Vec<u8>),
     Registry(Vec<u8>),
     Query(Vec<u8>),
+    /// From a super-peer that was deposed to its successor: its registry.
+    Handover(Vec<u8>),
 }
 
 pub struct Driver {
@@ -226,6 +228,8 @@ impl Driver {
             group: Group::new(self.own, founder, &kept, rand::random(), now),
             member,
             super_peer: None,
+            handover: None,
+            handovers: HashMap::new(),
             placed: group::Stamp::default(),
             waiting: HashMap::new(),
         });
@@ -296,6 +300,7 @@ impl Driver {
                     }
                 }
             },
+            Ok(Parcel::Handover(payload)) => part.take_over(from, &payload, now),
             Ok(Parcel::Query(payload)) => match query::Message::read(&payload) {
                 Some(message) => self.hear(from, message, Origin::Inside, now),
                 None => self.complain(from, "broke the protocol: a query that is none".to_owned()),
@@ -394,6 +399,7 @@ impl Driver {
                 }
                 part.member.handle_super_peer(led, now);
                 self.listings.handle_registry(now);
+                let handover = part.hand_over(led.map(|(node, _)| node), self.own);
                 part.super_peer = led.filter(|(node, _)| *node == self.own).map(|(_, mandate)| {
                     let placement = part.group.state().and_then(placement);
                     let mut new =
@@ -406,6 +412,9 @@ impl Driver {
                     }
                     new
                 });
+                if let Some((successor, snapshot)) = handover {
+                    self.send(successor, &Parcel::Handover(snapshot));
+                }
             }
             GroupCommand::Done { ticket, outcome } => {
                 if let Some(done) = part.waiting.remove(&ticket) {

@@ -9,8 +9,12 @@ use tokio::sync::oneshot;
 use super::{NotDone, Status};
 use crate::fabric::Keep;
 use crate::machine::group::{self, Change, Group, Key, Lease, Outcome, State};
-use crate::machine::registry::{self, Member, Message, Placement, SuperPeer};
+use crate::machine::registry::{self, Member, Message, Placement, Snapshot, SuperPeer};
 
+/// No longer registry is handed over, in bytes.
+const MAX_HANDOVER: usize = 1 << 20;
+/// One node hands over no more often.
+const HANDOVERS: Duration = Duration::from_secs(10);
 /// Where the group keeps who has the shards of the registry.
 pub const PLACEMENT: &str = "registry/placement";
 
@@ -20,12 +24,43 @@ pub struct Part {
     pub group: Group,
     pub member: Member,
     pub super_peer: Option<SuperPeer>,
+    /// What this node had registered as super-peer, for the next one.
+    pub handover: Option<Snapshot>,
+    /// Who has handed something over lately.
+    pub handovers: HashMap<NodeId, Duration>,
     /// The placement that the machines know of.
     pub placed: group::Stamp,
     pub waiting: HashMap<u64, oneshot::Sender<Result<Outcome, NotDone>>>,
 }
 
 impl Part {
+    /// What this node has registered as super-peer, for another that has taken over, and for whom.
+    /// It is kept until there is one.
+    pub fn hand_over(&mut self, led: Option<NodeId>, own: NodeId) -> Option<(NodeId, Vec<u8>)> {
+        if let Some(deposed) = &self.super_peer {
+            self.handover = Some(deposed.snapshot());
+        }
+        let successor = led.filter(|node| *node != own)?;
+        let snapshot = self.handover.take()?.encode();
+        // A longer one its members tell anew, and it is archived.
+        (snapshot.len() <= MAX_HANDOVER).then_some((successor, snapshot))
+    }
+
+    /// A former super-peer has told what it had registered.
+    pub fn take_over(&mut self, from: NodeId, bytes: &[u8], now: Duration) {
+        let Some(super_peer) = &mut self.super_peer else { return };
+        let is_soon = |at: &Duration| *at + HANDOVERS > now;
+        if self.handovers.get(&from).is_some_and(is_soon) {
+            return;
+        }
+        self.handovers.retain(|_, at| *at + HANDOVERS > now);
+        self.handovers.insert(from, now);
+        match Snapshot::decode(bytes) {
+            Ok(snapshot) => super_peer.handle_handover(snapshot, now),
+            Err(_) => super_peer.handle_malformed(from, now),
+        }
+    }
+
     /// Something of the registry for this node, from whomever.
     pub fn hear(&mut self, from: NodeId, message: Message, now: Duration) {
         if let Some(super_peer) = &mut self.super_peer {

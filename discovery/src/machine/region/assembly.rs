@@ -186,10 +186,6 @@ impl Assembly {
             return;
         }
         self.sites = sites;
-        self.asking.retain(|subgrid, asking| {
-            // Who is in and asks on wants to leave.
-            !self.sites.of.contains(subgrid) || !asking.registration.is_empty()
-        });
         self.seats.retain(&self.sites.of);
         if self.is_in() && self.group.is_none() {
             let (own, kept) = (member(self.own.subgrid), std::mem::take(&mut self.kept));

@@ -281,6 +281,21 @@ impl Registry {
         }
     }
 
+    /// Takes over what another super-peer, deposed meanwhile, knows of members of which nothing is
+    /// known here: those that are away, and had told only that one. What is known is left: each
+    /// member tells it itself, and nobody else can change it.
+    pub fn handle_handover(&mut self, other: Snapshot, now: Duration) {
+        for (node, description) in other.into_descriptions() {
+            if !self.members.contains_key(&node) || self.entries.contains_key(&node) {
+                continue;
+            }
+            let digest = description.digest();
+            let entry = Entry { description, digest, heard: now, confirmed: false };
+            self.entries.insert(node, entry);
+            self.revision += 1;
+        }
+    }
+
     /// What there is, to be archived.
     pub fn snapshot(&self) -> Snapshot {
         let entries = self.entries.iter();

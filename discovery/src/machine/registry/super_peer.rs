@@ -214,6 +214,12 @@ impl SuperPeer {
         self.registry.snapshot()
     }
 
+    /// A super-peer that was deposed hands over what it knew; see [`Registry::handle_handover`].
+    pub fn handle_handover(&mut self, other: Snapshot, now: Duration) {
+        self.registry.handle_handover(other, now);
+        self.after(now);
+    }
+
     /// The network is whole again, and this is what the super-peer had that is none any more. Of
     /// each member the highest version stays.
     pub fn handle_merge(&mut self, other: Snapshot, now: Duration) {

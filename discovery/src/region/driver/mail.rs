@@ -11,7 +11,7 @@ use crate::machine::query;
 use crate::machine::region::catalogue::RegionReport;
 use crate::machine::region::report::{Receipt, Report};
 use crate::region::letter::{Letter, Parcel, Question, Reply};
-use crate::region::{Reach, Seat, View};
+use crate::region::{Reach, Seat, View, Word};
 
 /// How long a question to another node may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -29,7 +29,18 @@ impl Driver {
         let now = self.now();
         let Some(part) = &mut self.part else { return };
         match letter {
-            Letter::Word(word) => part.assembly.handle_word(from, subgrid, word, now),
+            Letter::Word(mut word) => {
+                if let Word::Hail(hail) = &mut word {
+                    // What nobody could let in takes no place among those that ask.
+                    let keys = part.charter.as_ref().map(|charter| charter.keys.clone());
+                    let keys = keys.unwrap_or_else(|| vec![part.record.key]);
+                    let read = |key| self.abroad.registration(&hail.registration, subgrid, key);
+                    if !keys.into_iter().any(|key| read(key).is_ok()) {
+                        hail.registration.clear();
+                    }
+                }
+                part.assembly.handle_word(from, subgrid, word, now);
+            }
             Letter::Charter(bytes) => {
                 if let Err(error) = self.adopt(&bytes).await {
                     self.complain(subgrid, format!("shows a charter that is none: {error}"));

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::super::description::tests::any_description;
 use super::super::message::tests::any_message;
 use super::super::placement::version_of;
-use super::super::{Attributes, Description};
+use super::super::{Attributes, Description, Version};
 use super::*;
 
 const MANDATE: Mandate = Mandate { generation: 1, term: 2 };
@@ -48,6 +48,24 @@ fn new(committed: Option<Placement>) -> SuperPeer {
 fn texts(super_peer: &SuperPeer) -> Vec<String> {
     let entries = super_peer.entries(secs(1));
     entries.map(|it| it.description.attributes.get("a").unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn what_a_deposed_super_peer_knew_is_taken_over_where_nothing_is_known() {
+    let mut super_peer = new(None);
+    let own = said("own word");
+    let whole = Message::Whole { sent: 1, digest: own.digest(), description: own };
+    super_peer.handle_message(node(1), &whole, secs(1));
+    let mut forged = said("somebody else's word");
+    forged.version = Version { boot: u64::MAX, seq: 9 };
+    let all = [(node(1), forged.clone()), (node(2), forged.clone()), (node(9), forged)];
+    super_peer.handle_handover(Snapshot::new(all), secs(1));
+    // Of the second nothing was known; the last is no member.
+    assert_eq!(texts(&super_peer), ["own word", "somebody else's word"]);
+    assert!(super_peer.entries(secs(1)).all(|it| it.confirmed == (it.member == node(1))));
+    let before = super_peer.revision();
+    super_peer.handle_handover(super_peer.snapshot(), secs(2));
+    assert_eq!(super_peer.revision(), before);
 }
 
 #[test]
