@@ -55,14 +55,7 @@ fn another_answers_for_the_region_and_its_entry_follows() -> anyhow::Result<()> 
         for site in 0..3 {
             campus.wait("three electors", (site, 0), |it| it.electors.len() == 3)?;
         }
-        let first = (0..3)
-            .find(|site| {
-                campus.state(*site, 0).is_ok_and(|state| {
-                    let own = format!("site{site}");
-                    state.sites.iter().any(|site| site.region_peer && site.name == own)
-                })
-            })
-            .context("no region-peer")?;
+        let first = campus.region_peer()?;
         let before = campus.state(first, 0)?;
         campus.node(first, 0).kill_daemon()?;
         let next = (first + 1) % 3;

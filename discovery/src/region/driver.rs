@@ -163,10 +163,11 @@ impl Driver {
         if self.part.as_ref().is_some_and(|part| part.record_stamp != stamp) {
             self.part = None;
         }
-        if self.part.is_none() && now >= self.no_part_until {
-            if let Some(record) = bytes.as_deref().and_then(Record::read) {
-                self.begin(subgrid, mandate, record, stamp).await;
-            }
+        if self.part.is_none()
+            && now >= self.no_part_until
+            && let Some(record) = bytes.as_deref().and_then(Record::read)
+        {
+            self.begin(subgrid, mandate, record, stamp).await;
         }
         self.care().await;
         self.tell_organisations();

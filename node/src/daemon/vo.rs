@@ -28,10 +28,13 @@ const SHORTEST_ID: usize = 4;
 /// The own sub-grid as a member, and what stands before the id of another.
 const SUBGRID: &str = "subgrid";
 
+/// At which count of changes it was looked, in which regions, and what was seen.
+type Looked = (u64, Vec<String>, Arc<View>);
+
 /// The virtual organisations as they were last looked at, and when: see [`View`].
 #[derive(Default)]
 pub struct Vos {
-    looked: Mutex<Option<(u64, Vec<String>, Arc<View>)>>,
+    looked: Mutex<Option<Looked>>,
     /// The domain names of the regions this sub-grid lies in.
     regions: watch::Sender<Vec<String>>,
 }
@@ -165,7 +168,8 @@ impl Daemon {
                     differs
                 });
             }
-            (members.mark_unchanged(), regions.mark_unchanged());
+            members.mark_unchanged();
+            regions.mark_unchanged();
             self.subgrid.set_vos((*self.vo_members()).clone()).await;
             let changed = tokio::select! {
                 changed = members.changed() => changed,

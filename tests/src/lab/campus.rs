@@ -214,6 +214,26 @@ impl Campus {
         last.context("it says nothing")
     }
 
+    /// Waits until all sub-grids, called site0 and on, agree on one that answers for the region; its
+    /// number.
+    pub fn region_peer(&self) -> anyhow::Result<usize> {
+        let mut found = None;
+        wait_until("agreement on a region-peer", MEETING, || {
+            let states = (0..self.sites.len()).map(|site| self.state(site, 0).ok());
+            let Some(states) = states.collect::<Option<Vec<_>>>() else { return Ok(false) };
+            let answers = |state: &RegionState| {
+                let site = state.sites.iter().find(|site| site.region_peer);
+                site.map(|site| (site.name.clone(), state.mandate.clone()))
+            };
+            let said: Vec<_> = states.iter().map(answers).collect();
+            let agreed = said.iter().all(|one| one.is_some() && *one == said[0]);
+            let name = said[0].clone().filter(|_| agreed).map(|(name, _)| name);
+            found = name.and_then(|name| name.strip_prefix("site")?.parse().ok());
+            Ok(found.is_some())
+        })?;
+        found.context("there is none")
+    }
+
     /// Founds the region from the first sub-grid, and lets the others in.
     pub fn found_region(&self) -> anyhow::Result<()> {
         self.admin(0, &["region", "init", REGION, "--name", "site0"])?;

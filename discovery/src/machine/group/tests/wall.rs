@@ -33,7 +33,7 @@ fn entry(index: u64, term: u64) -> Entry {
 }
 
 fn append(entries: Vec<Entry>) -> Message {
-    Message { entries: entries.into(), ..message(T::MsgAppend) }
+    Message { entries, ..message(T::MsgAppend) }
 }
 
 fn change(changes: Vec<ConfChangeSingle>) -> Entry {
@@ -44,8 +44,8 @@ fn change(changes: Vec<ConfChangeSingle>) -> Entry {
 }
 
 fn snapshot(conf: ConfState) -> Message {
-    let mut snapshot = Snapshot::default();
-    snapshot.data = postcard::to_stdvec(&State::default()).unwrap();
+    let data = postcard::to_stdvec(&State::default()).unwrap();
+    let mut snapshot = Snapshot { data, ..Snapshot::default() };
     let meta = snapshot.mut_metadata();
     (meta.index, meta.term) = (9, 2);
     meta.set_conf_state(conf);
@@ -250,8 +250,8 @@ prop_compose! {
         message.entries = entries
             .map(|(it, next)| if in_order { Entry { index: next, ..it } } else { it })
             .collect();
-        let mut snapshot = Snapshot::default();
-        snapshot.data = postcard::to_stdvec(&State::default()).unwrap();
+        let data = postcard::to_stdvec(&State::default()).unwrap();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         let meta = snapshot.mut_metadata();
         (meta.index, meta.term) = (at, of);
         meta.set_conf_state(ConfState { voters, learners, ..ConfState::default() });
