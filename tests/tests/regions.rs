@@ -1,8 +1,13 @@
 //! Regions of several sub-grids: founded, found by name, asked, and kept when machines go.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use phantom_tests::lab::{Campus, Node, REGION, SOON, wait_until};
 use serde_json::Value;
+
+/// How long it may take until another sub-grid knows of a virtual organisation and its region.
+const TOLD: Duration = Duration::from_secs(90);
 
 fn names(reply: &Value) -> Vec<String> {
     let rows = reply["rows"].as_array().cloned().unwrap_or_default();
@@ -123,6 +128,56 @@ fn an_update_that_is_refused_is_told() -> anyhow::Result<()> {
     let state = campus.wait("what the server says", (0, 0), |it| it.zone.contains("refuse"))?;
     ensure!(state.region_peer.is_some(), "{state:#?}");
     Ok(())
+}
+
+#[test]
+fn two_regions_ask_each_other_when_both_admins_say_so() -> anyhow::Result<()> {
+    let test = "two_regions_ask_each_other_when_both_admins_say_so";
+    let other = "grid://other.example.org";
+    Campus::scenario(test, &[1, 1], |campus| {
+        for (site, uri) in [(0, REGION), (1, other)] {
+            campus.admin(site, &["region", "init", uri])?;
+            campus.wait("its entry", (site, 0), |it| it.zone.starts_with("written"))?;
+        }
+        let args = ["--where", "regexp(\"^s1\", Name)", "--scope", "grid", "--count", "1"];
+        campus.admin(0, &["region", "peer", other])?;
+        ensure!(names(&campus.query(0, &args)?).is_empty(), "the other side has not agreed");
+        campus.admin(1, &["region", "peer", REGION])?;
+        for site in [0, 1] {
+            campus.wait("the other region", (site, 0), |it| it.peers.iter().any(|peer| peer.1))?;
+        }
+        wait_until("the machine of the other region", SOON, || {
+            let found = campus.query(0, &args)?;
+            ensure!(found["messages"].as_u64().is_some_and(|count| count <= 30), "{found}");
+            Ok(names(&found) == ["s1n0"])
+        })?;
+        // In the own region nobody has it.
+        let args = ["--where", "regexp(\"^s1\", Name)", "--scope", "region", "--count", "1"];
+        ensure!(names(&campus.query(0, &args)?).is_empty(), "it is of another region");
+        campus.admin(1, &["region", "peer", REGION, "--withdraw"])?;
+        campus.wait("silence", (0, 0), |it| it.peers.iter().all(|peer| !peer.1)).map(drop)
+    })
+}
+
+#[test]
+fn a_virtual_organisation_reaches_across_the_region() -> anyhow::Result<()> {
+    let test = "a_virtual_organisation_reaches_across_the_region";
+    Campus::scenario(test, &[1, 1], |campus| {
+        campus.found_region()?;
+        let state: Value = campus.node(0, 0).phantom_json(true, &["region", "list"])?;
+        let sites = state["sites"].as_array().cloned().unwrap_or_default();
+        let site = sites.iter().find(|site| site["name"] == "site1").context("no site1")?;
+        let member = format!("subgrid:{}", site["subgrid"].as_str().context("no id")?);
+        campus.admin(0, &["vo", "create", "physics", &member])?;
+        let args = ["--where", "true", "--scope", "region", "--count", "2", "--vo", "physics"];
+        wait_until("its only member, in the other sub-grid", TOLD, || {
+            Ok(names(&campus.query(0, &args)?) == ["s1n0"])
+        })?;
+        // The region as a whole has everybody in it.
+        campus.admin(0, &["vo", "create", "everybody", REGION])?;
+        let args = ["--where", "true", "--scope", "region", "--count", "2", "--vo", "everybody"];
+        wait_until("both", TOLD, || Ok(names(&campus.query(1, &args)?) == ["s0n0", "s1n0"]))
+    })
 }
 
 /// The commands for the name server, as the README shows them.

@@ -190,7 +190,7 @@ impl Driver {
             reach: self.abroad.reach().await,
             availability: self.availability(),
         };
-        let kept = record::read_group(&bytes(GROUP), subgrid);
+        let kept = record::read_group(&bytes(GROUP), subgrid, &record.uri);
         let seats = record::read_seats(&bytes(SEATS));
         let assembly = Assembly::new(own, record.founded, kept.clone(), seats, rand::random(), now);
         let mut cache: RegionCache = postcard::from_bytes(&bytes(CACHE)).unwrap_or_default();

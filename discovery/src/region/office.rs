@@ -32,6 +32,8 @@ pub struct Office {
     /// Other regions.
     pub neighbours: Neighbours,
     keeper: Keeper,
+    /// Why there is nothing to write.
+    trouble: Option<String>,
     region: RegionId,
     hosts: Vec<IpAddr>,
 }
@@ -53,6 +55,7 @@ impl Office {
             queries: RegionPeer::new(abroad.node(), region, FAN_OUT),
             neighbours: Neighbours::new(found),
             keeper: Keeper::start(config.clone(), charter.uri.clone(), abroad.clone()),
+            trouble: None,
             region,
             hosts: Vec::new(),
         };
@@ -72,20 +75,22 @@ impl Office {
     }
 
     /// Has the entry say what is so.
-    pub fn publish(&self, config: &RegionConfig, charter: &Charter, node: NodeId, port: u16) {
+    pub fn publish(&mut self, config: &RegionConfig, charter: &Charter, node: NodeId, port: u16) {
         let hosts = hosts(config, self.hosts.clone());
         let entry =
             Entry::new(hosts, port, charter.key(), node, self.mandate, charter.proofs.clone());
         match entry {
-            Ok(entry) => self.keeper.want(entry),
-            // Without an address there is nothing to tell yet.
-            Err(error) => tracing::debug!(%error, "no entry can be made for the DNS"),
+            Ok(entry) => {
+                self.trouble = None;
+                self.keeper.want(entry);
+            }
+            Err(error) => self.trouble = Some(format!("no entry can be made: {error}")),
         }
     }
 
     /// How the entry stands, in words.
     pub fn zone(&self) -> String {
-        self.keeper.words()
+        self.trouble.clone().unwrap_or_else(|| self.keeper.words())
     }
 
     /// What other regions are told.

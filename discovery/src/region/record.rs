@@ -46,14 +46,16 @@ impl Record {
     }
 }
 
-/// Reads a site's memory of the region's group.
-pub fn read_group(bytes: &[u8], of: SubgridId) -> Kept {
+/// What a site keeps of the group of one region.
+type Memory<T> = (SubgridId, GridUri, Vec<(String, T)>);
+
+/// Reads a site's memory of the group of this region; that of another is none.
+pub fn read_group(bytes: &[u8], of: SubgridId, region: &GridUri) -> Kept {
     let mut kept = Kept::default();
-    let Ok((subgrid, list)) = postcard::from_bytes::<(SubgridId, Vec<(String, Vec<u8>)>)>(bytes)
-    else {
+    let Ok((subgrid, uri, list)) = postcard::from_bytes::<Memory<Vec<u8>>>(bytes) else {
         return kept;
     };
-    if subgrid == of {
+    if subgrid == of && uri == *region {
         let keyed = |(key, value): (String, Vec<u8>)| Some((key.parse::<Key>().ok()?, value));
         kept.0.extend(list.into_iter().filter_map(keyed));
     }
@@ -61,9 +63,10 @@ pub fn read_group(bytes: &[u8], of: SubgridId) -> Kept {
 }
 
 /// A site's memory of the region's group as it is kept.
-pub fn group_bytes(kept: &Kept, of: SubgridId) -> Vec<u8> {
-    let list: Vec<_> = kept.0.iter().map(|(key, value)| (key.to_string(), value)).collect();
-    postcard::to_stdvec(&(of, list)).unwrap_or_default()
+pub fn group_bytes(kept: &Kept, of: SubgridId, region: &GridUri) -> Vec<u8> {
+    let list = kept.0.iter().map(|(key, value)| (key.to_string(), value)).collect();
+    let memory: Memory<&Vec<u8>> = (of, region.clone(), list);
+    postcard::to_stdvec(&memory).unwrap_or_default()
 }
 
 /// Reads where other sites were.
@@ -83,15 +86,20 @@ mod tests {
         kept.0.insert(Key::Life, vec![1]);
         kept.0.insert(Key::Entry(12), vec![2; 3]);
         let of = SubgridId([3; 32]);
-        let bytes = group_bytes(&kept, of);
-        assert_eq!(read_group(&bytes, of), kept);
-        assert_eq!(read_group(&bytes, SubgridId([4; 32])), Kept::default());
+        let [here, there] =
+            ["campus", "other"].map(|it| GridUri::from_name(&format!("{it}.example.org")).unwrap());
+        let bytes = group_bytes(&kept, of, &here);
+        assert_eq!(read_group(&bytes, of, &here), kept);
+        assert_eq!(read_group(&bytes, SubgridId([4; 32]), &here), Kept::default());
+        assert_eq!(read_group(&bytes, of, &there), Kept::default());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (Record::read(&bytes), read_group(&bytes, SubgridId([0; 32])), read_seats(&bytes));
+            let region = GridUri::from_name("campus.example.org").unwrap();
+            let _ = read_group(&bytes, SubgridId([0; 32]), &region);
+            let _ = (Record::read(&bytes), read_seats(&bytes));
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct RegionState {
     pub zone: String,
     /// How the region-peer was found.
     pub found: String,
+    /// Other regions, and whether they are heard.
+    pub peers: Vec<(String, bool)>,
 }
 
 /// A site.
@@ -267,7 +269,8 @@ impl Campus {
         serde_json::from_str(&output.stdout).with_context(|| output.stderr)
     }
 
-    /// Gives the zone other records beside its own; what was changed since is gone.
+    /// Gives the region's zone other records beside its own; what was changed since is gone. There is
+    /// another zone, other.example.org.
     pub fn write_zone(&mut self, records: &str) -> anyhow::Result<()> {
         self.stop_bind();
         let dir = self.lab.node(0).state_dir();
@@ -279,23 +282,27 @@ impl Campus {
                 std::fs::write(file, made.stdout)?;
             }
         }
-        let zone = format!(
-            "$TTL 5\n@ SOA ns.campus.example.org. admin.campus.example.org. 1 3600 600 86400 5\n\
-             @ NS ns.campus.example.org.\nns.campus.example.org. A 10.77.1.1\n{records}"
-        );
-        std::fs::write(dir.join("campus.example.org.zone"), zone)?;
-        // There is none before the first change.
-        let _ = std::fs::remove_file(dir.join("campus.example.org.zone.jnl"));
         let at = "/var/lib/phantom";
-        let config = format!(
+        let mut config = format!(
             "include \"{at}/campus.key\";\ninclude \"{at}/other.key\";\ncontrols {{}};\n\
              options {{ directory \"{at}\"; managed-keys-directory \"{at}\"; pid-file none; \
              lock-file none; session-keyfile none; listen-on port 53 {{ 10.77.1.1; }}; \
-             listen-on-v6 {{ none; }}; recursion no; dnssec-validation no; notify no; }};\n\
-             zone \"campus.example.org\" {{ type primary; file \"{at}/campus.example.org.zone\"; \
-             update-policy {{ grant campus name _phantom._udp.campus.example.org. URI SRV TXT; }}; \
-             }};\n"
+             listen-on-v6 {{ none; }}; recursion no; dnssec-validation no; notify no; }};\n"
         );
+        for (name, records) in [("campus", records), ("other", "")] {
+            let zone = format!("{name}.example.org");
+            let text = format!(
+                "$TTL 5\n@ SOA ns.{zone}. admin.{zone}. 1 3600 600 86400 5\n\
+                 @ NS ns.{zone}.\nns.{zone}. A 10.77.1.1\n{records}"
+            );
+            std::fs::write(dir.join(format!("{zone}.zone")), text)?;
+            // There is none before the first change.
+            let _ = std::fs::remove_file(dir.join(format!("{zone}.zone.jnl")));
+            config += &format!(
+                "zone \"{zone}\" {{ type primary; file \"{at}/{zone}.zone\"; update-policy {{ \
+                 grant campus name _phantom._udp.{zone}. URI SRV TXT; }}; }};\n"
+            );
+        }
         std::fs::write(dir.join("named.conf"), config)?;
         Ok(())
     }

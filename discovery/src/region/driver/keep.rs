@@ -63,7 +63,7 @@ impl Driver {
     pub(super) async fn save(&mut self, changes: Vec<Change>) {
         let Some(part) = &mut self.part else { return };
         changes.into_iter().for_each(|change| part.kept.apply(change));
-        let bytes = Some(record::group_bytes(&part.kept, part.subgrid));
+        let bytes = Some(record::group_bytes(&part.kept, part.subgrid, &part.record.uri));
         let (name, expect) = (GROUP.to_owned(), Some(part.kept_stamp));
         self.set(Op::Set { name, expect, bytes, sure: true }).await;
     }
