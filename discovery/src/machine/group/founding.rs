@@ -1,7 +1,7 @@
 //! How a generation begins: the first one, those that survivors found, and those that the
 //! super-peer founds because the electors are others now.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use phantom_model::NodeId;
@@ -47,8 +47,6 @@ impl Group {
         self.acceptor = Acceptor::default();
         self.attempt = None;
         self.heard = None;
-        self.answered.clear();
-        (self.office, self.promised) = (Ballot::default(), BTreeSet::new());
         self.witnessing.clear();
         // No super-peer of this generation can have been answered by this node.
         (self.bound, self.blind_until) = ((None, now), now);
@@ -277,8 +275,7 @@ impl Group {
         let voters = first_voters(&electors, self.own, rank);
         let generation = founding.view.generation + 1;
         let view = View { generation, electors, tie: self.own, voters };
-        let founding = Founding { view, state, is_refounded: !leads };
-        founding.is_sound().then_some(founding)
+        Some(Founding { view, state, is_refounded: !leads })
     }
 
     pub(super) fn handle_accepted(

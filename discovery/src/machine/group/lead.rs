@@ -205,7 +205,7 @@ impl Group {
             let since = *self.differs_since.get_or_insert(now);
             let many = founding.view.electors.len().max(electors.len()) > MANY;
             let wait = if many { TOGETHER_MANY } else { TOGETHER };
-            if now >= since + wait && now >= self.grace_until && now >= self.quiet_until {
+            if now >= since + wait && now >= self.quiet_until {
                 self.differs_since = None;
                 return self.begin_attempt(now);
             }

@@ -538,8 +538,7 @@ impl Group {
         }
         let lease = self.founding.as_ref()?.view.lease();
         let (led, at) = self.heard?;
-        // What a node itself led before is over.
-        (led.node != self.own && now < at + lease).then_some(led)
+        (now < at + lease).then_some(led)
     }
 
     fn node_of(&self, life: Life) -> Option<NodeId> {

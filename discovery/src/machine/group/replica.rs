@@ -234,7 +234,7 @@ impl Replica {
                 change(ConfChangeType::RemoveNode, *life);
             }
         }
-        if changes.is_empty() || now.is_joint || !self.leads() {
+        if changes.is_empty() || !self.leads() {
             return false;
         }
         let mut wanted = ConfChangeV2 { changes, ..ConfChangeV2::default() };

@@ -139,10 +139,8 @@ impl Attempt {
         accepted: Option<(Ballot, Box<Founding>)>,
         progress: Progress,
     ) {
-        if self.proposal.is_none() {
-            self.promises.insert(from, accepted);
-            self.known.merge(progress);
-        }
+        self.promises.insert(from, accepted);
+        self.known.merge(progress);
     }
 
     pub fn has_promise(&self, node: &NodeId) -> bool {

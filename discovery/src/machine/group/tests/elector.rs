@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use phantom_model::Epoch;
 
-use super::world::assert_kept_first;
+use super::kept::assert_kept_first;
 use super::*;
 use crate::machine::group::message::{Body, Message};
 
@@ -292,6 +292,12 @@ fn a_node_whose_seat_is_of_another_life_promises_nothing() {
     elector.hear(1, Body::Raft(raft_message(elector.group.life.0)));
     assert_eq!(elector.kept, before);
     assert!(!elector.group.replicates());
+    let mut founding = elector.next(2);
+    founding.view.electors.insert(id(0), Life(77));
+    founding.view.voters.insert(id(0));
+    elector.hear_as(2, 2, 2, Body::Founded(founding));
+    assert_eq!(elector.group.generation(), 2);
+    assert!(!elector.group.replicates());
     elector.wait(60);
     elector.look(1..5);
     elector.group.handle_timeout(elector.now);
@@ -469,7 +475,7 @@ fn an_attempt_counts_promises_and_acceptances_that_are_its_own_and_of_who_has_a_
         elector.group.attempt.as_ref().is_some_and(|attempt| attempt.proposal.is_some())
     };
     let other = own.next(Life(9));
-    elector.hear(1, promise(other));
+    elector.hear(4, promise(other));
     elector.hear_as(2, 1, 99, promise(own));
     elector.hear(1, promise(own));
     elector.hear(1, promise(own));
@@ -511,6 +517,15 @@ fn survivors_begin_with_all_that_any_of_them_has_witnessed() {
 }
 
 #[test]
+fn survivors_give_no_seat_to_who_has_lost_its_memory() {
+    let (mut elector, own) = attempting();
+    elector.hear_as(4, 0, 99, Body::Blank);
+    (1..3).for_each(|from| drop(elector.hear(from, promise(own))));
+    let proposal = elector.group.attempt.as_ref().unwrap().proposal.clone().unwrap();
+    assert!(proposal.view.electors.keys().eq(&[id(0), id(1), id(2), id(3)]));
+}
+
+#[test]
 fn promises_that_make_no_sense_are_refused_and_named() {
     let (mut elector, own) = attempting();
     let mut other = elector.next(2);
@@ -521,11 +536,12 @@ fn promises_that_make_no_sense_are_refused_and_named() {
     assert_eq!(elector.complaint(), Some("a promise that makes no sense"));
     elector.hear(2, Body::Refuse(ballot(5_000_000, 2)));
     assert!(elector.group.attempt.is_some(), "a refusal out of all proportion ends nothing");
-    elector.hear(2, Body::Refuse(own.next(Life(2))));
+    let ahead = Ballot { round: own.round + 9, life: 2 };
+    elector.hear(2, Body::Refuse(ahead));
     assert!(elector.group.attempt.is_none());
     elector.group.begin_attempt(elector.now);
     let again = elector.group.attempt.as_ref().unwrap().ballot;
-    assert!(again > own.next(Life(2)), "the next goes beyond");
+    assert!(again > ahead, "the next goes beyond");
 }
 
 #[test]
@@ -536,13 +552,15 @@ fn what_it_does_not_promise_itself_it_asks_of_nobody() {
     assert!(elector.drain().is_empty());
     assert!(elector.group.attempt.is_none());
 
-    let (mut elector, own) = attempting();
-    elector.beat(1, 1, own.next(Life(1)));
-    (1..3).for_each(|from| drop(elector.hear(from, promise(own))));
-    let asked = elector.drain();
-    assert!(asked.is_empty(), "{asked:?}");
-    assert!(elector.group.attempt.is_none());
-    assert!(elector.group.acceptor.accepted.is_none());
+    // A super-peer was heard meanwhile: with a higher ballot, or one that will follow.
+    for higher in [true, false] {
+        let (mut elector, own) = attempting();
+        elector.beat(1, 1, if higher { own.next(Life(1)) } else { Ballot::default() });
+        let asked: Vec<Body> = (1..3).flat_map(|from| elector.hear(from, promise(own))).collect();
+        assert!(asked.is_empty(), "{asked:?}");
+        assert!(elector.group.attempt.is_none());
+        assert!(elector.group.acceptor.accepted.is_none());
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 mod elector;
+mod kept;
 mod leader;
 mod state;
 mod synod;
 mod wall;
+mod witness;
 pub mod world;
 
 use std::time::Duration;

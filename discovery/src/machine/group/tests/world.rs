@@ -6,15 +6,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use phantom_model::{AppId, Epoch, NodeId};
-use prost::Message as _;
-use raft::eraftpb::{self, HardState, MessageType, Snapshot};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::kept::{assert_kept, assert_kept_first};
 use crate::machine::Mandate;
-use crate::machine::group::log::Log;
 use crate::machine::group::message::{Body, Message};
-use crate::machine::group::synod::{Acceptor, Ballot, Progress};
+use crate::machine::group::synod::Acceptor;
 use crate::machine::group::{
     Command, Founding, Group, Kept, Key, Op, Outcome, Standing, SuperPeer,
 };
@@ -74,85 +72,6 @@ struct Asked {
     known: Epoch,
 }
 
-/// What is promised is durable before it is said.
-pub fn assert_kept_first(kept: &Kept, payload: &[u8]) {
-    let acceptor = || {
-        let bytes = &kept.0[&Key::Founding];
-        postcard::from_bytes::<(Founding, Acceptor)>(bytes).unwrap().1
-    };
-    match Message::decode(payload).unwrap().body {
-        Body::Promise { ballot, .. } => assert!(acceptor().promised >= ballot),
-        Body::Prepare(ballot) => assert!(acceptor().promised >= ballot),
-        Body::Heard { promised, .. } => {
-            // Who has no seat promises nothing.
-            assert!(promised == Ballot::default() || acceptor().promised >= promised);
-        }
-        Body::Accepted(ballot) => assert_eq!(acceptor().accepted.unwrap().0, ballot),
-        Body::Accept { ballot, founding } => {
-            let (last, accepted) = acceptor().accepted.unwrap();
-            assert!(last > ballot || last == ballot && accepted == founding);
-        }
-        Body::Witnessed { office, .. } => {
-            let witnessed: Progress = postcard::from_bytes(&kept.0[&Key::Witnessed]).unwrap();
-            assert!(witnessed.office >= office && acceptor().promised >= office);
-        }
-        Body::Founded(founding) => {
-            let known: (Founding, Acceptor) =
-                postcard::from_bytes(&kept.0[&Key::Founding]).unwrap();
-            assert!(known.0.view.generation >= founding.view.generation);
-        }
-        Body::Raft(bytes) => assert_log_kept_first(kept, &bytes),
-        _ => {}
-    }
-}
-
-fn assert_log_kept_first(kept: &Kept, bytes: &[u8]) {
-    let message = eraftpb::Message::decode(bytes).unwrap();
-    let hard = kept.0.get(&Key::Hard).map(|bytes| HardState::decode(&bytes[..]).unwrap());
-    let hard = hard.unwrap_or_default();
-    let last = kept.0.keys().filter_map(|key| match key {
-        Key::Entry(index) => Some(*index),
-        _ => None,
-    });
-    let snapshot = kept.0.get(&Key::Snapshot).map(|bytes| Snapshot::decode(&bytes[..]).unwrap());
-    let last = last.max().unwrap_or(0).max(snapshot.map_or(0, |it| it.get_metadata().index));
-    match message.get_msg_type() {
-        MessageType::MsgRequestVote => {
-            assert!(hard.term > message.term || hard.term == message.term && hard.vote != 0);
-        }
-        MessageType::MsgRequestVoteResponse if !message.reject => {
-            assert!(
-                hard.term > message.term || hard.term == message.term && hard.vote == message.to,
-                "a vote is told before it is kept"
-            );
-        }
-        MessageType::MsgAppendResponse if !message.reject => {
-            assert!(last >= message.index, "entries are acknowledged before they are kept");
-        }
-        _ => {}
-    }
-}
-
-/// What is kept is what the node knows.
-fn assert_kept(group: &Group, kept: &Kept) {
-    let Some(founding) = &group.founding else { return };
-    let (known, acceptor): (Founding, Acceptor) =
-        postcard::from_bytes(&kept.0[&Key::Founding]).unwrap();
-    assert_eq!(known, *founding);
-    assert_eq!(acceptor.accepted, group.acceptor.accepted);
-    let witnessed = kept.0.get(&Key::Witnessed).map(|bytes| postcard::from_bytes(bytes).unwrap());
-    let witnessed: Progress = witnessed.unwrap_or_default();
-    assert_eq!(witnessed, group.witnessed);
-    let log = kept.0.get(&Key::Hard).map(|hard| {
-        let snapshot = kept.0.get(&Key::Snapshot).map(|bytes| &bytes[..]);
-        Log::load(hard, snapshot, kept.entries()).expect("the log that is kept can be read")
-    });
-    match &group.replica {
-        Some(replica) => assert_eq!(log.unwrap_or_default(), *replica.log()),
-        None => assert!(log.is_none()),
-    }
-}
-
 pub struct World {
     pub now: Duration,
     pub rng: StdRng,
@@ -168,6 +87,10 @@ pub struct World {
     granted: BTreeMap<(AppId, Epoch), NodeId>,
     highest: BTreeMap<AppId, Epoch>,
     pub grants: usize,
+    /// Of what hosts accuse others, where somebody is to be accused.
+    pub complaints: Option<Vec<&'static str>>,
+    /// What came of what each host has proposed.
+    pub outcomes: BTreeMap<(usize, u64), Option<Outcome>>,
     /// Put out of the sub-grid; they are down.
     pub removed: BTreeSet<NodeId>,
     pub sent: BTreeMap<usize, u64>,
@@ -196,6 +119,8 @@ impl World {
             granted: BTreeMap::new(),
             highest: BTreeMap::new(),
             grants: 0,
+            complaints: None,
+            outcomes: BTreeMap::new(),
             removed: BTreeSet::new(),
             sent: BTreeMap::new(),
             outcomes: Vec::new(),
@@ -384,7 +309,10 @@ impl World {
                 Command::Send { to, payload } => self.send(host, to, payload),
                 Command::Led(led) => self.hosts[host].led = led,
                 Command::Done { ticket, outcome } => self.note_outcome(host, ticket, outcome),
-                Command::Complain { member, what } => panic!("{member} is accused: {what}"),
+                Command::Complain { member, what } => match &mut self.complaints {
+                    Some(complaints) => complaints.push(what),
+                    None => panic!("{member} is accused: {what}"),
+                },
             }
         }
         self.check(host);
@@ -450,6 +378,7 @@ impl World {
     }
 
     fn note_outcome(&mut self, host: usize, ticket: u64, outcome: Option<Outcome>) {
+        self.outcomes.insert((host, ticket), outcome.clone());
         let start = self.hosts[host].start;
         let Some(asked) = self.asked.remove(&(host, start, ticket)) else {
             return self.outcomes.push((host, ticket, outcome));
