@@ -88,3 +88,6 @@ pub fn version_of(mandate: Mandate, count: u32) -> ShardVersion {
 pub fn is_of(version: ShardVersion, mandate: Mandate) -> bool {
     (version_of(mandate, 0)..=version_of(mandate, u32::MAX)).contains(&version)
 }
+
+#[cfg(test)]
+mod tests;

@@ -352,3 +352,46 @@ proptest! {
         prop_assert!(done <= 3 * (8 + 32) + 1);
     }
 }
+
+#[test]
+fn answers_to_an_earlier_mandate_and_about_other_shards_count_for_nothing() {
+    let earlier = Mandate { term: 1, ..MANDATE };
+    let mut archive = archive(3);
+    archive.open();
+    let stores = spread(&mut archive, 1, secs(1));
+    let Command::Send { to, message: Message::Store { shard, .. } } = stores[1].clone() else {
+        panic!("{stores:?}")
+    };
+    for message in [
+        Message::Received { mandate: earlier, shard, have: 1 },
+        Message::Stored { mandate: earlier, shard },
+    ] {
+        archive.handle_message(to, &message, secs(1));
+    }
+    assert!(commands(&mut archive).is_empty());
+    assert_eq!(archive.safety(), None);
+
+    let mut archive = committed(3);
+    let version = archive.committed();
+    let shard = ShardName { version, index: 1 };
+    let other = ShardName { version, index: 2 };
+    archive.handle_message(node(1), &Message::Absent { mandate: earlier, shard }, secs(2));
+    archive.handle_message(node(1), &Message::Absent { mandate: MANDATE, shard: other }, secs(2));
+    assert_eq!(archive.safety(), Some((3, 1)));
+    archive.handle_message(node(1), &Message::Absent { mandate: MANDATE, shard }, secs(2));
+    assert_eq!(archive.safety(), Some((2, 1)));
+}
+
+#[test]
+fn what_is_committed_does_not_go_back() {
+    let mut archive = committed(3);
+    let version = archive.committed();
+    let standing = archive.standing.as_ref().unwrap().placement.clone();
+    let mut older = standing.clone();
+    older.manifest.version.change -= 1;
+    archive.handle_committed(&older, secs(2));
+    assert_eq!(archive.committed(), version);
+    assert_eq!(archive.safety(), Some((3, 1)));
+    archive.handle_committed(&standing, secs(2));
+    assert_eq!(archive.safety(), Some((3, 1)), "and again changes nothing");
+}

@@ -110,3 +110,18 @@ proptest! {
         prop_assert_eq!(one == two, one.digest() == two.digest());
     }
 }
+
+#[test]
+fn a_difference_changes_no_more_than_two_descriptions_have() {
+    let base = description(1, &[]);
+    let difference = |count: usize| {
+        let changes = (0..count).map(|at| (format!("a{at:04}"), None)).collect();
+        let result = base.digest();
+        let difference =
+            Difference { version: base.version, base: result, result, changes: Changes(changes) };
+        let bytes = postcard::to_stdvec(&difference).unwrap();
+        postcard::from_bytes::<Difference>(&bytes)
+    };
+    assert!(difference(MAX_CHANGES).is_ok());
+    assert!(difference(MAX_CHANGES + 1).is_err());
+}

@@ -279,3 +279,60 @@ proptest! {
         prop_assert!(Kept::decode(&bytes).is_none_or(|kept| kept.is_whole()));
     }
 }
+
+#[test]
+fn what_is_committed_is_of_the_super_peers_time_and_does_not_go_back() {
+    let mut holder = holder();
+    let all = bytes(7, 100);
+    let later = version_of(mandate(4), 1);
+    let done = tell(&mut holder, PEER, store(name(3, 9), later, &all, 0, 100));
+    assert!(matches!(done[..], [Command::Complain { .. }]), "{done:?}");
+    keep(&mut holder, name(3, 5), version_of(mandate(3), 5), 1);
+    holder.handle_committed(version_of(mandate(3), 2));
+    assert_eq!(
+        keep(&mut holder, name(3, 4), ShardVersion::default(), 2),
+        [],
+        "older than committed"
+    );
+    assert!(holder.kept().eq([name(3, 5)]));
+}
+
+#[test]
+fn a_shard_is_given_under_its_own_name_only() {
+    let mut holder = holder();
+    let shard = name(3, 1);
+    keep(&mut holder, shard, ShardVersion::default(), 1);
+    let other = ShardName { index: 3, ..shard };
+    let absent = [answer(Message::Absent { mandate: mandate(3), shard: other })];
+    let fetch = Message::Fetch { mandate: mandate(3), shard: other, offset: 0 };
+    assert_eq!(tell(&mut holder, PEER, fetch), absent);
+    let ask = Message::Keep { mandate: mandate(3), committed: shard.version, index: Some(3) };
+    assert_eq!(tell(&mut holder, PEER, ask), absent);
+}
+
+#[test]
+fn a_shard_of_an_earlier_mandate_is_acknowledged_to_nobody() {
+    let mut holder = holder();
+    let (shard, all) = (name(3, 1), bytes(7, 100));
+    tell(&mut holder, PEER, store(shard, ShardVersion::default(), &all, 0, 100));
+    holder.handle_super_peer(Some((OTHER, mandate(4))));
+    holder.handle_persisted(shard, true);
+    assert_eq!(commands(&mut holder), []);
+    assert!(holder.kept().eq([shard]));
+}
+
+#[test]
+fn a_shard_that_is_coming_gives_way_to_a_newer_one_only() {
+    let mut holder = holder();
+    let all = bytes(7, 100);
+    let begin = |count| store(name(3, count), ShardVersion::default(), &all, 0, 50);
+    let end = |count| store(name(3, count), ShardVersion::default(), &all, 50, 100);
+    tell(&mut holder, PEER, begin(2));
+    assert_eq!(tell(&mut holder, PEER, begin(1)), []);
+    let done = tell(&mut holder, PEER, end(2));
+    assert!(matches!(&done[..], [Command::Persist(kept)] if kept.shard == name(3, 2)));
+    tell(&mut holder, PEER, begin(3));
+    tell(&mut holder, PEER, begin(4));
+    let done = tell(&mut holder, PEER, end(4));
+    assert!(done.iter().any(|it| matches!(it, Command::Persist(kept) if kept.shard == name(3, 4))));
+}

@@ -230,3 +230,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_piece_that_cannot_be_right_is_refused_before_the_rest_is_asked_for() {
+    let (placement, shards) = archived(&snapshot(64_000), 2, 2);
+    let refused = |with: fn(&mut ShardName, &mut Piece)| {
+        let mut rebuild = begun(&placement);
+        commands(&mut rebuild);
+        let mut lie = piece(&shards[0], 0);
+        if let Message::Piece { shard, bytes, .. } = &mut lie {
+            with(shard, bytes);
+        }
+        rebuild.handle_message(node(0), &lie, Duration::ZERO);
+        let done = commands(&mut rebuild);
+        matches!(done[..], [Command::Complain { .. }])
+    };
+    assert!(!refused(|_, _| {}));
+    assert!(refused(|shard, _| shard.version.change -= 1));
+    assert!(refused(|shard, _| shard.index = 1));
+    assert!(refused(|_, bytes| bytes.0 = bytes.0.slice(1..)));
+    assert!(refused(|_, bytes| bytes.0 = Bytes::new()));
+}
+
+#[test]
+fn what_was_asked_in_an_earlier_mandate_is_not_answered_now() {
+    let (placement, shards) = archived(&snapshot(8000), 1, 1);
+    let mut rebuild = begun(&placement);
+    let shard = ShardName { version: shards[0].version, index: 0 };
+    let mandate = Mandate { term: 1, ..MANDATE };
+    rebuild.handle_message(node(0), &Message::Absent { mandate, shard }, Duration::ZERO);
+    assert_eq!(rebuild.progress().failed, 0);
+    rebuild.handle_message(node(0), &Message::Absent { mandate: MANDATE, shard }, Duration::ZERO);
+    assert_eq!(rebuild.progress().failed, 1);
+}

@@ -342,3 +342,28 @@ proptest! {
         prop_assert!(merged.iter().all(from_a_side));
     }
 }
+
+#[test]
+fn of_two_things_under_one_version_the_one_that_was_heard_stays() {
+    let mut registry = registry();
+    let (heard, other) = (description(1, 1, "heard"), description(1, 1, "archived"));
+    for (first, second) in [(&heard, &other), (&other, &heard)] {
+        tell(&mut registry, 1, &whole(1, first), secs(1));
+        registry.merge(Snapshot::new([(node(1), second.clone())]), secs(2));
+        assert_eq!(held(&registry)[&node(1)], *first);
+        registry.handle_roster((2..=3).map(node), secs(3));
+        registry.handle_roster((1..=3).map(node), secs(3));
+    }
+}
+
+#[test]
+fn there_are_no_more_members_than_the_bound() {
+    let mut registry = Registry::new(MANDATE, KEEP);
+    let many = (0..=MAX_MEMBERS).map(|number| {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        NodeId(bytes)
+    });
+    registry.handle_roster(many, secs(1));
+    assert_eq!(registry.members.len(), MAX_MEMBERS);
+}
