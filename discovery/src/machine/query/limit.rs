@@ -43,6 +43,11 @@ impl Limiter {
         Self { rate, burst, most, buckets: BTreeMap::new() }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
     /// A message from `node`.
     pub(super) fn check(&mut self, node: NodeId, now: Duration) -> Verdict {
         if self.buckets.len() >= self.most && !self.buckets.contains_key(&node) {

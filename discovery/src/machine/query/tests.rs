@@ -13,6 +13,8 @@ use crate::machine::region::report::{Content, Report};
 
 const NOW: Duration = Duration::from_secs(50);
 
+mod bounds;
+
 fn node(number: u8) -> NodeId {
     NodeId([number; 32])
 }

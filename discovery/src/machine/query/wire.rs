@@ -192,3 +192,6 @@ fn read_answer(answer: WrittenAnswer) -> Option<Answer> {
         messages: answer.messages,
     })
 }
+
+#[cfg(test)]
+mod tests;
