@@ -212,3 +212,87 @@ fn floods_of_regions_are_bounded() {
     catalogue.handle_timeout(NOW + REGION_EXPIRES);
     assert!(catalogue.regions(&need("Idle >= 1")).is_empty());
 }
+
+#[test]
+fn who_takes_over_says_all_of_it() {
+    let mut catalogue = Catalogue::new(NOW);
+    catalogue.handle_approved([subgrid(1)]);
+    let known = summary(8, 10);
+    catalogue.handle_report(node(1), &report(1, 1, &known), NOW).unwrap();
+    let same = Report { content: Content::Same, ..report(1, 2, &known) };
+    let receipt = catalogue.handle_report(node(9), &same, NOW).unwrap();
+    assert_eq!(receipt.digest, None);
+    assert_eq!(catalogue.subgrid_of(node(1)), Some(subgrid(1)));
+}
+
+#[test]
+fn what_cannot_be_true_is_refused_of_a_sub_grid_and_of_a_region() {
+    // No member, and so many cores.
+    let mut bytes = summary(8, 10).to_bytes();
+    assert_eq!(bytes[0], 10);
+    bytes[0] = 0;
+    let impossible: Summary = postcard::from_bytes(&bytes).unwrap();
+    let mut catalogue = Catalogue::new(NOW);
+    catalogue.handle_approved([subgrid(1)]);
+    let refused = catalogue.handle_report(node(1), &report(1, 1, &impossible), NOW);
+    assert!(matches!(refused, Err(Refused::Impossible(_))));
+    let region = RegionReport { region: RegionId([1; 8]), summary: impossible };
+    assert!(!catalogue.handle_region(node(7), &region, NOW));
+    assert!(!catalogue.is_region_peer(node(7)));
+}
+
+#[test]
+fn a_receipt_counts_from_the_region_peer_for_this_sub_grid_and_of_what_was_sent() {
+    let known = summary(8, 10);
+    let good = Receipt { subgrid: subgrid(1), digest: Some(known.digest()) };
+    let next = |from: u8, receipt: Option<Receipt>| {
+        let mut reporter = Reporter::new(subgrid(1), mandate(1), [1; 32], NOW);
+        reporter.handle_region_peer(Some(node(7)), NOW);
+        reporter.handle_summary(known.clone(), NOW);
+        let now = reporter.poll_timeout().unwrap();
+        let (_, first) = reporter.handle_timeout(now).unwrap();
+        assert!(matches!(first.content, Content::Whole(_)));
+        if let Some(receipt) = receipt {
+            reporter.handle_receipt(node(from), &receipt, now);
+        }
+        let now = reporter.poll_timeout().unwrap();
+        reporter.handle_timeout(now).unwrap().1.content
+    };
+    assert_eq!(next(7, Some(good.clone())), Content::Same);
+    for (from, receipt) in [
+        (8, Some(good.clone())),
+        (7, Some(Receipt { subgrid: subgrid(2), ..good.clone() })),
+        (7, Some(Receipt { digest: Some([0; 8]), ..good.clone() })),
+        (7, Some(Receipt { digest: None, ..good })),
+        (7, None),
+    ] {
+        assert!(matches!(next(from, receipt), Content::Whole(_)));
+    }
+    // Nothing is known after one that was lost, though one before was received.
+    let mut reporter = Reporter::new(subgrid(1), mandate(1), [1; 32], NOW);
+    reporter.handle_region_peer(Some(node(7)), NOW);
+    for round in 0..3u64 {
+        let summary = summary(8, 10 + round as usize);
+        let digest = Some(summary.digest());
+        let now = NOW + Duration::from_secs(20 * round);
+        reporter.handle_summary(summary, now);
+        let now = reporter.poll_timeout().unwrap().max(now);
+        let (_, report) = reporter.handle_timeout(now).unwrap();
+        match round {
+            0 => reporter.handle_receipt(node(7), &Receipt { subgrid: subgrid(1), digest }, now),
+            1 => assert!(matches!(report.content, Content::Changed(_))),
+            _ => assert!(matches!(report.content, Content::Whole(_))),
+        }
+    }
+}
+
+#[test]
+fn longer_reports_are_not_read() {
+    let rows = vec![(0u8, [0u8; 32]); 100];
+    let power = crate::machine::region::power::Power::default();
+    let bytes = postcard::to_stdvec(&([0u8; 8], power, Vec::<u8>::new(), rows)).unwrap();
+    let difference = postcard::from_bytes(&bytes).unwrap();
+    let long = Report { content: Content::Changed(difference), ..report(1, 1, &summary(1, 1)) };
+    assert!(long.to_bytes().len() > MAX_REPORT);
+    assert_eq!(Report::read(&long.to_bytes()), None);
+}

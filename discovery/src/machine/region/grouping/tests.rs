@@ -136,3 +136,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_elsewhere_for_a_moment_stays_and_who_founds_again_founds_another() {
+    let mut sites: BTreeMap<_, _> = (0..6)
+        .map(|number| (subgrid(number), site(if number < 3 { 0.0 } else { 200.0 }, 0.0)))
+        .collect();
+    let mut grouping = Grouping::default();
+    grouping.handle_look(&sites);
+    let before = grouping.regions().clone();
+    sites.insert(subgrid(1), site(200.0, 0.0));
+    for _ in 1..LOOKS {
+        assert!(grouping.handle_look(&sites).is_empty());
+    }
+    sites.insert(subgrid(1), site(0.0, 0.0));
+    assert!(grouping.handle_look(&sites).is_empty());
+    sites.insert(subgrid(1), site(200.0, 0.0));
+    (0..LOOKS).for_each(|_| drop(grouping.handle_look(&sites)));
+    assert_eq!(grouping.regions()[&subgrid(1)], before[&subgrid(4)]);
+
+    // The one around which a region has grown goes far away, and the others stay in it.
+    let founder = (0..6).map(subgrid).find(|it| RegionId::around(*it) == before[it]).unwrap();
+    let region = before[&founder];
+    sites.insert(founder, site(900.0, 0.0));
+    (0..2 * LOOKS).for_each(|_| drop(grouping.handle_look(&sites)));
+    assert_ne!(grouping.regions()[&founder], region);
+    let stay = before.iter().filter(|(it, of)| **of == region && **it != founder);
+    assert!(stay.clone().count() > 0);
+    for (other, _) in stay.filter(|(it, _)| **it != subgrid(1)) {
+        assert_eq!(grouping.regions()[other], region);
+    }
+}

@@ -232,3 +232,25 @@ fn estimates_are_near_the_truth() {
         assert!((estimate.likely - truth).abs() <= 0.3 * truth + 4.0, "{text}");
     }
 }
+
+#[test]
+fn what_no_members_can_have_is_not_believed() {
+    let ad = Ad::parse("[ Cpus = 8; Idle = 6; Mflops = 1000; Memory = 4096 ]").unwrap();
+    let good = Summary::of((0..3).map(|number| (node(number), &ad)));
+    type Change = fn(&mut Summary);
+    let changes: [(&str, Change); 6] = [
+        ("more cores than three can have", |it| it.power.cores = u64::MAX),
+        ("more free storage", |it| it.power.free_disk_mib = u64::MAX),
+        ("more members than there are", |it| it.power.nodes = MAX_NODES + 1),
+        ("the least above the most", |it| it.spreads[IDLE].least = 7.0),
+        ("a value that is none", |it| it.spreads[IDLE].most = f64::NAN),
+        ("more values than members", |it| it.spreads[IDLE].open = 2),
+    ];
+    assert!(Summary::read(&good.to_bytes()).is_ok());
+    for (what, change) in changes {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert!(Summary::read(&bad.to_bytes()).is_err(), "{what}");
+        assert_eq!(good.apply(&bad.difference(&good)), None, "{what}");
+    }
+}
