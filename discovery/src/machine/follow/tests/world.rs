@@ -94,7 +94,7 @@ impl Machines {
 
     fn step(&mut self) {
         self.world.run(SLICE);
-        for (host, ticket, outcome) in std::mem::take(&mut self.world.outcomes) {
+        for (host, ticket, outcome) in std::mem::take(&mut self.world.untaken) {
             self.written(host, ticket, outcome);
         }
         for host in 0..self.hosts.len() {

@@ -95,7 +95,7 @@ pub struct World {
     pub removed: BTreeSet<NodeId>,
     pub sent: BTreeMap<usize, u64>,
     /// What came of proposals, by host, until somebody takes it.
-    pub outcomes: Vec<(usize, u64, Option<Outcome>)>,
+    pub untaken: Vec<(usize, u64, Option<Outcome>)>,
 }
 
 impl World {
@@ -123,7 +123,7 @@ impl World {
             outcomes: BTreeMap::new(),
             removed: BTreeSet::new(),
             sent: BTreeMap::new(),
-            outcomes: Vec::new(),
+            untaken: Vec::new(),
         };
         for _ in 0..hosts {
             let origin = Duration::from_secs(world.rng.random_range(0..1_000_000));
@@ -381,7 +381,7 @@ impl World {
         self.outcomes.insert((host, ticket), outcome.clone());
         let start = self.hosts[host].start;
         let Some(asked) = self.asked.remove(&(host, start, ticket)) else {
-            return self.outcomes.push((host, ticket, outcome));
+            return self.untaken.push((host, ticket, outcome));
         };
         let Some(Outcome::Done(at)) = outcome else { return };
         let epoch = asked.after.next();

@@ -160,7 +160,7 @@ fn of_answers_each_node_counts_once_and_none_beyond_what_is_wanted() {
         let one = |number: &u8| Match { node: node(*number), ..good.matches[0].clone() };
         Answer { matches: nodes.iter().map(one).collect(), ..good.clone() }
     };
-    let mut tell = |peer: &mut SuperPeer, answer, from| {
+    let tell = |peer: &mut SuperPeer, answer, from| {
         peer.handle_message(node(from), Message::Answer(answer), &members(&[]), NOW);
         peer.poll_command()
     };

@@ -24,9 +24,11 @@ fn what_was_written_is_read_again() {
 fn what_contradicts_itself_is_not_read() {
     type Change = fn(&mut Placement);
     let changes: [(&str, Change); 7] = [
-        ("a shard without a digest", |it| drop(it.manifest.shards.pop())),
+        ("a shard without a digest", |it| {
+            it.manifest.shards.truncate(it.manifest.shards.len() - 1)
+        }),
         ("a shard too many", |it| it.manifest.shards.push(it.manifest.shards[0])),
-        ("a shard without a holder", |it| drop(it.holders.pop())),
+        ("a shard without a holder", |it| it.holders.truncate(it.holders.len() - 1)),
         ("a holder too many", |it| it.holders.push(node(9))),
         ("one holder of two shards", |it| it.holders[1] = node(0)),
         ("nothing", |it| it.manifest.len = 0),
