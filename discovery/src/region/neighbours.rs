@@ -174,6 +174,12 @@ impl Neighbours {
         }
     }
 
+    /// Where the node is that speaks for one of them.
+    pub fn reach(&self, node: NodeId) -> Option<Reach> {
+        let mut known = self.of.values().filter_map(|known| known.reach.as_ref());
+        known.find(|reach| reach.node == node).cloned()
+    }
+
     /// All, and whether they were heard lately.
     pub fn view(&self, now: Duration) -> Vec<(GridUri, bool)> {
         let lives = |known: &Neighbour| known.heard.is_some_and(|heard| heard + SILENT > now);

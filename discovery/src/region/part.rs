@@ -111,7 +111,9 @@ impl Part {
 
     /// Where a node is to which something is to be sent.
     pub fn reach(&self, node: NodeId) -> Option<Reach> {
-        self.assembly.reach(node).or_else(|| self.hints.get(node).cloned())
+        let neighbour = || self.office.as_ref().and_then(|office| office.neighbours.reach(node));
+        let known = self.assembly.reach(node).or_else(neighbour);
+        known.or_else(|| self.hints.get(node).cloned())
     }
 
     /// How the region stands, as far as is known here.
