@@ -92,10 +92,30 @@ fn a_super_peer_is_killed_while_a_program_moves_to_it() -> anyhow::Result<()> {
         let row = home.row("repl")?;
         ensure!(row.as_ref().is_some_and(|row| row.host == home.name()), "{row:?}");
         household.node(target).restart_daemon()?;
+        household.wait_agreed(&[0, 1, 2], 3)?;
         wait_until("one copy", SOON, || {
             Ok(household.node(target).processes_with("python3 -q").is_empty())
         })?;
         ensure!(home.processes_with("python3 -q").len() >= 1);
+        repl.type_line("exit()")?;
+        ensure!(repl.wait(SOON)? == 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn what_runs_on_one_machine_parts_no_others() -> anyhow::Result<()> {
+    let test = "what_runs_on_one_machine_parts_no_others";
+    Household::scenario(test, 3, |household| {
+        household.wait_agreed(&[0, 1, 2], 3)?;
+        // The way between the two others leads through the first one's namespace.
+        let mut repl =
+            household.node(0).terminal(&["run", "--name", "repl", "--", "python3", "-q"])?;
+        repl.expect(">>> ", SOON)?;
+        household.node(0).kill_daemon()?;
+        household.wait_agreed(&[1, 2], 3)?;
+        household.node(0).restart_daemon()?;
+        household.wait_agreed(&[0, 1, 2], 3)?;
         repl.type_line("exit()")?;
         ensure!(repl.wait(SOON)? == 0);
         Ok(())

@@ -136,11 +136,12 @@ impl Lab {
     }
 
     /// Puts nodes on one local network, with addresses 10.77.NET.1 and on, in their order. Its
-    /// switch lies in the first one's namespace.
+    /// switch lies in the first one's namespace, under a name that is none of an app's links: what
+    /// that node forbids its apps it would forbid the others.
     pub fn lan(&mut self, nodes: &[usize], net: u8) -> anyhow::Result<()> {
         let (switch, others) = nodes.split_first().context("a network without nodes")?;
         let hub = &self.nodes[*switch];
-        let bridge = format!("ph{net}a");
+        let bridge = format!("sw{net}");
         // Without snooping it carries multicast as the cheap switches of a home do.
         hub.enter(&["ip", "link", "add", &bridge, "type", "bridge", "mcast_snooping", "0"])?;
         hub.enter(&["ip", "addr", "add", &format!("10.77.{net}.1/24"), "dev", &bridge])?;
@@ -148,7 +149,7 @@ impl Lab {
         let hub_pid = hub.pid().to_string();
         for (number, node) in (2..).zip(others) {
             let node = &self.nodes[*node];
-            let (port, device) = (format!("ph{net}p{number}"), format!("ph{net}b"));
+            let (port, device) = (format!("sw{net}p{number}"), format!("ph{net}b"));
             stdout_of(Command::new("ip").args([
                 "link",
                 "add",
