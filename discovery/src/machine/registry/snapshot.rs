@@ -101,3 +101,6 @@ impl<'de> Deserialize<'de> for Snapshot {
         deserializer.deserialize_map(Members).map(Self)
     }
 }
+
+#[cfg(test)]
+mod tests;

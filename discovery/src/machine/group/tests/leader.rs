@@ -319,6 +319,11 @@ fn a_generation_that_survivors_have_founded_waits_for_a_lease() {
         assert!(took >= least, "{took:?}");
         // and neither does a start in between.
         let took = refounded(seed, |world, _| {
+            let founded = world.generation();
+            world.run_until("all know of it", secs(5), |world| {
+                let up = (0..12).filter(|host| world.is_up(*host));
+                up.into_iter().all(|host| group(world, host).generation() == founded)
+            });
             for host in 0..12 {
                 if world.is_up(host) {
                     world.crash(host);

@@ -9,6 +9,7 @@ use raft::eraftpb::{
 };
 
 use super::*;
+use crate::machine::group::log::Log;
 
 const OWN: Life = Life(1);
 const LEADER: Life = Life(2);
@@ -142,6 +143,22 @@ fn what_was_decided_is_not_contradicted() {
     let late = Message { term: 1, ..append(vec![entry(2, 1)]) };
     step(&mut replica, &late).unwrap();
     assert_eq!(replica.stamp().index, 3);
+}
+
+#[test]
+fn entries_that_are_replaced_are_not_kept() {
+    let mut replica = replica();
+    let mut kept = Kept::default();
+    let three = append(vec![entry(2, 2), entry(3, 2), entry(4, 2)]);
+    let other = Message { term: 3, ..append(vec![entry(2, 3)]) };
+    for message in [three, other] {
+        step(&mut replica, &message).unwrap();
+        replica.take_changes().into_iter().for_each(|change| kept.apply(change));
+        let snapshot = kept.0.get(&Key::Snapshot).map(|bytes| &bytes[..]);
+        let log = Log::load(&kept.0[&Key::Hard], snapshot, kept.entries()).unwrap();
+        assert_eq!(log, *replica.log());
+    }
+    assert_eq!(replica.log().last(), 2);
 }
 
 #[test]

@@ -17,6 +17,14 @@ fn many(number: u32) -> NodeId {
 }
 
 #[test]
+fn names_of_virtual_organisations_are_bounded() {
+    let vo = |len| Some("v".repeat(len));
+    assert!(Wanted::of(&Query { vo: vo(MAX_VO), ..query("true", 1) }).is_ok());
+    let long = Wanted::of(&Query { vo: vo(MAX_VO + 1), ..query("true", 1) });
+    assert_eq!(long.err(), Some(BadQuery::Vo(MAX_VO + 1)));
+}
+
+#[test]
 fn an_asker_takes_no_more_than_it_wanted() {
     let mut asker = Asker::new(node(1), subgrid(1), [1; 32]);
     asker.handle_super_peer(Some(node(2)), NOW);

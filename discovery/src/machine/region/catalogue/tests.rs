@@ -236,6 +236,12 @@ fn what_cannot_be_true_is_refused_of_a_sub_grid_and_of_a_region() {
     catalogue.handle_approved([subgrid(1)]);
     let refused = catalogue.handle_report(node(1), &report(1, 1, &impossible), NOW);
     assert!(matches!(refused, Err(Refused::Impossible(_))));
+    let mut bytes = postcard::to_stdvec(&Coordinate::default()).unwrap();
+    bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let coordinate = postcard::from_bytes(&bytes).unwrap();
+    let nowhere = Report { coordinate, ..report(1, 1, &summary(8, 10)) };
+    let refused = catalogue.handle_report(node(1), &nowhere, NOW);
+    assert!(matches!(refused, Err(Refused::Impossible(_))));
     let region = RegionReport { region: RegionId([1; 8]), summary: impossible };
     assert!(!catalogue.handle_region(node(7), &region, NOW));
     assert!(!catalogue.is_region_peer(node(7)));

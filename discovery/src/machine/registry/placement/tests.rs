@@ -23,12 +23,11 @@ fn what_was_written_is_read_again() {
 #[test]
 fn what_contradicts_itself_is_not_read() {
     type Change = fn(&mut Placement);
-    let changes: [(&str, Change); 7] = [
-        ("a shard without a digest", |it| {
-            it.manifest.shards.truncate(it.manifest.shards.len() - 1)
-        }),
+    let changes: [(&str, Change); 8] = [
+        ("a shard without a digest", |it| it.manifest.shards.truncate(3)),
         ("a shard too many", |it| it.manifest.shards.push(it.manifest.shards[0])),
-        ("a shard without a holder", |it| it.holders.truncate(it.holders.len() - 1)),
+        ("a shard without a holder", |it| it.holders.truncate(3)),
+        ("one that holds twice", |it| it.holders.push(node(0))),
         ("a holder too many", |it| it.holders.push(node(9))),
         ("one holder of two shards", |it| it.holders[1] = node(0)),
         ("nothing", |it| it.manifest.len = 0),

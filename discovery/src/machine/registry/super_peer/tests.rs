@@ -102,6 +102,29 @@ fn what_was_committed_late_is_gathered_instead() {
 }
 
 #[test]
+fn who_is_no_member_does_not_count_as_a_holder() {
+    let mut super_peer = new(None);
+    (2..4).for_each(|number| super_peer.handle_up(node(number), secs(0)));
+    let description = said("here");
+    let whole = Message::Whole { sent: 1, digest: description.digest(), description };
+    super_peer.handle_message(node(0), &whole, secs(1));
+    let stores = commands(&mut super_peer).into_iter().filter_map(|command| match command {
+        Command::Send { to, message: Message::Store { mandate, shard, .. } } => {
+            Some((to, Message::Stored { mandate, shard }))
+        }
+        _ => None,
+    });
+    let stored: std::collections::BTreeMap<NodeId, Message> = stores.collect();
+    assert_eq!(stored.len(), 4);
+    super_peer.handle_roster((0..3).map(node), secs(2));
+    let mut commits = |number: usize| {
+        super_peer.handle_message(node(number), &stored[&node(number)], secs(2));
+        commands(&mut super_peer).iter().any(|it| matches!(it, Command::Commit(_)))
+    };
+    assert_eq!([3, 0, 1, 2].map(&mut commits), [false, false, false, true], "three are enough");
+}
+
+#[test]
 fn a_holder_that_was_started_anew_is_asked_for_its_shard() {
     let mut super_peer = new(None);
     let register = |super_peer: &mut SuperPeer, boot, now| {
