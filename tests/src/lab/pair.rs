@@ -47,7 +47,10 @@ impl Pair {
 
     /// Waits until both nodes are up and connected.
     pub fn wait_connected(&self) -> anyhow::Result<()> {
-        self.home().wait_for_nodes(2)
+        self.home().wait_for_nodes(2)?;
+        // Home may still hold the connection to a daemon that was killed; one that was started anew
+        // has none but its own.
+        self.away().wait_for_nodes(2)
     }
 
     /// Cuts or restores the link between the two.
