@@ -55,6 +55,12 @@ impl Standing {
         }
     }
 
+    /// Whether it should be given work again soon: it did that much slower than it says, but its being
+    /// busy for a moment looks the same.
+    pub fn is_doubtful(&self, claimed: f64) -> bool {
+        self.measured_mflops.is_some_and(|measured| claimed.is_finite() && measured < claimed / 2.0)
+    }
+
     /// What apps got of what it promised, 0 to 1.
     pub fn kept(&self) -> f64 {
         self.kept
@@ -80,6 +86,16 @@ mod tests {
             liar.observe_result(2.0, 2.0, 2.0);
         }
         assert!(liar.kept() > 0.95, "it can mend its reputation");
+    }
+
+    #[test]
+    fn who_was_slow_once_is_looked_at_again() {
+        let mut standing = Standing::default();
+        assert!(!standing.is_doubtful(1000.0), "nothing was found yet");
+        standing.observe_work(100.0);
+        assert!(standing.is_doubtful(1000.0) && !standing.is_doubtful(f64::INFINITY));
+        standing.observe_work(900.0);
+        assert!(!standing.is_doubtful(1000.0));
     }
 
     #[test]

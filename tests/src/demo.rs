@@ -30,24 +30,25 @@ print('gap', round(gap * 1000), 'ms')''')";
 fn repl(home: &impl Node, away: &str) -> anyhow::Result<()> {
     let command =
         ["run", "--name", "repl", "--limit", "cpu=25%/2s", "--", "/usr/bin/python3", "-q"];
+    let (soon, a_move) = (SOON * home.slowness(), MOVE * home.slowness());
     say("ada starts a Python REPL that may use 25% of a core over 2 s:");
     println!("  $ phantom {}", command.join(" "));
     let mut repl = home.terminal(&command)?;
-    repl.expect(">>> ", SOON)?;
+    repl.expect(">>> ", soon)?;
     repl.type_line("import time, os; memory = {n: n * n for n in range(1000)}")?;
-    repl.expect(">>> ", SOON)?;
+    repl.expect(">>> ", soon)?;
     repl.type_line(BUSY)?;
     say("It works hard for a while; she types the next line before it is done.");
     repl.type_line("print('typed', 'ahead', memory[31])")?;
     home.wait_for_host("repl", away)?;
     home.shell("touch moved")?;
-    repl.expect("gap", MOVE).context("the busy loop's result")?;
-    repl.expect(" ms", SOON)?;
+    repl.expect("gap", a_move).context("the busy loop's result")?;
+    repl.expect(" ms", soon)?;
     let gap = last_number(&repl.screen_text()).context("the REPL printed no gap")?;
-    repl.expect("typed ahead 961", SOON).context("the line typed while it was busy")?;
+    repl.expect("typed ahead 961", soon).context("the line typed while it was busy")?;
     repl.type_line("print('now', 6 * 7, len(memory))")?;
-    repl.expect("now 42 1000", SOON).context("its state after the move")?;
-    repl.expect(">>> ", SOON)?;
+    repl.expect("now 42 1000", soon).context("its state after the move")?;
+    repl.expect(">>> ", soon)?;
 
     say("What happened, from the daemon's log:");
     let events = home.events("repl")?;
@@ -61,19 +62,20 @@ fn repl(home: &impl Node, away: &str) -> anyhow::Result<()> {
         ensure!(events.iter().any(|e| e.event == needed), "the timeline has no `{needed}`");
     }
     repl.press(Key::Ctrl('d'))?;
-    let code = repl.wait(SOON)?;
+    let code = repl.wait(soon)?;
     ensure!(code == 0, "the REPL ended with {code}");
     Ok(())
 }
 
 fn editor(home: &impl Node, away: &str) -> anyhow::Result<()> {
+    let soon = SOON * home.slowness();
     say("ada starts vim, writes, and moves it by hand:");
     home.shell("printf 'bread\\nmilk\\n' > list.txt")?;
     let command = ["run", "--name", "vim", "--", "vim", "-u", "NONE", "-N", "-n", "notes.txt"];
     let mut vim = home.terminal(&command)?;
-    vim.expect_screen("~", SOON)?;
+    vim.expect_screen("~", soon)?;
     vim.type_text("iwritten at home")?;
-    vim.expect_screen("written at home", SOON)?;
+    vim.expect_screen("written at home", soon)?;
     println!("  $ phantom migrate vim {away}");
     let moved = home.phantom(true, &["migrate", "vim", away])?;
     print!("{}", indented(&moved.stdout, home.name()));
@@ -82,15 +84,15 @@ fn editor(home: &impl Node, away: &str) -> anyhow::Result<()> {
     vim.press(Key::Esc)?;
     vim.type_line(":w")?;
     let wanted = "written at home, finished away\n";
-    wait_until("the saved file at home", SOON, || {
+    wait_until("the saved file at home", soon, || {
         Ok(home.shell("cat notes.txt 2>/dev/null || :")? == wanted)
     })?;
     vim.type_line(":e list.txt")?;
-    vim.expect_screen("bread", SOON)?;
+    vim.expect_screen("bread", soon)?;
     vim.type_text("Gobutter")?;
     vim.press(Key::Esc)?;
     vim.type_line(":wq")?;
-    ensure!(vim.wait(SOON)? == 0, "vim ended badly");
+    ensure!(vim.wait(soon)? == 0, "vim ended badly");
     ensure!(home.shell("cat list.txt")? == "bread\nmilk\nbutter\n", "list.txt was not saved");
     let owners = home.shell("stat -c %u notes.txt list.txt; id -u")?;
     let mut owners = owners.lines();

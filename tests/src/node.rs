@@ -104,6 +104,11 @@ pub trait Node {
         self.phantom_json(true, &["log", app])
     }
 
+    /// How many times slower than usual it may be: deadlines are so many times longer.
+    fn slowness(&self) -> u32 {
+        1
+    }
+
     /// Starts the daemon and lets it found or join a sub-grid.
     fn up(&self, args: &[&str]) -> anyhow::Result<()> {
         let output = self.phantom(false, &[&["up"], args].concat())?;
@@ -147,7 +152,7 @@ pub trait Node {
     where
         Self: Sized,
     {
-        wait_until(&format!("{count} reachable nodes"), SOON, || {
+        wait_until(&format!("{count} reachable nodes"), SOON * self.slowness(), || {
             let nodes: Vec<serde_json::Value> = self.phantom_json(true, &["nodes"])?;
             Ok(nodes.iter().filter(|node| node["reachable"] == true).count() == count)
         })
@@ -166,7 +171,7 @@ pub trait Node {
     where
         Self: Sized,
     {
-        wait_until(&format!("the move of {app} to {host}"), MOVE, || {
+        wait_until(&format!("the move of {app} to {host}"), MOVE * self.slowness(), || {
             Ok(self.row(app)?.is_some_and(|row| row.host == host && row.state == "running"))
         })
     }

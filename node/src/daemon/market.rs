@@ -19,8 +19,9 @@ use super::peers::{Answer, Ask};
 
 /// How long one measurement may take.
 const MEASURE_DEADLINE: Duration = Duration::from_secs(3);
-/// How often a node is given a piece of work.
+/// How often a node is given a piece of work, and one that did it much slower than it says.
 const WORK_EVERY: Duration = Duration::from_secs(600);
+const DOUBTED_EVERY: Duration = Duration::from_secs(20);
 /// An app over a limit that is not about CPUs is a burden like half a core.
 const OTHER_BURDEN_CORES: f64 = 0.5;
 /// What an image holds besides memory, at most times.
@@ -150,7 +151,7 @@ impl Daemon {
         let mut candidates = self.candidates().await;
         let own = f64::from(self.facts.mflops());
         let may = |candidate: &&Candidate| candidate.refusal(&situation.needs).is_none();
-        join_all(candidates.iter().filter(may).map(|candidate| self.measure(candidate.node))).await;
+        join_all(candidates.iter().filter(may).map(|candidate| self.measure(candidate))).await;
         let peers = self.network.peers();
         let known = self.market.lock();
         for candidate in &mut candidates {
@@ -171,11 +172,15 @@ impl Daemon {
     }
 
     /// Measures what is not known of a member, or no longer.
-    async fn measure(&self, node: NodeId) {
+    async fn measure(&self, candidate: &Candidate) {
+        let node = candidate.node;
         let work_due = {
             let mut known = self.market.lock();
             let known = known.entry(node).or_default();
-            known.worked.is_none_or(|at| at.elapsed() > WORK_EVERY)
+            let claimed = candidate.facts.as_ref().map_or(0.0, |facts| f64::from(facts.mflops));
+            let doubted = known.standing.is_doubtful(claimed);
+            let every = if doubted { DOUBTED_EVERY } else { WORK_EVERY };
+            known.worked.is_none_or(|at| at.elapsed() > every)
         };
         if work_due && node != self.node {
             self.give_work(node).await;

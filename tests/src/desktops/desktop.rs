@@ -436,6 +436,10 @@ impl Node for Desktop {
         self.bare_terminal(self.user(true)?, phantom(args))
     }
 
+    fn slowness(&self) -> u32 {
+        self.shared.host.accel.slowness()
+    }
+
     fn shell(&self, script: &str) -> anyhow::Result<String> {
         let user = self.user(true)?;
         self.checked(Run { user, ..shell(script) }, script, COMMAND)

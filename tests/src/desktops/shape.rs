@@ -55,6 +55,15 @@ impl Accel {
         }
     }
 
+    /// How many times longer waits for a desktop may take. Translated ones share few processors with
+    /// the code that translates them: a move of a second takes a minute, and on a bad day three.
+    pub fn slowness(self) -> u32 {
+        match self {
+            Self::Kvm { .. } => 1,
+            Self::Tcg => 3,
+        }
+    }
+
     /// QEMU's processor. The same model everywhere, so that programs can move between desktops and
     /// into guests of theirs: a newer one, and a guest would lack what its host's programs use.
     fn cpu(self) -> String {
