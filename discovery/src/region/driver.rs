@@ -246,6 +246,9 @@ impl Driver {
 
     /// What is looked after from time to time.
     async fn care(&mut self) {
+        if self.part.is_none() {
+            return;
+        }
         let now = self.now();
         let (reach, addresses) = (self.abroad.reach().await, self.abroad.addresses().await);
         let availability = self.availability();

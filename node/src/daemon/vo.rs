@@ -159,6 +159,7 @@ impl Daemon {
     pub async fn know_vos(self: Arc<Self>) {
         let (mut members, mut subgrid) = (self.network.member_changes(), self.subgrid.changes());
         let mut regions = self.vos.regions.subscribe();
+        let mut told = Arc::default();
         loop {
             if let Some(region) = self.region_name().await {
                 let now: Vec<String> = region.into_iter().collect();
@@ -170,7 +171,11 @@ impl Daemon {
             }
             members.mark_unchanged();
             regions.mark_unchanged();
-            self.subgrid.set_vos((*self.vo_members()).clone()).await;
+            let now = self.vo_members();
+            if now != told {
+                self.subgrid.set_vos((*now).clone()).await;
+                told = now;
+            }
             let changed = tokio::select! {
                 changed = members.changed() => changed,
                 changed = regions.changed() => changed,
@@ -380,7 +385,7 @@ impl Daemon {
             join_all(astray.into_iter().map(|app| self.clone().bring_within(app))).await;
             tokio::select! {
                 changed = changes.changed(), if !some => if changed.is_err() { return },
-                // Some may have had to stay, for now.
+                // One may not have been able to move.
                 () = tokio::time::sleep(AGAIN), if some => {}
                 () = self.stopping() => return,
             }
