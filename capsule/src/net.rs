@@ -34,12 +34,13 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 const TABLE: &str = "\
 add table ip phantom
 add set ip phantom sources { type ipv4_addr; flags interval; }
+add set ip phantom links { type ifname; }
 add chain ip phantom postrouting { type nat hook postrouting priority srcnat; policy accept; }
 flush chain ip phantom postrouting
-add rule ip phantom postrouting ip saddr @sources oifname != \"ph*\" masquerade
+add rule ip phantom postrouting ip saddr @sources oifname != @links masquerade
 add chain ip phantom forward { type filter hook forward priority filter; policy accept; }
 flush chain ip phantom forward
-add rule ip phantom forward iifname \"ph*\" oifname \"ph*\" drop
+add rule ip phantom forward iifname @links oifname @links drop
 ";
 /// Stands in the table when forwarding was off before the first capsule.
 const FORWARDING_WAS_OFF: &str = "forwarding_was_off";
@@ -172,6 +173,11 @@ fn connect(
         .map_err(failed("set up the link inside the capsule"))
 }
 
+/// What the shared table knows of one capsule: in which set, and what.
+fn elements(network: &Network) -> [(&'static str, String); 2] {
+    [("sources", network.subnet()), ("links", format!("\"{}\"", network.link))]
+}
+
 fn add_rules(network: &Network) -> Result<(), Error> {
     let forwarding = || failed(format!("let packets through in {FORWARDING}"));
     let was_off = fs::read_to_string(FORWARDING).map_err(forwarding())?.trim() == "0";
@@ -179,7 +185,9 @@ fn add_rules(network: &Network) -> Result<(), Error> {
     if was_off {
         script += &format!("add set ip phantom {FORWARDING_WAS_OFF} {{ type ipv4_addr; }}\n");
     }
-    script += &format!("add element ip phantom sources {{ {} }}\n", network.subnet());
+    for (set, element) in elements(network) {
+        script += &format!("add element ip phantom {set} {{ {element} }}\n");
+    }
     nft(&script)?;
     if was_off {
         fs::write(FORWARDING, "1").map_err(forwarding())?;
@@ -188,8 +196,10 @@ fn add_rules(network: &Network) -> Result<(), Error> {
 }
 
 fn remove_rules(network: &Network) -> Result<(), Error> {
-    // Neither the element nor the table need be there.
-    let _ = nft(&format!("delete element ip phantom sources {{ {} }}\n", network.subnet()));
+    // Neither the elements nor the table need be there.
+    for (set, element) in elements(network) {
+        let _ = nft(&format!("delete element ip phantom {set} {{ {element} }}\n"));
+    }
     // Asked on its own: within one script a list shows what stood before.
     let Ok(table) = nft("list table ip phantom\n") else { return Ok(()) };
     if table.contains("elements") {

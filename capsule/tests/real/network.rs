@@ -32,7 +32,8 @@ fn output(command: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Another machine that says who speaks to it, beyond a link of the host's.
+/// Another machine that says who speaks to it, beyond a link of the host's. It is called as those of
+/// apps are, which are parted from each other, and must not be taken for one.
 fn world() -> World {
     let script = "import socket\n\
         s = socket.create_server(('0.0.0.0', 7777)); print('ready', flush=True)\n\
@@ -48,8 +49,8 @@ fn world() -> World {
     let pid = child.id();
     let world = World(child);
     run(&format!(
-        "ip link add up0 type veth peer name w0 netns {pid}; ip addr add 192.0.2.1/24 dev up0; \
-         ip link set up0 up; ip link set lo up; ip route add default via 192.0.2.2; \
+        "ip link add ph0 type veth peer name w0 netns {pid}; ip addr add 192.0.2.1/24 dev ph0; \
+         ip link set ph0 up; ip link set lo up; ip route add default via 192.0.2.2; \
          nsenter -t {pid} -n sh -ec 'ip addr add 192.0.2.2/24 dev w0; ip link set w0 up'"
     ));
     world
