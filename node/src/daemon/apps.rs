@@ -1,22 +1,19 @@
 //! Apps whose home is this node: the records, their shims, and what users ask of them.
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use phantom_model::app::OsText;
 use phantom_model::{
     AppId, AppRecord, AppSpec, Capability, Credentials, Epoch, NodeId, Subject, Verdict,
 };
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
 use tokio::sync::{Notify, watch};
 
 use super::timeline::Timeline;
 use super::watch::Used;
-use super::{Caller, Daemon, Refusal};
+use super::{Caller, Daemon, Refusal, detached};
 use crate::account;
 use crate::api::types::*;
 use crate::config::AppDir;
@@ -227,38 +224,9 @@ impl Daemon {
 
     /// Starts a shim and waits until it has built or refused its capsule; gives its notes.
     pub async fn start_shim(&self, dir: &AppDir, charge: &Charge) -> anyhow::Result<Vec<String>> {
-        use std::os::unix::fs::DirBuilderExt;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(&dir.0)
-            .with_context(|| format!("cannot make {}", dir.0.display()))?;
+        detached::make_dir(&dir.0, 0o711)?;
         std::fs::write(dir.spec(), serde_json::to_vec(charge)?)?;
-        let log = std::fs::File::create(dir.0.join("shim.log"))?;
-        // Not by its path, where a newer version may lie by now.
-        let mut child = Command::new("/proc/self/exe")
-            .arg0("phantom")
-            .arg("shim")
-            .arg(&dir.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .current_dir("/")
-            .process_group(0)
-            .spawn()
-            .context("cannot start the process that holds the app")?;
-        let stdout = child.stdout.take().context("the shim has no output")?;
-        tokio::spawn(async move { child.wait().await });
-        let mut line = String::new();
-        let mut reader = BufReader::new(stdout);
-        tokio::time::timeout(START_DEADLINE, reader.read_line(&mut line))
-            .await
-            .map_err(|_| anyhow!("the capsule was not ready within {START_DEADLINE:?}"))??;
-        let outcome: Result<Vec<String>, String> =
-            serde_json::from_str(&line).with_context(|| {
-                format!("the shim ended at once; see {}", dir.0.join("shim.log").display())
-            })?;
-        outcome.map_err(|line| anyhow!(line))
+        detached::start("shim", &dir.0, &dir.0.join("shim.log"), START_DEADLINE).await
     }
 
     fn pick_name(&self, user: &Credentials, request: &RunRequest) -> Result<String, Refusal> {

@@ -7,6 +7,7 @@
 //! | [`apps`] | apps whose home is here: start, list, find, end |
 //! | [`follow`] | services that run wherever the super-peer is |
 //! | [`guests`] | apps of other homes that run here |
+//! | [`detached`] | processes that outlive the daemon are started: shims and guards |
 //! | [`moves`] | the home's side of moves: when one begins, where to, who waits |
 //! | [`drive`] | one move's task: feeds the coordinator and does what it says |
 //! | [`parts`] | this node's part in moves, as source or target |
@@ -38,6 +39,7 @@ pub mod abroad;
 pub mod apps;
 pub mod availability;
 pub mod describe;
+pub mod detached;
 pub mod drive;
 pub mod explain;
 pub mod facts;

@@ -1,17 +1,15 @@
 //! Guards: started, found again, talked to, and what is left of them cleared away.
 
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use phantom_capsule::cgroup::{Cgroup, hierarchy};
 use phantom_discovery::machine::follow::Found;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, ReadHalf};
 use tokio::net::UnixStream;
-use tokio::process::Command;
 
+use super::super::detached;
 use crate::config::Config;
 use crate::guard::control::{Charge, GuardDir, Order, Word, group_name};
 
@@ -61,36 +59,10 @@ pub fn left(config: &Config) -> Vec<String> {
 /// Starts a guard, which starts the service.
 pub async fn start(dir: &GuardDir, charge: &Charge) -> anyhow::Result<(Link, Words)> {
     for folder in [Some(dir.0.as_path()), charge.log.parent()].into_iter().flatten() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        detached::make_dir(folder, 0o700)?;
     }
     std::fs::write(dir.charge(), serde_json::to_vec(charge)?)?;
-    let log = std::fs::File::create(dir.log())?;
-    // Not by its path, where a newer version may lie by now.
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("phantom")
-        .arg("guard")
-        .arg(&dir.0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .current_dir("/")
-        .process_group(0)
-        .spawn()
-        .context("cannot start the guard of the service")?;
-    let stdout = child.stdout.take().context("the guard has no output")?;
-    tokio::spawn(async move { child.wait().await });
-    let mut line = String::new();
-    let mut reader = BufReader::new(stdout.take(MAX_WORDS));
-    tokio::time::timeout(ANSWER, reader.read_line(&mut line))
-        .await
-        .map_err(|_| anyhow!("its guard was not ready within {ANSWER:?}"))??;
-    let outcome: Result<(), String> = serde_json::from_str(&line)
-        .with_context(|| format!("its guard ended at once; see {}", dir.log().display()))?;
-    outcome.map_err(|line| anyhow!(line))?;
+    let () = detached::start("guard", &dir.0, &dir.log(), ANSWER).await?;
     let (_, link, words) = connect(dir).await?;
     Ok((link, words))
 }
