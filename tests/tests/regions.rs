@@ -160,6 +160,38 @@ fn two_regions_ask_each_other_when_both_admins_say_so() -> anyhow::Result<()> {
 }
 
 #[test]
+fn of_several_regions_the_nearest_is_asked() -> anyhow::Result<()> {
+    let test = "of_several_regions_the_nearest_is_asked";
+    let (other, nobody) = ("grid://other.example.org", "grid://nobody.campus.example.org");
+    Campus::scenario(test, &[1, 1, 1], |campus| {
+        for (site, uri) in [(0, REGION), (1, other)] {
+            campus.admin(site, &["region", "init", uri])?;
+            campus.wait("its entry", (site, 0), |it| it.zone.starts_with("written"))?;
+        }
+        let far = |site: usize, what: &str| {
+            let qdisc = ["tc", "qdisc", what, "dev", "ph1b", "root", "netem", "delay", "40ms"];
+            campus.node(site, 0).enter(&qdisc)
+        };
+        far(0, "add")?;
+        let register = ["site", "register", REGION, nobody, other, "--name", "site2"];
+        let said = campus.admin(2, &register)?;
+        ensure!(said.starts_with(&format!("Asked {other}, found ")), "{said}");
+        let further = format!("away; {REGION} is ");
+        ensure!(said.contains("It is the nearest, ") && said.contains(&further), "{said}");
+        ensure!(said.contains(&format!("Not {nobody}: ")), "{said}");
+        campus.wait("its request", (1, 0), |it| it.asking.iter().any(|it| it["name"] == "site2"))?;
+        // Whom it has asked it asks again, whoever is near by then.
+        far(0, "del")?;
+        far(1, "add")?;
+        let again = campus.admin(2, &register)?;
+        ensure!(again.starts_with(&format!("Asked {other}, found ")), "{again}");
+        let refused = campus.refused(2, &["site", "register", REGION, nobody])?;
+        ensure!(refused.contains(&format!("belongs to {other} or has asked it")), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
 fn a_virtual_organisation_reaches_across_the_region() -> anyhow::Result<()> {
     let test = "a_virtual_organisation_reaches_across_the_region";
     Campus::scenario(test, &[1, 1], |campus| {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct RegionRequest {
     /// `grid://NAME`; of the region the sub-grid belongs to when absent.
     pub uri: Option<String>,
+    /// Others beside it, of which the nearest is meant.
+    #[serde(default)]
+    pub others: Vec<String>,
     /// What a sub-grid shall be called there, or which site is meant.
     pub name: Option<String>,
     /// Takes back what the same without it does.

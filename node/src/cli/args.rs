@@ -234,10 +234,13 @@ pub enum Region {
 pub enum Site {
     /// Ask a region to let this sub-grid in (needs root, where the sub-grid was founded or on a
     /// delegate).
+    ///
+    /// Of several regions the nearest is asked: the one whose region-peer has the shortest round
+    /// trip.
     Register {
-        /// Its name: grid://campus.example.org.
-        #[arg(value_name = "URI")]
-        uri: String,
+        /// Its name: grid://campus.example.org; or several.
+        #[arg(value_name = "URI", required = true, num_args = 1..=16)]
+        uris: Vec<String>,
         /// What this sub-grid shall be called there; the name of this node when absent.
         #[arg(long)]
         name: Option<String>,

@@ -18,17 +18,19 @@ pub async fn region(client: &Client, what: Region, json: bool) -> anyhow::Result
             return list(&state, json);
         }
         Region::Init { uri, name } => {
-            let request = RegionRequest { uri: Some(uri), name, withdraw: false };
+            let request = RegionRequest { uri: Some(uri), name, ..Default::default() };
             ("init", request, Some("Whoever registers compares its key with"))
         }
         Region::Approve { site } => {
             ("admit", RegionRequest { name: Some(site), ..Default::default() }, None)
         }
         Region::Remove { site } => {
-            ("admit", RegionRequest { name: Some(site), uri: None, withdraw: true }, None)
+            let request =
+                RegionRequest { name: Some(site), withdraw: true, ..Default::default() };
+            ("admit", request, None)
         }
         Region::Peer { uri, withdraw } => {
-            let request = RegionRequest { uri: Some(uri), name: None, withdraw };
+            let request = RegionRequest { uri: Some(uri), withdraw, ..Default::default() };
             ("peer", request, (!withdraw).then_some("Compare its key with its admin:"))
         }
         Region::Rotate => ("rotate", RegionRequest::default(), Some("Its key is now")),
@@ -41,8 +43,9 @@ pub async fn region(client: &Client, what: Region, json: bool) -> anyhow::Result
 /// Does what was asked.
 pub async fn site(client: &Client, what: Site, json: bool) -> anyhow::Result<()> {
     match what {
-        Site::Register { uri, name } => {
-            let request = RegionRequest { uri: Some(uri), name, withdraw: false };
+        Site::Register { mut uris, name } => {
+            let others = uris.split_off(1);
+            let request = RegionRequest { uri: uris.pop(), others, name, withdraw: false };
             let reply: RegionReply = client.post("/v1/site/register", &request, DEADLINE).await?;
             tell(
                 &reply,
@@ -54,7 +57,7 @@ pub async fn site(client: &Client, what: Site, json: bool) -> anyhow::Result<()>
             )
         }
         Site::Remove { uri } => {
-            let request = RegionRequest { uri: Some(uri), name: None, withdraw: false };
+            let request = RegionRequest { uri: Some(uri), ..Default::default() };
             tell(&client.post("/v1/site/remove", &request, DEADLINE).await?, None, json)
         }
     }

@@ -1,7 +1,8 @@
 //! Regions as admins see them: founding one, letting sub-grids in, registering the own one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use phantom_discovery::dns::RegionCache;
 use phantom_discovery::machine::group::{Op, Outcome};
 use phantom_discovery::region::{
@@ -22,12 +23,17 @@ use crate::api::region::{AskingRow, RegionReply, RegionRequest, RegionState, Sit
 const SIGNED: &str = "region/signed/";
 /// How long other nodes have to answer.
 const ASK: Duration = Duration::from_secs(8);
+/// How often the way to a region is measured.
+const ROUND_TRIPS: u32 = 3;
 /// How long a region that is founded may take to have its region-peer.
 const FOUNDING: Duration = Duration::from_secs(20);
 
 /// Who is at a region's name, proven.
 struct Proven {
+    uri: GridUri,
     charter: Charter,
+    /// Who has shown it.
+    answers: Reach,
     /// How it was found, in words.
     found: String,
 }
@@ -264,18 +270,19 @@ impl Daemon {
         Ok(RegionReply { uri: view.uri.to_string(), key: hex(&new.id()), line })
     }
 
-    /// Asks a region to let this sub-grid in.
+    /// Asks a region to let this sub-grid in; of several the nearest.
     pub async fn site_register(&self, asked: RegionRequest) -> Result<RegionReply, Refusal> {
-        let (uri, name) = (uri_of(&asked)?, self.site_name(&asked)?);
+        let (mut uris, name) = (uris_of(&asked)?, self.site_name(&asked)?);
         let subgrid = self.may_speak("register the sub-grid")?;
         let mut cache = RegionCache::default();
         if let Some(record) = self.region_record().await? {
-            if record.uri != uri {
+            uris.retain(|uri| *uri == record.uri);
+            if uris.is_empty() {
                 return Err(belongs(&record));
             }
-            cache.pin(&uri, record.key).map_err(Refusal::failed)?;
+            cache.pin(&record.uri, record.key).map_err(Refusal::failed)?;
         }
-        let Proven { charter, found } = self.prove(&uri, &cache).await?;
+        let (Proven { uri, charter, found, .. }, others) = self.nearest(uris, &cache).await?;
         let key = charter.key();
         let is_in = charter.sites.contains_key(&subgrid);
         let registration = match is_in {
@@ -290,11 +297,73 @@ impl Daemon {
         self.set(CHARTER, Some(charter.bytes.clone())).await?;
         self.set(SITE, Some(record.to_bytes())).await?;
         self.region.look().await;
-        let line = match is_in {
+        let mut line = match is_in {
             true => format!("This sub-grid is a site of {uri}, found {found}."),
             false => format!("Asked {uri}, found {found}, to let this sub-grid in as {name}."),
         };
+        for other in others {
+            line.push_str(&format!("\n{other}"));
+        }
         Ok(RegionReply { uri: uri.to_string(), key: hex(&key), line })
+    }
+
+    /// The nearest of these regions by the round trip to who answers for it, the first of those that
+    /// are equally far; and a line about each of the others.
+    async fn nearest(
+        &self,
+        uris: Vec<GridUri>,
+        cache: &RegionCache,
+    ) -> Result<(Proven, Vec<String>), Refusal> {
+        let several = uris.len() > 1;
+        let look = |uri: GridUri| async move {
+            let proven = self.prove(&uri, cache).await;
+            match proven {
+                Ok(proven) if several => match self.round_trip(&proven.answers).await {
+                    Some(rtt) => Ok((rtt, proven)),
+                    None => Err((format!("{uri} has stopped answering"), None)),
+                },
+                Ok(proven) => Ok((Duration::ZERO, proven)),
+                Err(refusal) => Err((format!("Not {uri}: {}", refusal.line), Some(refusal))),
+            }
+        };
+        let (mut near, mut lines, mut first) = (Vec::new(), Vec::new(), None);
+        for looked in join_all(uris.into_iter().map(look)).await {
+            match looked {
+                Ok(one) => near.push(one),
+                Err((line, refusal)) => {
+                    lines.push(line);
+                    first = first.or(refusal);
+                }
+            }
+        }
+        // To a tenth of a millisecond: what is less nobody can measure.
+        near.sort_by_key(|(rtt, _)| rtt.as_micros() / 100);
+        let ms = |rtt: Duration| format!("{:.1} ms", rtt.as_secs_f64() * 1000.0);
+        let mut near = near.into_iter();
+        let Some((rtt, proven)) = near.next() else {
+            return Err(match first {
+                Some(refusal) if !several => refusal,
+                _ => Refusal::failed(lines.join("; ")),
+            });
+        };
+        let further = near.map(|(other, further)| {
+            format!("It is the nearest, {} away; {} is {}.", ms(rtt), further.uri, ms(other))
+        });
+        let lines = further.chain(lines).collect();
+        Ok((proven, lines))
+    }
+
+    /// The least of some round trips to a node that is connected already.
+    async fn round_trip(&self, to: &Reach) -> Option<Duration> {
+        let mut least = None;
+        for _ in 0..ROUND_TRIPS {
+            let parcel = Parcel::Question(Question::Who).to_bytes();
+            let began = Instant::now();
+            self.network.ask_abroad(&abroad::contact(to), parcel, ASK).await.ok()?;
+            let took = began.elapsed();
+            least = Some(least.map_or(took, |known: Duration| known.min(took)));
+        }
+        least
     }
 
     /// Says to the region that this sub-grid leaves it.
@@ -354,7 +423,8 @@ impl Daemon {
                              it: ask the region's admin for its key, and whether the DNS is right"
                         )));
                     }
-                    return Ok(Proven { charter, found: found.words() });
+                    let found = found.words();
+                    return Ok(Proven { uri: uri.clone(), charter, answers: to, found });
                 }
                 Some(Reply::Moved(seat)) if seat.subgrid == proven.subgrid => to = seat.to_reach(),
                 Some(Reply::Refused(why)) => {
@@ -516,6 +586,17 @@ impl Daemon {
             |asking: &Registration| view.sites.iter().any(|site| site.subgrid == asking.subgrid());
         asking.filter(|asking| asking.leaves() == is_in(asking)).collect()
     }
+}
+
+fn uris_of(asked: &RegionRequest) -> Result<Vec<GridUri>, Refusal> {
+    let mut uris = vec![uri_of(asked)?];
+    for text in &asked.others {
+        let uri = text.parse().map_err(Refusal::usage)?;
+        if !uris.contains(&uri) {
+            uris.push(uri);
+        }
+    }
+    Ok(uris)
 }
 
 fn uri_of(asked: &RegionRequest) -> Result<GridUri, Refusal> {
