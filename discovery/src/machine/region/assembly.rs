@@ -180,9 +180,9 @@ impl Assembly {
         }
     }
 
-    /// What the newest charter says.
+    /// What the charter that counts says.
     pub fn handle_charter(&mut self, sites: Sites, now: Duration) {
-        if sites.version <= self.sites.version {
+        if sites == self.sites {
             return;
         }
         self.sites = sites;
@@ -259,11 +259,13 @@ impl Assembly {
         }
         // Who was put out has to hear of it.
         let may_know = is_in || hail.charter > 0 || !hail.registration.is_empty();
-        if hail.charter < self.sites.version && may_know {
+        if self.shows_charter(hail.charter) && may_know {
             self.commands.push_back(Command::Charter { to: reach.clone() });
         }
         if !hail.registration.is_empty() {
+            // Those that want to go have been let in by somebody.
             let room = self.asking.len() < MAX_ASKING || self.asking.contains_key(&subgrid);
+            let room = room || is_in;
             if room {
                 let Hail { seat, registration, .. } = hail.clone();
                 self.asking.insert(subgrid, Asking { seat, registration, heard: now });
@@ -307,15 +309,17 @@ impl Assembly {
         {
             self.coordinates.handle_sample(member(subgrid), told.coordinate, rtt);
         }
-        if told.charter < self.sites.version {
+        if self.shows_charter(told.charter) {
             self.commands.push_back(Command::Charter { to: reach });
         }
-        let by_region_peer = told.region_peer.as_ref().is_some_and(|(seat, _)| seat.node == from);
         if let Some((seat, _)) = told.region_peer
             && seat.subgrid != self.own.subgrid
+            && !self.seats.is_heard(seat.subgrid, now)
         {
             self.seats.hear_of(seat);
         }
+        // Not everybody who says that it is.
+        let by_region_peer = self.region_peer().is_some_and(|(seat, _)| seat.node == from);
         match told.directory.filter(|_| by_region_peer) {
             Some(rows) => {
                 self.told = digest(&rows);
@@ -455,6 +459,12 @@ impl Assembly {
         for reach in to {
             self.send(reach, Word::Hail(Box::new(hail.clone())));
         }
+    }
+
+    /// Whether somebody with a charter of this version is shown the own one: which of the two counts
+    /// the versions alone do not tell.
+    fn shows_charter(&self, version: u64) -> bool {
+        self.sites.version > 0 && version != self.sites.version
     }
 
     /// Tells the group who lives.

@@ -8,6 +8,8 @@ use crate::machine::group::Standing;
 
 /// What the region-peer says of who lives counts for so long.
 const TOLD: Duration = Duration::from_secs(15);
+/// So many are known at most: before there is a charter anybody may be of the region.
+const MAX_SEATS: usize = 4096;
 
 /// Who speaks for the other sites.
 #[derive(Debug, Default)]
@@ -38,21 +40,32 @@ impl Seats {
     /// Somebody else says that this seat is taken.
     pub fn hear_of(&mut self, seat: Seat) {
         let known = self.of.get(&seat.subgrid);
-        if known.is_none_or(|known| known.seat.mandate < seat.mandate) {
-            self.is_news = true;
-            let new = Known { seat, heard: None, told: None, since: None };
-            let subgrid = new.seat.subgrid;
-            // The site is the same: it lives on.
-            let before = self.of.insert(subgrid, new);
-            if let (Some(before), Some(new)) = (before, self.of.get_mut(&subgrid)) {
-                new.since = before.since;
-            }
+        let room = known.is_some() || self.of.len() < MAX_SEATS;
+        if room && known.is_none_or(|known| known.seat.mandate < seat.mandate) {
+            self.take(seat);
         }
     }
 
-    /// The node itself says so. Whether it speaks for the site: a later mandate may be known.
+    fn take(&mut self, seat: Seat) {
+        self.is_news = true;
+        let new = Known { seat, heard: None, told: None, since: None };
+        let subgrid = new.seat.subgrid;
+        // The site is the same: it lives on.
+        let before = self.of.insert(subgrid, new);
+        if let (Some(before), Some(new)) = (before, self.of.get_mut(&subgrid)) {
+            new.since = before.since;
+        }
+    }
+
+    /// The node itself says so, which has proven to be of the site. Whether it speaks for it: a later
+    /// mandate may be known, of one that lives. One that is silent holds no seat: a mandate that was
+    /// made up would never be outdone.
     pub fn hear_from(&mut self, seat: Seat, now: Duration) -> bool {
         self.hear_of(seat.clone());
+        let is_silent = |known: &Known| known.seat.node != seat.node && !known.is_alive(now);
+        if self.of.get(&seat.subgrid).is_some_and(is_silent) {
+            self.take(seat.clone());
+        }
         let Some(known) = self.of.get_mut(&seat.subgrid) else { return false };
         if known.seat.node != seat.node || known.seat.mandate > seat.mandate {
             return false;
@@ -91,6 +104,12 @@ impl Seats {
     /// Whether this node speaks for the site, as far as is known.
     pub fn speaks(&self, subgrid: SubgridId, node: NodeId) -> bool {
         self.of.get(&subgrid).is_some_and(|known| known.seat.node == node)
+    }
+
+    /// Whether who speaks for the site was heard itself, lately.
+    pub fn is_heard(&self, subgrid: SubgridId, now: Duration) -> bool {
+        let heard = self.of.get(&subgrid).and_then(|known| known.heard);
+        heard.is_some_and(|heard| heard + SILENT > now)
     }
 
     pub fn is_alive(&self, subgrid: SubgridId, now: Duration) -> bool {

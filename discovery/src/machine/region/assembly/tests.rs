@@ -397,6 +397,62 @@ fn who_does_not_speak_for_a_site_is_not_heard() {
     assert!(answered(assembly));
 }
 
+#[test]
+fn a_site_that_tells_lies_about_others_silences_nobody() {
+    let seat = |site: usize, count, term| Seat {
+        subgrid: subgrid(site),
+        node: node(site, count),
+        mandate: Mandate { generation: term, term },
+        reach: vec![site as u8],
+        availability: 1,
+    };
+    let lie = || Seat { node: node(2, 66), ..seat(1, 66, u64::MAX) };
+    let welcome = |region_peer: Seat, directory| {
+        let at = region_peer.mandate;
+        Word::Welcome(Box::new(Welcome {
+            seat: seat(2, 1, 1),
+            charter: 3,
+            region_peer: Some((region_peer, at)),
+            directory,
+            coordinate: Vivaldi::new([1; 32]).coordinate(),
+            echo: 0,
+        }))
+    };
+    let hail = |seat| {
+        let (charter, directory, registration) = (3, [0; 8], Vec::new());
+        Word::Hail(Box::new(Hail { seat, charter, directory, registration, sent: 1 }))
+    };
+    let now = Duration::from_secs(1000);
+    let begin = || {
+        let mut assembly =
+            Assembly::new(seat(0, 1, 1), true, Kept::default(), Vec::new(), [7; 32], now);
+        let of = (0..3).map(subgrid).collect();
+        assembly.handle_charter(Sites { version: 3, of }, now);
+        assembly
+    };
+    let answered = |assembly: &mut Assembly, at| {
+        std::iter::from_fn(|| assembly.poll_command()).for_each(drop);
+        assembly.handle_word(node(1, 1), subgrid(1), hail(seat(1, 1, 1)), at);
+        let mut commands = std::iter::from_fn(|| assembly.poll_command());
+        commands.any(|command| matches!(command, Command::Send { to, .. } if to.node == node(1, 1)))
+    };
+    // Before the other was heard, after it, and as the region-peer that it is not.
+    for heard in [false, true] {
+        for directory in [None, Some(vec![Row { seat: lie(), alive: true }])] {
+            let mut assembly = begin();
+            assert!(!heard || answered(&mut assembly, now));
+            assembly.handle_word(node(2, 1), subgrid(2), welcome(lie(), directory.clone()), now);
+            assembly.handle_word(node(2, 1), subgrid(2), welcome(seat(2, 1, 1), directory), now);
+            assert!(answered(&mut assembly, now), "heard before: {heard}");
+        }
+    }
+    // What one of the site itself has made up ends when it falls silent.
+    let mut assembly = begin();
+    assembly.handle_word(node(1, 9), subgrid(1), hail(seat(1, 9, u64::MAX)), now);
+    assert!(!answered(&mut assembly, now + SILENT / 2));
+    assert!(answered(&mut assembly, now + SILENT));
+}
+
 proptest! {
     #[test]
     fn any_word_of_anybody_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
