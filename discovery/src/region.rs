@@ -23,7 +23,7 @@ mod part;
 mod record;
 mod zone;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,11 +130,18 @@ pub trait Abroad: Verify + Send + Sync + 'static {
     /// Checks a charter; the error says what is wrong with it.
     fn charter(&self, bytes: &[u8]) -> Result<Charter, String>;
 
+    /// Whether one checked charter takes the place of another of the same region.
+    fn replaces(&self, charter: &Charter, known: &Charter) -> bool;
+
     /// The documents of virtual organisations that this node knows.
     fn organisations(&self) -> Vec<Vec<u8>>;
 
-    /// Takes over one, if it is genuine and newer; whether it was.
-    async fn learn_organisation(&self, document: Vec<u8>) -> Result<bool, String>;
+    /// Takes over one of these sub-grids', if it is genuine and newer; whether it was.
+    async fn learn_organisation(
+        &self,
+        document: Vec<u8>,
+        owners: &BTreeSet<SubgridId>,
+    ) -> Result<bool, String>;
 
     /// Checks what a sub-grid has signed to be let into the region with this key, or go: whether it
     /// wants to go.
@@ -222,11 +229,12 @@ impl Region {
         Self { orders, link }
     }
 
-    /// A node of another sub-grid has sent this; the answer, if it has asked.
+    /// A node of another sub-grid has sent this; the answer, if it has asked. Lost when there is too
+    /// much to do.
     pub async fn take(&self, from: NodeId, subgrid: SubgridId, parcel: Parcel) -> Option<Reply> {
         let (answer, answered) = oneshot::channel();
         let order = Order::Parcel { from, subgrid, parcel, answer };
-        self.orders.send(order).await.ok()?;
+        self.orders.try_send(order).ok()?;
         answered.await.ok()
     }
 
@@ -240,7 +248,7 @@ impl Region {
     /// The region's admin has signed another charter: it is kept, and told to all sites.
     ///
     /// # Errors
-    /// It is none, it is older than the known one, or this node does not answer for its sub-grid.
+    /// It is none, the known one counts over it, or this node does not answer for its sub-grid.
     pub async fn adopt(&self, bytes: Vec<u8>) -> Result<(), String> {
         let gone = || "this node is shutting down".to_owned();
         let (done, result) = oneshot::channel();

@@ -179,7 +179,8 @@ fn of_several_regions_the_nearest_is_asked() -> anyhow::Result<()> {
         let further = format!("away; {REGION} is ");
         ensure!(said.contains("It is the nearest, ") && said.contains(&further), "{said}");
         ensure!(said.contains(&format!("Not {nobody}: ")), "{said}");
-        campus.wait("its request", (1, 0), |it| it.asking.iter().any(|it| it["name"] == "site2"))?;
+        campus
+            .wait("its request", (1, 0), |it| it.asking.iter().any(|it| it["name"] == "site2"))?;
         // Whom it has asked it asks again, whoever is near by then.
         far(0, "del")?;
         far(1, "add")?;

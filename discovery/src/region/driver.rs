@@ -26,7 +26,7 @@ use crate::machine::region::assembly::{Assembly, Command};
 use crate::machine::region::report::Reporter;
 use crate::subgrid::{SubGrid, boot_clock};
 use crate::uri::GridUri;
-use mail::MAX_LETTERS;
+use mail::{MAX_LEARNING, MAX_LETTERS};
 
 /// How often it is looked whether this node is super-peer, and what has changed of it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -53,6 +53,7 @@ pub struct Driver {
     linked: Option<RegionLink>,
     link: watch::Sender<Option<Reach>>,
     lanes: HashMap<NodeId, Arc<Semaphore>>,
+    learning: Arc<Semaphore>,
     complaints: HashMap<(SubgridId, String), Duration>,
     found: Finds<()>,
     neighbours: Finds<GridUri>,
@@ -90,6 +91,7 @@ impl Driver {
             linked: None,
             link,
             lanes: HashMap::new(),
+            learning: Arc::new(Semaphore::new(MAX_LEARNING)),
             complaints: HashMap::new(),
             found: Finds::new(),
             neighbours: Finds::new(),
@@ -227,7 +229,9 @@ impl Driver {
         let charter = bytes(CHARTER);
         if !charter.is_empty() {
             match self.abroad.charter(&charter) {
-                Ok(charter) if part.is_newer(&charter) == Ok(true) => part.follow(charter, now),
+                Ok(charter) if part.is_newer(&charter, &*self.abroad) == Ok(true) => {
+                    part.follow(charter, now)
+                }
                 Ok(_) => {}
                 Err(error) => tracing::warn!(error, "the charter that was kept cannot be used"),
             }
@@ -315,7 +319,10 @@ impl Driver {
 
     /// Tells the sub-grid's part who the region-peer is.
     async fn relink(&mut self) {
-        let leaves = |part: &&Part| part.membership() != Membership::Site;
+        // What a site still shows is its wish to go.
+        let leaves = |part: &&Part| {
+            part.membership() != Membership::Site || !part.record.registration.is_empty()
+        };
         let peer = self.part.as_ref().and_then(|part| part.assembly.region_peer());
         let link = match (&self.part, peer) {
             (None, _) => RegionLink::Alone,
@@ -347,7 +354,13 @@ impl Driver {
             }
             Order::Query { to, message } => self.pass_query(self.abroad.node(), to, message),
             Order::Charter { bytes, done } => {
-                let _ = done.send(self.adopt(&bytes).await);
+                let adopted = self.adopt(&bytes).await.and_then(|taken| match taken {
+                    true => Ok(()),
+                    false => Err("another charter of the region counts over it, which was signed \
+                                  elsewhere: look at `phantom region list`, and try again"
+                        .to_owned()),
+                });
+                let _ = done.send(adopted);
             }
             Order::View(answer) => {
                 let now = self.now();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::View;
 use crate::machine::Mandate;
-use crate::machine::region::assembly::{Reach, Seat, Word};
+use crate::machine::region::assembly::{MAX_REACH, Reach, Seat, Word};
 
 /// No letter is longer, in bytes.
 pub const MAX_LETTER: usize = 512 << 10;
@@ -81,7 +81,10 @@ impl Parcel {
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let parcel: Self = read(bytes)?;
         let sound = match &parcel {
-            Parcel::Letter(Letter::Query { hints, .. }) => hints.len() <= MAX_HINTS,
+            Parcel::Letter(Letter::Query { hints, .. }) => {
+                let is_short = |hint: &Reach| hint.addrs.len() <= MAX_REACH;
+                hints.len() <= MAX_HINTS && hints.iter().all(is_short)
+            }
             _ => true,
         };
         sound.then_some(parcel)

@@ -29,6 +29,8 @@ const MAX_SHOWN: usize = 256;
 /// One of them.
 struct Neighbour {
     key: [u8; 32],
+    /// The charter that counts of those that were shown.
+    charter: Option<Charter>,
     cache: RegionCache,
     reach: Option<Reach>,
     heard: Option<Duration>,
@@ -42,7 +44,7 @@ struct Neighbour {
 pub struct Neighbours {
     of: BTreeMap<GridUri, Neighbour>,
     /// Nodes that have shown the charter of such a region, and when.
-    shown: BTreeMap<NodeId, (GridUri, Duration)>,
+    shown: BTreeMap<NodeId, (GridUri, SubgridId, Duration)>,
     found: mpsc::Sender<(GridUri, Result<Found, String>)>,
 }
 
@@ -70,6 +72,7 @@ impl Neighbours {
                 let _ = cache.pin(uri, *key);
                 Neighbour {
                     key: *key,
+                    charter: None,
                     cache,
                     reach: None,
                     heard: None,
@@ -81,7 +84,7 @@ impl Neighbours {
             });
         }
         let of = &self.of;
-        self.shown.retain(|_, (uri, _)| of.contains_key(uri));
+        self.shown.retain(|_, (uri, ..)| of.contains_key(uri));
     }
 
     /// The DNS has told who is there, or not.
@@ -103,26 +106,17 @@ impl Neighbours {
         }
     }
 
-    /// A node of `subgrid` says that it answers for a region and shows its charter, or has shown it
-    /// before; whether that is so is told, and then its report counts.
+    /// A node of `subgrid` says that it answers for a region; whether it has shown its charter is told,
+    /// and then its report counts.
     pub fn handle_report(
         &mut self,
         from: Reach,
-        subgrid: SubgridId,
         report: &RegionReport,
-        charter: Option<Charter>,
         catalogue: &mut Catalogue,
         now: Duration,
     ) -> bool {
-        self.shown.retain(|_, (_, at)| *at + SHOWN > now);
-        if let Some(charter) = charter {
-            let known = self.of.get(&charter.uri).is_some_and(|known| charter.is_under(known.key));
-            let room = self.shown.len() < MAX_SHOWN || self.shown.contains_key(&from.node);
-            if known && room && charter.sites.contains_key(&subgrid) {
-                self.shown.insert(from.node, (charter.uri, now));
-            }
-        }
-        let Some((uri, _)) = self.shown.get(&from.node) else { return false };
+        self.shown.retain(|_, (.., at)| *at + SHOWN > now);
+        let Some((uri, ..)) = self.shown.get(&from.node) else { return false };
         let Some(known) = self.of.get_mut(uri) else { return false };
         if report.region != crate::machine::region::RegionId::named(uri.name())
             || !catalogue.handle_region(from.node, report, now)
@@ -135,6 +129,32 @@ impl Neighbours {
         }
         known.heard = Some(now);
         true
+    }
+
+    /// A node of `subgrid` shows a charter. One that another `replaces` proves nothing: who was put out
+    /// has it still.
+    pub fn handle_shown(
+        &mut self,
+        node: NodeId,
+        subgrid: SubgridId,
+        charter: Charter,
+        replaces: impl Fn(&Charter, &Charter) -> bool,
+        now: Duration,
+    ) {
+        let Some(known) = self.of.get_mut(&charter.uri) else { return };
+        if !charter.is_under(known.key) {
+            return;
+        }
+        if known.charter.as_ref().is_none_or(|newest| replaces(&charter, newest)) {
+            let (uri, sites) = (&charter.uri, &charter.sites);
+            self.shown.retain(|_, (of, subgrid, _)| of != uri || sites.contains_key(subgrid));
+            known.charter = Some(charter.clone());
+        }
+        let counts = known.charter.as_ref().is_some_and(|newest| newest.bytes == charter.bytes);
+        let room = self.shown.len() < MAX_SHOWN || self.shown.contains_key(&node);
+        if counts && room && charter.sites.contains_key(&subgrid) {
+            self.shown.insert(node, (charter.uri, subgrid, now));
+        }
     }
 
     /// Whom to tell what now.
@@ -184,5 +204,51 @@ impl Neighbours {
     pub fn view(&self, now: Duration) -> Vec<(GridUri, bool)> {
         let lives = |known: &Neighbour| known.heard.is_some_and(|heard| heard + SILENT > now);
         self.of.iter().map(|(uri, known)| (uri.clone(), lives(known))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::region::RegionId;
+    use crate::machine::region::power::Summary;
+
+    #[test]
+    fn who_was_put_out_of_a_region_speaks_for_it_no_more() {
+        let uri: GridUri = "grid://campus.example.org".parse().unwrap();
+        let (key, now) = ([1; 32], Duration::from_secs(100));
+        let [home, out] = [1, 2].map(|id| SubgridId([id; 32]));
+        let charter = |version, sites: &[SubgridId]| Charter {
+            uri: uri.clone(),
+            keys: vec![key],
+            proofs: Vec::new(),
+            version,
+            sites: sites.iter().map(|site| (*site, site.short())).collect(),
+            peers: Vec::new(),
+            bytes: vec![version as u8],
+        };
+        let replaces = |new: &Charter, known: &Charter| new.version > known.version;
+        let (tell, _told) = mpsc::channel(1);
+        let mut neighbours = Neighbours::new(tell);
+        neighbours.handle_charter(&[(uri.clone(), key)], now);
+        let mut catalogue = Catalogue::new(now);
+        let report =
+            RegionReport { region: RegionId::named(uri.name()), summary: Summary::default() };
+        let [peer, former] = [1, 2].map(|id| NodeId([id; 32]));
+        let reach = |node| Reach { node, subgrid: None, addrs: Vec::new() };
+        let mut counts = |neighbours: &mut Neighbours, node| {
+            neighbours.handle_report(reach(node), &report, &mut catalogue, now)
+        };
+        assert!(!counts(&mut neighbours, former), "nothing was shown");
+        neighbours.handle_shown(former, out, charter(7, &[home, out]), replaces, now);
+        assert!(counts(&mut neighbours, former), "it is a site");
+        neighbours.handle_shown(peer, home, charter(8, &[home]), replaces, now);
+        assert!(counts(&mut neighbours, peer) && !counts(&mut neighbours, former));
+        neighbours.handle_shown(former, out, charter(7, &[home, out]), replaces, now);
+        assert!(!counts(&mut neighbours, former), "an old charter");
+        let foreign = Charter { keys: vec![[9; 32]], ..charter(9, &[home, out]) };
+        neighbours.handle_shown(former, out, foreign, replaces, now);
+        assert!(!counts(&mut neighbours, former), "another key");
+        assert!(counts(&mut neighbours, peer));
     }
 }

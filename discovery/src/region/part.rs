@@ -91,7 +91,7 @@ impl Part {
     }
 
     /// Whether it takes the place of the known one.
-    pub fn is_newer(&self, charter: &Charter) -> Result<bool, String> {
+    pub fn is_newer(&self, charter: &Charter, abroad: &dyn Abroad) -> Result<bool, String> {
         if charter.uri != self.record.uri {
             return Err(format!(
                 "the charter is that of {}, not of {}",
@@ -106,14 +106,22 @@ impl Part {
                 charter.uri, charter.uri
             ));
         }
-        Ok(self.charter.as_ref().is_none_or(|known| known.version < charter.version))
+        Ok(self.charter.as_ref().is_none_or(|known| abroad.replaces(charter, known)))
     }
 
     /// Where a node is to which something is to be sent.
     pub fn reach(&self, node: NodeId) -> Option<Reach> {
+        self.reach_of_known(node).or_else(|| self.hints.get(node).cloned())
+    }
+
+    /// Whether a node speaks for a site, or for another region that the charter names.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.reach_of_known(node).is_some()
+    }
+
+    fn reach_of_known(&self, node: NodeId) -> Option<Reach> {
         let neighbour = || self.office.as_ref().and_then(|office| office.neighbours.reach(node));
-        let known = self.assembly.reach(node).or_else(neighbour);
-        known.or_else(|| self.hints.get(node).cloned())
+        self.assembly.reach(node).or_else(neighbour)
     }
 
     /// How the region stands, as far as is known here.

@@ -25,8 +25,7 @@ pub async fn region(client: &Client, what: Region, json: bool) -> anyhow::Result
             ("admit", RegionRequest { name: Some(site), ..Default::default() }, None)
         }
         Region::Remove { site } => {
-            let request =
-                RegionRequest { name: Some(site), withdraw: true, ..Default::default() };
+            let request = RegionRequest { name: Some(site), withdraw: true, ..Default::default() };
             ("admit", request, None)
         }
         Region::Peer { uri, withdraw } => {

@@ -1,6 +1,6 @@
 //! What a region needs of this node: keys, and connections with nodes of other sub-grids.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use phantom_discovery::region::{
 use phantom_discovery::uri::GridUri;
 use phantom_model::{NodeId, SubgridId};
 use phantom_net::abroad::{Contact, Foreign};
+use phantom_net::member::Vo;
 use phantom_net::region::{self, Registration, Rotation};
 use phantom_net::{Network, PeerAddr};
 
@@ -140,11 +141,30 @@ impl Abroad for Outside {
         charter(bytes, self.network.now())
     }
 
+    fn replaces(&self, charter: &Charter, known: &Charter) -> bool {
+        let now = self.network.now();
+        let [charter, known] =
+            [charter, known].map(|it| region::Charter::read(&it.bytes, now).ok());
+        match (charter, known) {
+            (Some(charter), Some(known)) => charter.replaces(&known),
+            // The clock was put back: what was checked before counts.
+            (charter, _) => charter.is_some(),
+        }
+    }
+
     fn organisations(&self) -> Vec<Vec<u8>> {
         self.network.vos().iter().map(|vo| vo.to_bytes()).collect()
     }
 
-    async fn learn_organisation(&self, document: Vec<u8>) -> Result<bool, String> {
+    async fn learn_organisation(
+        &self,
+        document: Vec<u8>,
+        owners: &BTreeSet<SubgridId>,
+    ) -> Result<bool, String> {
+        let vo = Vo::from_bytes(&document).map_err(|error| error.to_string())?;
+        if !owners.contains(&vo.owner()) {
+            return Err(format!("{} belongs to no site of the region", vo.id()));
+        }
         self.network.learn_vo(&document).await.map_err(|error| error.to_string())
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use phantom_discovery::region::View;
 use phantom_model::app::OsText;
 use phantom_model::handoff::{Addressed, Report, Request};
@@ -159,8 +159,14 @@ impl Daemon {
             Ask::Work(seed, steps) => Ok(Answer::Worked(self.market.do_work(seed, steps).await?)),
             Ask::Probe(_) => Ok(Answer::Done),
             Ask::Find(text) => Ok(Answer::Found(self.find_here(&text).await?)),
-            Ask::Region => Ok(Answer::Region(self.region.view().await.map(Box::new))),
-            Ask::RegionName => Ok(Answer::RegionName(self.own_region_name().await)),
+            Ask::Region => {
+                let view = self.region_view_here().await.map_err(|it| anyhow!(it.line))?;
+                Ok(Answer::Region(view.map(Box::new)))
+            }
+            Ask::RegionName => {
+                let name = self.own_region_name().await.map_err(|it| anyhow!(it.line))?;
+                Ok(Answer::RegionName(name))
+            }
             Ask::Charter(bytes) => {
                 self.region.adopt(bytes).await.map_err(anyhow::Error::msg)?;
                 Ok(Answer::Done)

@@ -9,7 +9,7 @@ use phantom_discovery::region::{
     CHARTER, Charter, Membership, Parcel, Question, Reach, Record, Reply, SITE, View, find,
 };
 use phantom_discovery::uri::GridUri;
-use phantom_model::SubgridId;
+use phantom_model::{NodeId, SubgridId};
 use phantom_net::region::{
     self as signed, CharterBody, CharterPeer, CharterSite, MAX_ROTATED, RegionKey, Registration,
     Rotation,
@@ -41,47 +41,59 @@ struct Proven {
 impl Daemon {
     /// How the region of this node's sub-grid stands.
     pub async fn region_view(&self) -> Result<View, Refusal> {
-        self.network.standing().map_err(Refusal::failed)?;
-        if let Some(view) = self.region.view().await {
-            return Ok(view);
-        }
-        let super_peer = self.subgrid.status().super_peer.map(|(node, _)| node);
-        let view = match super_peer.filter(|node| *node != self.node) {
-            Some(node) => match self.ask(node, &Ask::Region, ASK).await? {
-                Answer::Region(view) => view.map(|view| *view),
-                _ => None,
-            },
-            None => None,
-        };
-        view.ok_or_else(|| match super_peer {
-            Some(_) => Refusal::failed(
+        self.region_view_if_any().await?.ok_or_else(|| {
+            Refusal::failed(
                 "this sub-grid belongs to no region: `sudo phantom site register grid://NAME` asks \
                  one to let it in, `sudo phantom region init grid://NAME` founds one",
-            ),
-            None => Refusal::failed(
-                "no super-peer answers for the sub-grid now, and only it knows of its region; \
-                 `phantom subgrid` tells why",
-            ),
+            )
         })
     }
 
-    /// The domain name of the region the sub-grid is a site of, as the super-peer knows; `None` when
-    /// nobody tells.
-    pub async fn region_name(&self) -> Option<Option<String>> {
-        let (node, _) = self.subgrid.status().super_peer?;
-        if node == self.node {
-            return Some(self.own_region_name().await);
+    /// The same; `None` where it is known that the sub-grid has to do with none.
+    async fn region_view_if_any(&self) -> Result<Option<View>, Refusal> {
+        self.network.standing().map_err(Refusal::failed)?;
+        match self.other_super_peer() {
+            Some(node) => match self.ask(node, &Ask::Region, ASK).await? {
+                Answer::Region(view) => Ok(view.map(|view| *view)),
+                _ => Err(unknown()),
+            },
+            None => self.region_view_here().await,
         }
-        match self.ask(node, &Ask::RegionName, ASK).await {
-            Ok(Answer::RegionName(name)) => Some(name),
-            _ => None,
+    }
+
+    /// The same as the super-peer itself knows. Not having read what its sub-grid keeps is no answer.
+    pub async fn region_view_here(&self) -> Result<Option<View>, Refusal> {
+        if let Some(view) = self.region.view().await {
+            return Ok(Some(view));
+        }
+        match self.subgrid.value(SITE).await {
+            Some((_, None)) if self.subgrid.status().decides => Ok(None),
+            _ => Err(unknown()),
+        }
+    }
+
+    /// The super-peer, where that is another node.
+    fn other_super_peer(&self) -> Option<NodeId> {
+        let (node, _) = self.subgrid.status().super_peer?;
+        (node != self.node).then_some(node)
+    }
+
+    /// The domain name of the region the sub-grid is a site of; `None` where it is of none.
+    pub async fn region_name(&self) -> Result<Option<String>, Refusal> {
+        match self.other_super_peer() {
+            Some(node) => match self.ask(node, &Ask::RegionName, ASK).await? {
+                Answer::RegionName(name) => Ok(name),
+                _ => Err(unknown()),
+            },
+            None => self.own_region_name().await,
         }
     }
 
     /// The same on the super-peer itself.
-    pub async fn own_region_name(&self) -> Option<String> {
-        let view = self.region.view().await?;
-        (view.membership == Membership::Site).then(|| view.uri.name().to_owned())
+    pub async fn own_region_name(&self) -> Result<Option<String>, Refusal> {
+        let view = self.region_view_here().await?;
+        let is_site = |view: &View| view.membership == Membership::Site;
+        Ok(view.filter(is_site).map(|view| view.uri.name().to_owned()))
     }
 
     /// The same for people.
@@ -502,7 +514,8 @@ impl Daemon {
                 rotated: Vec::new(),
             },
         };
-        if body.key != key.id() {
+        let rotates = body.key != key.id();
+        if rotates {
             let former = RegionKey::former(&self.config.state_dir, uri.name());
             let former = former.map_err(Refusal::failed)?;
             let old = former.iter().find(|former| former.id() == body.key).ok_or_else(|| {
@@ -517,7 +530,14 @@ impl Daemon {
             body.rotated.drain(..surplus);
             body.key = key.id();
         }
-        body.version += 1;
+        // One by a new key counts over all by those before it, whatever the versions.
+        let next = body.version.checked_add(1).or(rotates.then_some(1));
+        body.version = next.ok_or_else(|| {
+            Refusal::failed(format!(
+                "the charter of {uri} has the highest version there is, so somebody else has its \
+                 key: `sudo phantom region rotate` makes another, with which it goes on"
+            ))
+        })?;
         body.at = now;
         change(&mut body);
         Ok(body)
@@ -528,16 +548,10 @@ impl Daemon {
         phantom_net::Store::put(&*self.store, &name, charter).map_err(Refusal::failed)
     }
 
-    /// What is kept of the region in the sub-grid's group, as far as this node knows.
+    /// What is kept of the region in the sub-grid's group. Only voters replicate it; the super-peer
+    /// knows for all.
     async fn region_record(&self) -> Result<Option<Record>, Refusal> {
-        let unknown = "this node does not know what its sub-grid has decided; `phantom subgrid` \
-                       tells whether it can";
-        // Only voters replicate; the super-peer knows for all.
-        match self.region_view().await {
-            Ok(view) => Ok(Some(view.record)),
-            Err(_) if self.subgrid.status().super_peer.is_some() => Ok(None),
-            Err(_) => Err(Refusal::failed(unknown)),
-        }
+        Ok(self.region_view_if_any().await?.map(|view| view.record))
     }
 
     /// Has the sub-grid's group keep something, so that it outlives its voters.
@@ -586,6 +600,13 @@ impl Daemon {
             |asking: &Registration| view.sites.iter().any(|site| site.subgrid == asking.subgrid());
         asking.filter(|asking| asking.leaves() == is_in(asking)).collect()
     }
+}
+
+fn unknown() -> Refusal {
+    Refusal::failed(
+        "it is not known now to which region this sub-grid belongs, for no super-peer tells: try \
+         again in a moment; `phantom subgrid` tells who answers",
+    )
 }
 
 fn uris_of(asked: &RegionRequest) -> Result<Vec<GridUri>, Refusal> {

@@ -23,6 +23,8 @@ use crate::api::types::{MigrateRequest, VoAction, VoRequest, VoRow};
 
 /// How soon it is tried again to bring an app back within its virtual organisation.
 const AGAIN: Duration = Duration::from_secs(30);
+/// How soon the super-peer is asked again that could not tell of which region the sub-grid is.
+const NOT_TOLD: Duration = Duration::from_secs(2);
 /// The least that must be given of an id.
 const SHORTEST_ID: usize = 4;
 /// The own sub-grid as a member, and what stands before the id of another.
@@ -161,7 +163,9 @@ impl Daemon {
         let mut regions = self.vos.regions.subscribe();
         let mut told = Arc::default();
         loop {
-            if let Some(region) = self.region_name().await {
+            let region = self.region_name().await;
+            let pause = if region.is_ok() { AGAIN } else { NOT_TOLD };
+            if let Ok(region) = region {
                 let now: Vec<String> = region.into_iter().collect();
                 self.vos.regions.send_if_modified(|known| {
                     let differs = *known != now;
@@ -180,7 +184,7 @@ impl Daemon {
                 changed = members.changed() => changed,
                 changed = regions.changed() => changed,
                 changed = subgrid.changed() => changed,
-                () = tokio::time::sleep(AGAIN) => Ok(()),
+                () = tokio::time::sleep(pause) => Ok(()),
                 () = self.stopping() => return,
             };
             if changed.is_err() {
@@ -375,8 +379,10 @@ impl Daemon {
     /// Brings apps back within their virtual organisations when those change.
     pub async fn keep_within_vos(self: Arc<Self>) {
         let mut changes = self.network.member_changes();
+        let mut regions = self.vos.regions.subscribe();
         loop {
             changes.mark_unchanged();
+            regions.mark_unchanged();
             let bound = self.apps.started().into_iter().filter(|record| record.spec.vo.is_some());
             // One that moves was allowed to by an older document, perhaps.
             let astray = |it: &AppRecord| it.pending.is_some() || self.is_astray(it);
@@ -385,6 +391,7 @@ impl Daemon {
             join_all(astray.into_iter().map(|app| self.clone().bring_within(app))).await;
             tokio::select! {
                 changed = changes.changed(), if !some => if changed.is_err() { return },
+                changed = regions.changed(), if !some => if changed.is_err() { return },
                 // One may not have been able to move.
                 () = tokio::time::sleep(AGAIN), if some => {}
                 () = self.stopping() => return,

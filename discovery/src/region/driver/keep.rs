@@ -7,14 +7,14 @@ use crate::machine::group::{Change, Op, Outcome};
 use crate::region::record::{self, CHARTER, GROUP, SITE};
 
 impl Driver {
-    /// Takes over a charter, if it is newer.
-    pub(super) async fn adopt(&mut self, bytes: &[u8]) -> Result<(), String> {
+    /// Takes over a charter if it counts over the known one; whether it does, or is the same.
+    pub(super) async fn adopt(&mut self, bytes: &[u8]) -> Result<bool, String> {
         let charter = self.abroad.charter(bytes)?;
         let part = self.part.as_mut().ok_or(
             "this node does not answer for a sub-grid of the region now: ask its super-peer",
         )?;
-        if !part.is_newer(&charter)? {
-            return Ok(());
+        if !part.is_newer(&charter, &*self.abroad)? {
+            return Ok(part.charter.as_ref().is_some_and(|known| known.bytes == charter.bytes));
         }
         let op = Op::Set {
             name: CHARTER.to_owned(),
@@ -28,11 +28,13 @@ impl Driver {
             Err(error) => return Err(format!("the sub-grid cannot keep it: {error}")),
         }
         let now = self.now();
-        let Some(part) = &mut self.part else { return Ok(()) };
+        let Some(part) = &mut self.part else { return Ok(true) };
         let mut record = part.record.clone();
         let is_in = charter.sites.contains_key(&part.subgrid);
-        let leaves = !record.registration.is_empty()
-            && self.abroad.registration(&record.registration, part.subgrid, record.key) == Ok(true);
+        // It may have been signed for an earlier key.
+        let leaves = charter.keys.iter().chain([&record.key]).any(|key| {
+            self.abroad.registration(&record.registration, part.subgrid, *key) == Ok(true)
+        });
         if is_in && !leaves {
             record.registration = Vec::new();
         }
@@ -44,7 +46,9 @@ impl Driver {
         if record != part.record || (leaves && !is_in) {
             // Who wanted to go, and is gone, has nothing to do with the region any more.
             let bytes = (is_in || !leaves).then(|| record.to_bytes());
-            let op = Op::Set { name: SITE.to_owned(), expect: None, bytes, sure: true };
+            // Not over what the sub-grid's admin has said meanwhile.
+            let expect = Some(part.record_stamp);
+            let op = Op::Set { name: SITE.to_owned(), expect, bytes, sure: true };
             match self.subgrid.propose(op).await {
                 Ok(Outcome::Done(stamp)) if is_in || !leaves => {
                     if let Some(part) = &mut self.part {
@@ -55,7 +59,7 @@ impl Driver {
                 _ => self.next_look = Duration::ZERO,
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has the sub-grid keep what the site promises. Where that fails this node speaks for the site no

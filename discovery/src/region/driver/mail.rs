@@ -21,6 +21,8 @@ const TELL: Duration = Duration::from_secs(10);
 const TELL_ANEW: Duration = Duration::from_secs(600);
 /// Letters on their way to one node, at most; more are lost.
 pub const MAX_LETTERS: usize = 32;
+/// Documents of virtual organisations that are being written to the disk, at most.
+pub const MAX_LEARNING: usize = 16;
 /// Nodes to which letters are on their way, at most.
 const MAX_LANES: usize = 2048;
 
@@ -69,20 +71,31 @@ impl Driver {
                 }
             }
             Letter::Query { message, hints } => {
-                hints.into_iter().for_each(|reach| part.hints.learn(reach));
+                // Strangers would have true ones forgotten.
+                if part.knows(from) {
+                    hints.into_iter().for_each(|reach| part.hints.learn(reach));
+                }
                 self.take_query(from, subgrid, message).await;
             }
         }
     }
 
-    /// In a task of its own: it may have to wait for the disk. Those that are told are few.
+    /// In a task of its own: it may have to wait for the disk. Of sub-grids that are no sites nothing
+    /// is taken, or one site could fill the places of all.
     fn learn_organisation(&self, subgrid: SubgridId, document: Vec<u8>) {
+        let Some(charter) = self.part.as_ref().and_then(|part| part.charter.as_ref()) else {
+            return;
+        };
+        // Lost, it is told again.
+        let Ok(place) = self.learning.clone().try_acquire_owned() else { return };
+        let owners = charter.sites.keys().copied().collect();
         let abroad = self.abroad.clone();
         tokio::spawn(async move {
-            if let Err(error) = abroad.learn_organisation(document).await {
+            if let Err(error) = abroad.learn_organisation(document, &owners).await {
                 let subgrid = subgrid.short();
                 tracing::debug!(%subgrid, error, "a virtual organisation was not taken over");
             }
+            drop(place);
         });
     }
 
@@ -128,20 +141,15 @@ impl Driver {
         let now = self.now();
         let Some(office) = self.part.as_mut().and_then(|part| part.office.as_mut()) else { return };
         let Some(report) = RegionReport::read(report) else { return };
-        let charter = match charter.is_empty() {
-            true => None,
-            false => self.abroad.charter(charter).ok(),
-        };
+        if !charter.is_empty()
+            && let Ok(charter) = self.abroad.charter(charter)
+        {
+            let replaces = |new: &_, known: &_| self.abroad.replaces(new, known);
+            office.neighbours.handle_shown(from, subgrid, charter, replaces, now);
+        }
         // Where it is, its connection tells.
         let from = Reach { node: from, subgrid: Some(subgrid), addrs: Vec::new() };
-        office.neighbours.handle_report(
-            from,
-            subgrid,
-            &report,
-            charter,
-            &mut office.catalogue,
-            now,
-        );
+        office.neighbours.handle_report(from, &report, &mut office.catalogue, now);
     }
 
     /// A message of a query has come from another sub-grid.
