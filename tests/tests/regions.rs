@@ -168,9 +168,12 @@ fn of_several_regions_the_nearest_is_asked() -> anyhow::Result<()> {
             campus.admin(site, &["region", "init", uri])?;
             campus.wait("its entry", (site, 0), |it| it.zone.starts_with("written"))?;
         }
+        // A way so narrow that what is said must wait for what was said before.
+        let narrow = ["tbf", "rate", "64kbit", "burst", "1600", "latency", "2s"];
         let far = |site: usize, what: &str| {
-            let qdisc = ["tc", "qdisc", what, "dev", "ph1b", "root", "netem", "delay", "40ms"];
-            campus.node(site, 0).enter(&qdisc)
+            let qdisc = ["tc", "qdisc", what, "dev", "ph1b", "root"];
+            let narrow = if what == "add" { &narrow[..] } else { &[] };
+            campus.node(site, 0).enter(&[&qdisc, narrow].concat())
         };
         far(0, "add")?;
         let register = ["site", "register", REGION, nobody, other, "--name", "site2"];
