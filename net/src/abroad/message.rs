@@ -12,8 +12,9 @@ use crate::wire::FrameError;
 
 /// So many bytes of messages may be here at once, read or being read.
 pub(super) const ROOM: usize = 64 << 20;
-/// So much of a message is read at once, when there is room for it.
+/// So much of a message is read at once at most, when there is room for it, and at first.
 const PIECE: usize = 64 << 10;
+const FIRST_PIECE: usize = 512;
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +49,8 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Reads a message, waiting while there is no room for what comes next. Memory follows what has
-/// arrived, not what was announced.
+/// Reads a message, waiting while there is no room for what comes next. Room and memory follow what
+/// has arrived, not what was announced: at most as much again is taken ahead.
 pub(super) async fn read(
     stream: &mut (impl AsyncRead + Unpin),
     room: &Arc<Semaphore>,
@@ -62,10 +63,10 @@ pub(super) async fn read(
     let mut head = [0; frame::HEAD_BYTES];
     stream.read_exact(&mut head).await?;
     let length = frame::body_bytes(head, MAX_ABROAD)?;
-    let mut payload = Vec::with_capacity(length.min(PIECE));
+    let mut payload = Vec::with_capacity(length.min(FIRST_PIECE));
     let mut taken: Option<OwnedSemaphorePermit> = None;
     while payload.len() < length {
-        let piece = (length - payload.len()).min(PIECE);
+        let piece = (length - payload.len()).min(payload.len().clamp(FIRST_PIECE, PIECE));
         let more = room.clone().acquire_many_owned(piece as u32).await;
         let more = more.map_err(|_| FrameError::Ended)?;
         match &mut taken {
@@ -123,6 +124,32 @@ mod tests {
         let wait = std::time::Duration::from_secs(1);
         assert!(tokio::time::timeout(wait, read(&mut far, &room)).await.is_err(), "no room");
         assert_eq!(room.available_permits(), 2 * PIECE, "given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_taken_for_what_comes() {
+        let (room, (mut near, mut far)) = (room(ROOM), tokio::io::duplex(4 * PIECE));
+        near.write_all(&[1]).await.unwrap();
+        near.write_all(&(MAX_ABROAD as u32).to_le_bytes()).await.unwrap();
+        let mut reading = std::pin::pin!(read(&mut far, &room));
+        let wait = std::time::Duration::from_millis(1);
+        for sent in [0, 1, 600, 5000, PIECE] {
+            near.write_all(&vec![7; sent]).await.unwrap();
+            assert!(tokio::time::timeout(wait, &mut reading).await.is_err());
+        }
+        let (sent, taken) = (5601 + PIECE, ROOM - room.available_permits());
+        assert!((sent..=2 * sent).contains(&taken), "{taken} for {sent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_only_was_announced_takes_next_to_no_room() {
+        let (room, (mut near, mut far)) = (room(ROOM), tokio::io::duplex(PIECE));
+        near.write_all(&[1]).await.unwrap();
+        near.write_all(&(MAX_ABROAD as u32).to_le_bytes()).await.unwrap();
+        let mut reading = std::pin::pin!(read(&mut far, &room));
+        let wait = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(wait, &mut reading).await.is_err());
+        assert_eq!(ROOM - room.available_permits(), FIRST_PIECE);
     }
 
     proptest! {

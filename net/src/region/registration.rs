@@ -135,6 +135,14 @@ impl Registration {
         Ok(registration)
     }
 
+    /// Whether it says that it is this sub-grid's, for the region with this key: nothing is checked.
+    /// Who gets many that cannot be meant looks here first.
+    pub fn may_be(bytes: &[u8], subgrid: SubgridId, key: &[u8; 32]) -> bool {
+        let unchecked = frame::decode::<Unchecked>(bytes).ok();
+        bytes.len() <= MAX_REGISTRATION
+            && unchecked.is_some_and(|it| it.wish.subgrid == subgrid && it.wish.key == *key)
+    }
+
     /// As it is sent, at most [`MAX_REGISTRATION`] bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Plain structs of numbers and strings always serialize.

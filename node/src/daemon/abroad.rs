@@ -169,12 +169,11 @@ impl Abroad for Outside {
     }
 
     fn registration(&self, bytes: &[u8], of: SubgridId, key: [u8; 32]) -> Result<bool, String> {
-        let read = Registration::read(bytes, self.network.now());
-        let read = read.map_err(|error| error.to_string())?;
-        if read.subgrid() != of || *read.key() != key {
+        if !Registration::may_be(bytes, of, &key) {
             return Err("it is that of another sub-grid, or for another region".to_owned());
         }
-        Ok(read.leaves())
+        let read = Registration::read(bytes, self.network.now());
+        Ok(read.map_err(|error| error.to_string())?.leaves())
     }
 }
 
