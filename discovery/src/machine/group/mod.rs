@@ -325,7 +325,8 @@ impl Group {
             },
             Body::Blank => drop(self.blank.insert(from)),
             Body::Founded(founding) => {
-                if founding.view.generation > own && founding.is_sound() {
+                let is_sound = founding.is_sound() && !founding.is_beyond(own);
+                if founding.view.generation > own && is_sound {
                     self.adopt(*founding, now);
                 }
             }

@@ -32,6 +32,12 @@ impl Founding {
     pub(super) fn is_sound(&self) -> bool {
         self.view.is_sound() && self.state.is_sound()
     }
+
+    /// Whether it is so far ahead of the generation `own` that it does not come from counting. Taken
+    /// over, the highest number would end all foundings.
+    pub(super) fn is_beyond(&self, own: u64) -> bool {
+        self.view.generation > own.saturating_add(MAX_GENERATIONS_AHEAD)
+    }
 }
 
 /// How far an elector has got in its generation.
@@ -62,6 +68,8 @@ pub struct Ballot {
     pub life: u64,
 }
 
+/// No generation is further ahead of another: of who has slept through them.
+const MAX_GENERATIONS_AHEAD: u64 = 1 << 32;
 /// No ballot is further ahead of another.
 const MAX_ROUNDS_AHEAD: u64 = 1_000_000;
 

@@ -377,6 +377,17 @@ fn what_is_of_another_generation_has_no_effect_but_that_the_later_one_is_told() 
 }
 
 #[test]
+fn a_generation_that_nobody_can_have_counted_to_is_not_taken_over() {
+    let mut elector = Elector::new();
+    for (generation, is_taken) in [(u64::MAX, false), (1 << 40, false), (1000, true)] {
+        let mut founding = elector.next(2);
+        founding.view.generation = generation;
+        elector.hear_as(2, generation, 2, Body::Founded(founding));
+        assert_eq!(elector.group.generation() == generation, is_taken, "{generation}");
+    }
+}
+
+#[test]
 fn the_next_generation_forgets_what_was_promised_for_it_and_brings_what_it_lacks() {
     let mut elector = Elector::new();
     elector.beat(1, 1, ballot(1, 1));
