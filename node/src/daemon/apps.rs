@@ -199,6 +199,9 @@ impl Daemon {
                 Ok(RunReply { app, name, attach: dir.attach(), notes })
             }
             Err(error) => {
+                // A shim that was late and killed may have begun.
+                let daemon = self.clone();
+                let _ = tokio::task::spawn_blocking(move || daemon.clear_remains(app)).await;
                 self.forget(app);
                 Err(error.into())
             }
