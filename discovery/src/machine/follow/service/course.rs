@@ -46,7 +46,9 @@ impl Service {
             self.renew(&held, lease, now);
         } else if held.filled != Some(version) {
             self.copy = Copy::Filling(version);
-            let (saved, former) = (held.record.saved, held.former);
+            // What the last look has found is newer than what the group has.
+            let saved = self.content.clone().or(held.record.saved);
+            let former = held.former;
             self.commands.push_back(Command::Fill { saved, former, run });
         } else if lease.until <= now + stop.min(lease.length / 4) {
             // It would be asked to end at once.

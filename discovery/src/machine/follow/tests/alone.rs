@@ -252,3 +252,24 @@ fn a_large_state_among_many_nodes_is_written_less_often() {
     let commands = alone.situation(many(118));
     assert!(commands.iter().any(|it| matches!(it, Command::Write { .. })), "{commands:?}");
 }
+
+#[test]
+fn another_place_is_filled_with_what_was_found_last_saved_or_not() {
+    let (mut alone, record) = Alone::running();
+    alone.now = secs(101);
+    alone.situation(leads(5, 110));
+    alone.service.handle_seen(Seen::Content(vec![1]), alone.now);
+    let commands = alone.commands();
+    let (ticket, ..) = Alone::write(&commands);
+    alone.written(ticket, Written::Done(stamp(2)));
+    alone.service.handle_terms(Ok(Terms { version: 2, ..world::TERMS }), alone.now);
+    assert!(matches!(alone.commands()[..], [Command::Stop { .. }]));
+    let end = End { how: "exit code 0".to_owned(), lapsed: false };
+    alone.service.handle_ended(record.run, end, alone.now);
+    assert_eq!(alone.commands(), [Command::Look]);
+    alone.service.handle_seen(Seen::Content(vec![2]), alone.now);
+    match &alone.commands()[..] {
+        [Command::Fill { saved: Some(saved), .. }, ..] => assert_eq!(saved.packed, [2]),
+        other => panic!("{other:?}"),
+    }
+}
