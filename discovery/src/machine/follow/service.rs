@@ -15,6 +15,8 @@ use crate::machine::group::Stamp;
 const AGAIN: Duration = Duration::from_millis(300);
 /// What needs somebody to mend it is tried again after so long.
 const MENDED: Duration = Duration::from_secs(10);
+/// Why the group refuses what is new.
+const FULL: &str = "the sub-grid's small memory is full: follow fewer services, or smaller";
 /// The pause after the first failure; it doubles.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -65,6 +67,8 @@ struct Writing {
     record: Record,
     /// Of a first claim: whose the folder is, if this node's.
     former: Option<u64>,
+    /// With what is new in the folder, if anything is.
+    whole: bool,
 }
 
 /// One node's part in one service.
@@ -92,6 +96,8 @@ pub struct Service {
     /// What is in the folder and not in the group.
     content: Option<Saved>,
     save_after: Duration,
+    /// The group had no room for what is new; until then it is not tried again.
+    room_after: Option<Duration>,
     /// Nothing is started before,
     not_before: Duration,
     /// and nothing read or written.
@@ -129,6 +135,7 @@ impl Service {
             look_at: Duration::ZERO,
             content: None,
             save_after: Duration::ZERO,
+            room_after: None,
             not_before: Duration::ZERO,
             retry: Duration::ZERO,
             failures: 0,
@@ -207,17 +214,19 @@ impl Service {
                 self.retry = now + AGAIN;
             }
             Written::NotNow => self.retry = now + AGAIN,
-            Written::Full => {
-                let words =
-                    "the sub-grid's small memory is full: follow fewer services, or smaller";
-                self.trouble = Some(words.to_owned());
-                self.content = None;
+            Written::Full if self.held.is_none() => {
                 self.retry = now + MENDED;
-                if self.held.is_none() {
-                    self.why = Some(words.to_owned());
-                    self.not_before = now + MENDED;
-                }
+                self.why = Some(FULL.to_owned());
+                self.not_before = now + MENDED;
             }
+            // What does not grow is written at once, for a permission may hang on it.
+            Written::Full if write.whole => {
+                if self.room_after.is_none() && self.content.is_some() {
+                    self.tell(format!("its state is not saved: {FULL}"));
+                }
+                self.room_after = Some(now + MENDED);
+            }
+            Written::Full => self.retry = now + PAUSE,
         }
         self.drive(now);
     }
@@ -326,6 +335,7 @@ impl Service {
     /// Whether and how it runs here.
     pub fn report(&self) -> Report {
         let running = matches!(self.copy, Copy::Running(_) | Copy::Stopping(_));
+        let is_full = self.room_after.is_some() && self.content.is_some();
         Report {
             since_unix_s: running.then_some(self.since_unix_s),
             stopping: matches!(self.copy, Copy::Stopping(_)),
@@ -334,7 +344,7 @@ impl Service {
                 (Err(words), false) => Some(words.clone()),
                 (Ok(_), false) => self.why.clone(),
             },
-            trouble: self.trouble.clone(),
+            trouble: if is_full { Some(FULL.to_owned()) } else { self.trouble.clone() },
             exit: self.exit.clone(),
         }
     }

@@ -42,14 +42,17 @@ impl Service {
         self.tickets += 1;
         let ticket = self.tickets;
         record.count += 1;
-        if self.held.is_some() {
+        let whole = self.room_after.is_none_or(|at| now >= at);
+        if self.held.is_some() && whole {
             record.saved = self.content.clone().or(record.saved);
-            record.since_unix_s = self.since_unix_s;
             record.exit = self.exit.clone().or(record.exit);
+        }
+        if self.held.is_some() {
+            record.since_unix_s = self.since_unix_s;
         }
         let boxed = Box::new(record.clone());
         self.commands.push_back(Command::Write { ticket, expect, record: boxed });
-        self.writing = Some(Writing { ticket, expect, record, former });
+        self.writing = Some(Writing { ticket, expect, record, former, whole });
     }
 
     /// Claims the service, unless whoever has it may still run it.
@@ -106,6 +109,7 @@ impl Service {
         let saved = record.saved.as_ref();
         if saved.map(|saved| &saved.packed) == self.content.as_ref().map(|it| &it.packed) {
             self.content = None;
+            self.room_after = None;
             let bytes = saved.map_or(0, |saved| saved.packed.len()) as u64;
             let all = bytes.saturating_mul(self.situation.electors as u64);
             self.save_after = now + Duration::from_millis(all.saturating_mul(1000) / BYTES_PER_S);
@@ -143,6 +147,7 @@ impl Service {
             return;
         }
         self.content = None;
+        self.room_after = None;
         let words = "another node has taken it over";
         match self.copy {
             Copy::Running(running) => self.stop(running, words, now),

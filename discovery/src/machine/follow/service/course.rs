@@ -131,6 +131,10 @@ impl Service {
             Lead::Out => return self.let_go(),
             _ => {}
         }
+        if self.give_up.is_none() {
+            // The last chance for what is new, whether there was room a moment ago or not.
+            self.room_after = None;
+        }
         let give_up = *self.give_up.get_or_insert(now + HAND_BACK);
         if held.record.stopped || now >= give_up {
             return self.let_go();
@@ -146,6 +150,7 @@ impl Service {
         self.unsure = None;
         self.writing = None;
         self.content = None;
+        self.room_after = None;
         self.give_up = None;
     }
 
@@ -159,7 +164,7 @@ impl Service {
         {
             return;
         }
-        let at = self.retry.max(self.save_after);
+        let at = self.retry.max(self.save_after).max(self.room_after.unwrap_or_default());
         if now < at {
             return self.wake(at);
         }

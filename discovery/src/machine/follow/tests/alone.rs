@@ -273,3 +273,78 @@ fn another_place_is_filled_with_what_was_found_last_saved_or_not() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Runs, and the group has had no room for what is new in its folder.
+fn without_room() -> (Alone, u64) {
+    let (mut alone, record) = Alone::running();
+    alone.now = secs(101);
+    alone.situation(leads(5, 110));
+    alone.service.handle_seen(Seen::Content(vec![1; 100]), alone.now);
+    let commands = alone.commands();
+    let (ticket, ..) = Alone::write(&commands);
+    assert_eq!(alone.written(ticket, Written::Full), []);
+    let trouble = alone.service.report().trouble.unwrap();
+    assert!(trouble.contains("memory is full"), "{trouble}");
+    (alone, record.run)
+}
+
+#[test]
+fn what_the_group_had_no_room_for_is_saved_when_there_is_room() {
+    let (mut alone, _) = without_room();
+    for now in 102..111 {
+        alone.now = secs(now);
+        let commands = alone.situation(leads(5, now + 9));
+        assert!(!commands.iter().any(|it| matches!(it, Command::Write { .. })), "{commands:?}");
+        alone.service.handle_seen(Seen::Same, alone.now);
+    }
+    assert!(alone.service.report().trouble.is_some());
+    alone.now = secs(111);
+    let commands = alone.situation(leads(5, 120));
+    let writes = commands.into_iter().filter(|it| matches!(it, Command::Write { .. }));
+    let (ticket, expect, record) = Alone::write(&writes.collect::<Vec<_>>());
+    assert_eq!((expect, record.saved.unwrap().packed.len()), (stamp(1), 100));
+    alone.written(ticket, Written::Done(stamp(2)));
+    assert_eq!(alone.service.report().trouble, None);
+}
+
+#[test]
+fn a_claim_is_renewed_although_there_is_no_room_for_what_is_new() {
+    let (mut alone, _) = without_room();
+    let commands = alone.situation(leads(6, 115));
+    let (ticket, expect, record) = Alone::write(&commands);
+    assert_eq!((expect, record.mandate, record.saved), (stamp(1), mandate(6), None));
+    let commands = alone.written(ticket, Written::Done(stamp(2)));
+    assert_eq!(commands, [Command::Permit { until: secs(115) }]);
+    // Where it is told so of the renewal itself.
+    alone.now = secs(111);
+    let commands = alone.situation(leads(7, 120));
+    let writes = commands.into_iter().filter(|it| matches!(it, Command::Write { .. }));
+    let (ticket, _, record) = Alone::write(&writes.collect::<Vec<_>>());
+    assert_eq!(record.saved.unwrap().packed.len(), 100);
+    let commands = alone.written(ticket, Written::Full);
+    let (ticket, _, record) = Alone::write(&commands);
+    assert_eq!((record.mandate, record.saved), (mandate(7), None));
+    let commands = alone.written(ticket, Written::Done(stamp(3)));
+    assert_eq!(commands, [Command::Permit { until: secs(120) }]);
+    // Nor is it written all the time where there is no room at all.
+    let commands = alone.situation(leads(8, 122));
+    let (ticket, ..) = Alone::write(&commands);
+    assert_eq!(alone.written(ticket, Written::Full), []);
+}
+
+#[test]
+fn who_hands_back_does_so_although_there_is_no_room_for_the_last_of_the_state() {
+    let (mut alone, run) = without_room();
+    assert!(matches!(alone.situation(follows())[..], [Command::Stop { .. }]));
+    let end = End { how: "exit code 0".to_owned(), lapsed: false };
+    alone.service.handle_ended(run, end, alone.now);
+    alone.service.handle_seen(Seen::Content(vec![2; 100]), alone.now);
+    let commands = alone.commands();
+    let (ticket, _, back) = Alone::write(&commands[commands.len() - 1..]);
+    assert_eq!((back.stopped, back.saved.unwrap().packed.len()), (true, 100), "once more");
+    let commands = alone.written(ticket, Written::Full);
+    let (ticket, _, back) = Alone::write(&commands);
+    assert_eq!((back.stopped, back.saved), (true, None));
+    assert_eq!(alone.written(ticket, Written::Done(stamp(2))), []);
+    assert!(alone.service.is_idle());
+}
