@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::extract::connect_info::Connected;
@@ -20,6 +21,8 @@ use crate::daemon::{Caller, Daemon, Refusal, describe};
 
 /// Requests larger than this are refused; an environment may be large.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
+/// How long requests under way are answered when the daemon stops.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// Who is at the other end of a local connection, as the kernel says.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +73,7 @@ pub fn bind(socket: &Path) -> anyhow::Result<UnixListener> {
 
 /// Answers until the daemon stops.
 pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Result<()> {
-    let stop = daemon.stopping();
+    let (stop, stopping) = (daemon.stopping(), daemon.stopping());
     let router = Router::new()
         .route("/v1/up", get(joined).post(up))
         .route("/v1/policy", get(policy).post(decree))
@@ -100,10 +103,29 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/apps/{app}/kill", post(kill))
         .layer(axum::extract::DefaultBodyLimit::max(MAX_REQUEST_BYTES))
         .with_state(daemon);
-    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
-        .with_graceful_shutdown(stop)
-        .await
-        .context("the local API ended")
+    answer(router, listener, stop, stopping).await
+}
+
+/// Answers until told to stop by both; a request that never comes to its end is not waited for.
+async fn answer(
+    router: Router,
+    listener: UnixListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+    stopping: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let served = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(stop);
+    let late = async {
+        stopping.await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = served => served.context("the local API ended"),
+        () = late => {
+            tracing::info!("a local request was not done within {LAST_ANSWERS:?} and is left");
+            Ok(())
+        }
+    }
 }
 
 async fn up(node: Node, from: From, body: Json<UpRequest>) -> Answer<UpReply> {
@@ -288,4 +310,43 @@ async fn migrate(
 async fn kill(node: Node, from: From, app: UrlPath<String>, body: Json<KillRequest>) -> Answer<()> {
     let id = node.find_app(from.caller()?, &app)?;
     Ok(Json(node.kill(id, body.0.signal.unwrap_or(libc::SIGTERM)).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, sleep, timeout};
+
+    use super::*;
+
+    async fn sent(socket: &Path, request: &str) -> UnixStream {
+        let mut stream = UnixStream::connect(socket).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    #[tokio::test]
+    async fn a_request_that_never_ends_does_not_keep_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let slow = async || {
+            sleep(Duration::from_secs(1)).await;
+            "done"
+        };
+        let router =
+            Router::new().route("/half", post(async |body: String| body)).route("/slow", get(slow));
+        let listener = bind(&socket).unwrap();
+        let stop = || sleep(Duration::from_millis(500));
+        let served = tokio::spawn(answer(router, listener, stop(), stop()));
+        let head = "POST /half HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegin";
+        let _half = sent(&socket, head).await;
+        let mut slow = sent(&socket, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let began = Instant::now();
+        timeout(Duration::from_secs(10), served).await.unwrap().unwrap().unwrap();
+        assert!(began.elapsed() >= LAST_ANSWERS, "{:?}", began.elapsed());
+        let mut answer = String::new();
+        let read = slow.read_to_string(&mut answer);
+        timeout(Duration::from_secs(10), read).await.unwrap().unwrap();
+        assert!(answer.ends_with("done"), "{answer}");
+    }
 }

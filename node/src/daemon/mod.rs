@@ -320,8 +320,17 @@ impl Daemon {
             let _ = std::fs::File::from(ready).write_all(b"ready\n");
         }
         self.clone().stop_on_signals()?;
-        let served = crate::api::server::serve(self.clone(), api).await;
-        self.end_services().await;
+        let answers = async {
+            let served = crate::api::server::serve(self.clone(), api).await;
+            self.stop();
+            served
+        };
+        // Nobody who asks something here keeps them from being handed back.
+        let services = async {
+            self.stopping().await;
+            self.end_services().await;
+        };
+        let (served, ()) = tokio::join!(answers, services);
         self.save_timelines().await;
         let _ = self.network.shutdown(SHUTDOWN).await;
         let _ = std::fs::remove_file(self.config.api_socket());

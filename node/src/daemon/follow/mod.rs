@@ -132,9 +132,14 @@ impl Daemon {
         }
     }
 
-    /// Services may run again: the sub-grid was not left, or another will be joined.
+    /// Services may run again: the sub-grid was not left, or another will be joined. Not when the
+    /// daemon ends meanwhile.
     pub fn resume_services(&self) {
-        self.follows.ending.send_replace(false);
+        self.follows.ending.send_if_modified(|ending| {
+            let resumes = *ending && !*self.stop.borrow();
+            *ending &= !resumes;
+            resumes
+        });
     }
 
     /// How the services stand that the policy names: the super-peer knows.
