@@ -160,6 +160,8 @@ pub struct Daemon {
     pub joining: joining::Joining,
     /// Services that run wherever the super-peer is.
     pub follows: follow::Follows,
+    /// Searches through the registry.
+    pub finds: subgrid::Finds,
     /// The sub-grid's policy as it was last read.
     pub policies: policy::Policies,
     /// The virtual organisations as they were last looked at.
@@ -271,6 +273,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         joining: joining::Joining::default(),
         market: market::Market::default(),
         follows: follow::Follows::default(),
+        finds: subgrid::Finds::default(),
         policies: policy::Policies::default(),
         vos: vo::Vos::default(),
         members: members::Members::default(),

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use phantom_classad::{Expr, Scope, Value};
 use phantom_discovery::Entry;
 use phantom_discovery::machine::registry::description::Attributes;
 use phantom_model::{NodeFacts, NodeId};
 use phantom_net::Incoming;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::describe;
 use super::peers::{Answer, Ask};
@@ -24,6 +25,38 @@ const DESCRIBE: Duration = Duration::from_secs(5);
 const MAX_FOUND: usize = 1000;
 /// How long a parcel may take to come in.
 const PARCEL: Duration = Duration::from_secs(10);
+/// So many expressions are looked at all members with at a time: each keeps a core busy.
+const FINDS: usize = 2;
+/// How long one more waits for its turn.
+const TURN: Duration = Duration::from_secs(2);
+/// How long an expression may take with one member, in steps; as long as in a query.
+const STEPS: u32 = 2_000;
+
+/// Searches under way through what the members say of themselves.
+pub struct Finds(Arc<Semaphore>);
+
+impl Default for Finds {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(FINDS)))
+    }
+}
+
+impl Finds {
+    /// Does this when it is its turn. A search that nobody waits for any more counts until it ends.
+    async fn run<T: Send + 'static>(
+        &self,
+        search: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let turn = tokio::time::timeout(TURN, self.0.clone().acquire_owned()).await;
+        let turn =
+            turn.map_err(|_| anyhow!("this machine has too much to do: ask again later"))??;
+        let searched = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            search()
+        });
+        searched.await?
+    }
+}
 
 /// A node that meets a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +138,7 @@ impl Daemon {
         // Evaluating some thousand ads takes its milliseconds.
         let text = text.to_owned();
         let up = self.living();
-        tokio::task::spawn_blocking(move || meeting(&entries, &text, &up)).await?
+        self.finds.run(move || meeting(&entries, &text, &up)).await
     }
 
     fn living(&self) -> std::collections::BTreeSet<NodeId> {
@@ -176,7 +209,8 @@ impl Daemon {
 
 /// What the text of an attribute comes to by itself.
 pub(super) fn value(text: &str) -> Value {
-    Expr::parse(text).map_or(Value::Error, |expr| Scope::of(&Default::default()).eval(&expr))
+    Expr::parse(text)
+        .map_or(Value::Error, |expr| Scope::of(&Default::default()).within(STEPS).eval(&expr))
 }
 
 fn meeting(
@@ -191,7 +225,7 @@ fn meeting(
         let state = if up.contains(&entry.node) { "up" } else { "away" };
         let mut ad = entry.attributes.ad();
         ad.insert("State", Value::from(state));
-        if Scope::of(&ad).eval(&expr).is_true() && found.len() < MAX_FOUND {
+        if Scope::of(&ad).within(STEPS).eval(&expr).is_true() && found.len() < MAX_FOUND {
             let attributes = entry.attributes.iter();
             let mut attributes: BTreeMap<String, String> =
                 attributes.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
@@ -210,4 +244,56 @@ fn calm(facts: &mut NodeFacts) {
     facts.load_centi = (facts.load_centi + 25) / 50 * 50;
     let part = (facts.memory_total.0 / 32).max(1);
     facts.memory_free.0 = facts.memory_free.0 / part * part;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn few_searches_run_at_a_time_and_others_are_refused() {
+        let finds = Arc::new(Finds::default());
+        let mut ends = Vec::new();
+        for _ in 0..FINDS {
+            let (end, ended) = mpsc::channel::<()>();
+            let finds = finds.clone();
+            let search = tokio::spawn(async move {
+                finds.run(move || Ok(ended.recv_timeout(Duration::from_secs(20)))).await
+            });
+            ends.push((end, search));
+        }
+        tokio::time::timeout(Duration::from_secs(5), async {
+            while finds.0.available_permits() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+        // Who asks no longer has started something nevertheless.
+        ends[0].1.abort();
+        let refused = finds.run(|| Ok(())).await.unwrap_err().to_string();
+        assert_eq!(refused, "this machine has too much to do: ask again later");
+        let (end, _) = ends.remove(0);
+        end.send(()).unwrap();
+        finds.run(|| Ok(())).await.unwrap();
+    }
+
+    #[test]
+    fn an_expression_that_takes_long_meets_nobody() {
+        // Each attribute asks for the one before it twice.
+        let mut said: BTreeMap<String, String> =
+            (1..=12).map(|n| (format!("A{n}"), format!("A{} + A{}", n - 1, n - 1))).collect();
+        said.insert("A0".to_owned(), "1".to_owned());
+        let attributes = Attributes::new(said).unwrap();
+        let node = NodeId([1; 32]);
+        let entry = Entry { node, attributes, age: Duration::ZERO, confirmed: true };
+        let found = |text: &str| {
+            meeting(std::slice::from_ref(&entry), text, &Default::default()).unwrap().len()
+        };
+        assert_eq!(found("A4 == 16"), 1);
+        assert_eq!(Scope::of(&entry.attributes.ad()).attribute("A12").to_string(), "4096");
+        assert_eq!(found("A12 == 4096"), 0);
+    }
 }
