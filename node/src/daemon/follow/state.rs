@@ -5,12 +5,13 @@
 //! What lies above the folder must be root's alone.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
@@ -30,6 +31,8 @@ const MAX_DEPTH: usize = 16;
 /// What all files hold together, before it is packed.
 const MAX_BYTES: u64 = 4 << 20;
 const MAX_NAME: usize = 255;
+/// Links on the way to the folder.
+const MAX_LINKS: usize = 16;
 /// A folder whose files change while they are read is read so often.
 const READINGS: usize = 3;
 const UNREST: Duration = Duration::from_millis(50);
@@ -238,11 +241,14 @@ impl Folder {
     /// Puts a state in place of what is there, which is kept once as `FOLDER.before`.
     pub fn fill(&self, packed: &[u8]) -> anyhow::Result<()> {
         let entries = unpack(packed).context("what the sub-grid keeps of it makes no sense")?;
-        self.check_above()?;
+        self.real()?.put(&entries)
+    }
+
+    fn put(&self, entries: &[Entry]) -> anyhow::Result<()> {
         self.check_own()?;
         let new = self.beside("new");
         remove(&new)?;
-        let written = self.write(&new, &entries);
+        let written = self.write(&new, entries);
         if written.is_err() {
             let _ = remove(&new);
         }
@@ -259,15 +265,15 @@ impl Folder {
 
     /// Makes the folder where it is missing.
     pub fn ensure(&self) -> anyhow::Result<()> {
-        self.check_above()?;
-        if self.check_own()? {
+        let real = self.real()?;
+        if real.check_own()? {
             return Ok(());
         }
         fs::DirBuilder::new()
             .mode(0o700)
-            .create(&self.path)
-            .and_then(|()| self.own(&self.path))
-            .with_context(|| format!("cannot make {}", self.path.display()))
+            .create(&real.path)
+            .and_then(|()| real.own(&real.path))
+            .with_context(|| format!("cannot make {}", real.path.display()))
     }
 
     /// Whether it is there; an error when something else is.
@@ -287,21 +293,53 @@ impl Folder {
         Ok(true)
     }
 
-    /// Nobody but root may change what lies above: names there are trusted.
-    fn check_above(&self) -> anyhow::Result<()> {
-        let above = self.path.parent().context("a folder has one above it")?;
-        fs::create_dir_all(above).with_context(|| format!("cannot make {}", above.display()))?;
-        let above = above.canonicalize()?;
-        for folder in above.ancestors() {
-            let found = fs::metadata(folder)?;
-            let open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
+    /// The same by a path without links, whose folders above it are there. Nobody but root may change
+    /// what lies above: each name is looked at before the next, and what is missing is only made
+    /// where all before it is root's.
+    fn real(&self) -> anyhow::Result<Self> {
+        let (above, name) = self.path.parent().zip(self.path.file_name()).with_context(|| {
+            format!("{} is no folder below another: choose another `state`", self.path.display())
+        })?;
+        let mut real = PathBuf::from("/");
+        check_root(&real, &fs::symlink_metadata(&real)?)?;
+        let mut names = names_last_first(above);
+        let mut links = 0;
+        while let Some(part) = names.pop() {
+            if part == ".." {
+                real.pop();
+                continue;
+            }
+            let next = real.join(part);
+            let found = match fs::symlink_metadata(&next) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::DirBuilder::new()
+                        .mode(0o755)
+                        .create(&next)
+                        .with_context(|| format!("cannot make {}", next.display()))?;
+                    fs::symlink_metadata(&next)
+                }
+                found => found,
+            };
+            let found = found.with_context(|| format!("cannot look at {}", next.display()))?;
+            check_root(&next, &found)?;
+            if !found.is_symlink() {
+                real = next;
+                continue;
+            }
+            links += 1;
             ensure!(
-                found.uid() == 0 && !open,
-                "others than root may change {}: choose a `state` below /var/lib, for example",
-                folder.display()
+                links <= MAX_LINKS,
+                "{} leads through too many links: choose another `state`",
+                self.path.display()
             );
+            let target = fs::read_link(&next)
+                .with_context(|| format!("cannot look at {}", next.display()))?;
+            if target.is_absolute() {
+                real = PathBuf::from("/");
+            }
+            names.extend(names_last_first(&target));
         }
-        Ok(())
+        Ok(Self { path: real.join(name), ..self.clone() })
     }
 
     fn beside(&self, what: &str) -> PathBuf {
@@ -367,6 +405,34 @@ impl Item {
             inode: stat.st_ino,
         }
     }
+}
+
+/// Whether nobody but root may change what is at a path.
+fn check_root(path: &Path, found: &fs::Metadata) -> anyhow::Result<()> {
+    let open = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
+    ensure!(
+        found.uid() == 0 && (found.is_symlink() || !open),
+        "others than root may change {}: choose a `state` below /var/lib, for example",
+        path.display()
+    );
+    ensure!(
+        found.is_dir() || found.is_symlink(),
+        "{} is no folder: choose another `state`",
+        path.display()
+    );
+    Ok(())
+}
+
+/// The parts of a path, the last one first.
+fn names_last_first(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    let mut names: Vec<_> = names.collect();
+    names.reverse();
+    names
 }
 
 fn kind(stat: &FileStat) -> SFlag {

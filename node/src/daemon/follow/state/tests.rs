@@ -107,6 +107,53 @@ fn a_folder_that_others_could_exchange_is_refused() {
 }
 
 #[test]
+fn nothing_is_made_where_others_than_root_could_lead_it() {
+    let Some((dir, folder)) = folder() else { return };
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let link = |at: &Path, target: &Path, uid: u32| {
+        std::os::unix::fs::symlink(target, at).unwrap();
+        std::os::unix::fs::lchown(at, Some(uid), Some(uid)).unwrap();
+    };
+    // In a place like /tmp, a link of somebody else's to where he may not write himself.
+    let sticky = dir.path().join("sticky");
+    fs::create_dir(&sticky).unwrap();
+    fs::set_permissions(&sticky, fs::Permissions::from_mode(0o1777)).unwrap();
+    let inner = dir.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    link(&sticky.join("theirs"), &inner, 12345);
+    link(&dir.path().join("to-open"), &open, 0);
+    link(&dir.path().join("round"), Path::new("round"), 0);
+    let packed = content(folder.look(&mut None));
+    let cases = [
+        ("open/a/b/state", "others than root may change"),
+        ("to-open/a/state", "others than root may change"),
+        ("sticky/theirs/a/state", "others than root may change"),
+        ("inner/../open/a/state", "others than root may change"),
+        ("round/state", "too many links"),
+    ];
+    for (path, words) in cases {
+        let folder = Folder { path: dir.path().join(path), ..folder.clone() };
+        for refused in [folder.ensure(), folder.fill(&packed)] {
+            let said = format!("{:#}", refused.unwrap_err());
+            assert!(said.contains(words), "{path}: {said}");
+        }
+    }
+    for empty in [&open, &inner] {
+        assert_eq!(fs::read_dir(empty).unwrap().count(), 0, "{}", empty.display());
+    }
+    // Root's own links are his to make.
+    link(&dir.path().join("own"), Path::new("inner/../inner"), 0);
+    let folder = Folder { path: dir.path().join("own/new/state"), ..folder };
+    folder.ensure().unwrap();
+    folder.fill(&packed).unwrap();
+    let made = fs::metadata(inner.join("new/state")).unwrap();
+    assert_eq!(made.uid(), 12345);
+    assert!(inner.join("new/state.before").is_dir());
+}
+
+#[test]
 fn a_packed_state_of_an_enemy_is_refused() {
     let entry = |path: &str, content: Option<&[u8]>| Entry {
         path: OsText::from(path),
