@@ -92,6 +92,8 @@ pub struct Service {
     /// How often the folder is looked at, of the copy that is or was here.
     save: Option<Duration>,
     looking: bool,
+    /// The look under way began before the copy had ended.
+    look_again: bool,
     look_at: Duration,
     /// What is in the folder and not in the group.
     content: Option<Saved>,
@@ -132,6 +134,7 @@ impl Service {
             permit: Duration::ZERO,
             save: None,
             looking: false,
+            look_again: false,
             look_at: Duration::ZERO,
             content: None,
             save_after: Duration::ZERO,
@@ -271,6 +274,9 @@ impl Service {
                 self.trouble = Some(words);
             }
         }
+        if std::mem::take(&mut self.look_again) {
+            self.look();
+        }
         self.drive(now);
     }
 
@@ -298,6 +304,7 @@ impl Service {
             self.why = Some(words);
         }
         if self.save.is_some() && self.held.is_some() {
+            self.look_again = self.looking;
             self.look();
         }
         self.drive(now);

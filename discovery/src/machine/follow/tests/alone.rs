@@ -348,3 +348,20 @@ fn who_hands_back_does_so_although_there_is_no_room_for_the_last_of_the_state() 
     assert_eq!(alone.written(ticket, Written::Done(stamp(2))), []);
     assert!(alone.service.is_idle());
 }
+
+#[test]
+fn what_it_wrote_last_is_handed_back_although_a_look_was_under_way_when_it_ended() {
+    let (mut alone, record) = Alone::running();
+    alone.now = secs(101);
+    alone.situation(leads(5, 110));
+    assert!(matches!(alone.situation(follows())[..], [Command::Stop { .. }]));
+    let end = End { how: "exit code 0".to_owned(), lapsed: false };
+    alone.service.handle_ended(record.run, end, alone.now);
+    assert_eq!(alone.commands(), [], "one looks already");
+    alone.service.handle_seen(Seen::Content(vec![1]), alone.now);
+    assert_eq!(alone.commands(), [Command::Look]);
+    alone.service.handle_seen(Seen::Content(vec![2]), alone.now);
+    let commands = alone.commands();
+    let (_, _, back) = Alone::write(&commands);
+    assert_eq!((back.stopped, back.saved.unwrap().packed), (true, vec![2]));
+}
