@@ -442,7 +442,11 @@ fn a_site_that_tells_lies_about_others_silences_nobody() {
             let mut assembly = begin();
             assert!(!heard || answered(&mut assembly, now));
             assembly.handle_word(node(2, 1), subgrid(2), welcome(lie(), directory.clone()), now);
-            assert_eq!(assembly.hear(node(1, 1), subgrid(1), now), heard, "it need not say it again");
+            assert_eq!(
+                assembly.hear(node(1, 1), subgrid(1), now),
+                heard,
+                "it need not say it again"
+            );
             assembly.handle_word(node(2, 1), subgrid(2), welcome(seat(2, 1, 1), directory), now);
             assert!(answered(&mut assembly, now), "heard before: {heard}");
         }
