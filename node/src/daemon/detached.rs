@@ -122,10 +122,10 @@ mod tests {
     #[tokio::test]
     async fn what_could_not_start_has_ended_before_that_is_told() {
         let cases = [
-            ("sleep 60", "not ready within"),
-            ("echo nonsense; sleep 60", "ended at once"),
-            ("exec >/dev/null; sleep 60", "ended at once"),
-            (r#"echo '{"Err":"no room"}'; sleep 60"#, "no room"),
+            ("exec sleep 60", "not ready within"),
+            ("echo nonsense; exec sleep 60", "ended at once"),
+            ("exec >/dev/null; exec sleep 60", "ended at once"),
+            (r#"echo '{"Err":"no room"}'; exec sleep 60"#, "no room"),
         ];
         for (script, words) in cases {
             let dir = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ mod tests {
     async fn what_has_started_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(r#"echo "{\"Ok\":$$}"; read -r _; sleep 1"#);
+        command.arg("-c").arg(r#"echo "{\"Ok\":$$}"; read -r _; exec sleep 1"#);
         let log = dir.path().join("log");
         let pid: u32 = start_by(command, "guard", &log, Duration::from_secs(5)).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
