@@ -11,8 +11,10 @@
 //!   promised is kept in its sub-grid's own group ([`Command::Save`]), so a new super-peer goes on with
 //!   it as a node does after a restart. A super-peer takes part only while its sub-grid's lease lets it
 //!   decide, so two nodes never speak for one site.
-//! - For a site speaks the node with the latest mandate of its sub-grid that was heard; what others
-//!   say in its name is dropped. A member that was super-peer before tells who is now ([`Word::Moved`]).
+//! - For a site speaks the node with the latest mandate of its sub-grid that was heard and is not
+//!   silent; what others say in its name is dropped. What a site says of another counts only from the
+//!   region-peer, or of one that was not heard itself. A member that was super-peer before tells who
+//!   is now ([`Word::Moved`]).
 //! - Only sites of the charter take part; those that were in it count as agreeing in the group, as
 //!   members do that were put out of a sub-grid. Who asks to be let in is told where the region-peer is.
 //! - What a region's sites tell of each other is bounded by the charter, what strangers do by
@@ -263,9 +265,9 @@ impl Assembly {
             self.commands.push_back(Command::Charter { to: reach.clone() });
         }
         if !hail.registration.is_empty() {
-            // Those that want to go have been let in by somebody.
-            let room = self.asking.len() < MAX_ASKING || self.asking.contains_key(&subgrid);
-            let room = room || is_in;
+            // Sites that want to go always have a place: the charter bounds them.
+            let is_known = is_in || self.asking.contains_key(&subgrid);
+            let room = is_known || self.asking.len() < MAX_ASKING;
             if room {
                 let Hail { seat, registration, .. } = hail.clone();
                 self.asking.insert(subgrid, Asking { seat, registration, heard: now });

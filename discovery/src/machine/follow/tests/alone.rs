@@ -291,9 +291,9 @@ fn without_room() -> (Alone, u64) {
 #[test]
 fn what_the_group_had_no_room_for_is_saved_when_there_is_room() {
     let (mut alone, _) = without_room();
-    for now in 102..111 {
-        alone.now = secs(now);
-        let commands = alone.situation(leads(5, now + 9));
+    for second in 102..111 {
+        alone.now = secs(second);
+        let commands = alone.situation(leads(5, second + 9));
         assert!(!commands.iter().any(|it| matches!(it, Command::Write { .. })), "{commands:?}");
         alone.service.handle_seen(Seen::Same, alone.now);
     }
