@@ -322,7 +322,8 @@ impl Daemon {
         let known = view.map(|view| view.charter.clone());
         let charters = kept.into_iter().chain(known);
         let charters = charters.filter_map(|bytes| signed::Charter::read(&bytes, now).ok());
-        let last = charters.max_by_key(|charter| charter.body().version);
+        // One by a former key may have a higher version: whoever has stolen that key has made it.
+        let last = charters.max_by_key(|it| (it.body().key == key.id(), it.body().version));
         let mut body = match last {
             Some(last) => last.body().clone(),
             None => CharterBody {
