@@ -295,6 +295,9 @@ impl Hand {
                     let (inputs, daemon) = (self.inputs.clone(), self.daemon.clone());
                     tokio::spawn(async move {
                         let written = written(daemon.subgrid.propose(op).await);
+                        if written == Written::Full {
+                            daemon.make_room().await;
+                        }
                         inputs.send(Input::Written(ticket, written)).await
                     });
                 }
@@ -379,10 +382,13 @@ impl Hand {
     fn fill(&self, saved: Option<Saved>, former: Option<u64>, run: u64) {
         let folder = self.place.as_ref().ok().and_then(|place| place.folder.clone());
         let (inputs, lineage) = (self.inputs.clone(), self.kept("run"));
+        let listing = self.listing.clone();
         tokio::spawn(async move {
-            let filled = tokio::task::spawn_blocking(move || match folder {
-                Some(folder) => fill(&folder, &lineage, saved, former, run),
-                None => Ok(()),
+            let filled = tokio::task::spawn_blocking(move || {
+                let Some(folder) = folder else { return Ok(()) };
+                // What was seen in it before is not what will be there.
+                drop(listing.lock().unwrap_or_else(PoisonError::into_inner).take());
+                fill(&folder, &lineage, saved, former, run)
             });
             let filled = filled.await.unwrap_or_else(|error| Err(error.into()));
             let filled = filled.map_err(|error| format!("{error:#}"));

@@ -142,6 +142,22 @@ impl Daemon {
         });
     }
 
+    /// Has the group forget a service that the policy does not name any more, so that there is room
+    /// for another. Its state stays as long as nobody needs the room.
+    async fn make_room(&self) {
+        let Some(state) = self.subgrid.state().await else { return };
+        let policy = self.policy();
+        let is_wanted = |name: &str| policy.follows.iter().any(|follow| follow.name == name);
+        if let Some(op) = Record::expendable(&state, is_wanted) {
+            match self.subgrid.propose(op).await {
+                Ok(_) => {
+                    tracing::info!("the state of a service that is followed no more made room")
+                }
+                Err(error) => tracing::debug!(%error, "no room could be made"),
+            }
+        }
+    }
+
     /// How the services stand that the policy names: the super-peer knows.
     pub async fn follow_rows(&self) -> Vec<FollowRow> {
         let policy = self.policy();
