@@ -54,10 +54,17 @@ impl Config {
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// A connection over which nothing is heard for this long is dead.
-    pub idle: Duration,
-    /// How often an otherwise silent connection says that it lives.
-    pub keep_alive: Duration,
+    /// A connection with open streams over which nothing is heard for this long is dead.
+    pub silent: Duration,
+    /// How often each side of such a connection sees to it that something is heard.
+    pub pulse: Duration,
+    /// How long a connection whose other side is said to be gone has to show that it is not.
+    pub doubted: Duration,
+    /// A connection at rest over which nothing is heard for this long is dead; no more than 15 s.
+    pub rest_silent: Duration,
+    /// How often a connection at rest says that it lives; no more than 5 s. What is between the two
+    /// (address translation, a relay) forgets them if they are silent for longer.
+    pub rest_pulse: Duration,
     /// Dialling, or exchanging certificates, takes no longer than this.
     pub handshake: Duration,
     /// First wait after a failed dial; doubles up to [`Timing::backoff_max`].
@@ -77,8 +84,11 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            idle: Duration::from_millis(4500),
-            keep_alive: Duration::from_secs(1),
+            silent: Duration::from_millis(4500),
+            pulse: Duration::from_secs(1),
+            doubted: Duration::from_millis(1500),
+            rest_silent: Duration::from_secs(15),
+            rest_pulse: Duration::from_secs(5),
             handshake: Duration::from_secs(4),
             backoff_min: Duration::from_millis(200),
             backoff_max: Duration::from_secs(10),

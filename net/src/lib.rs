@@ -34,7 +34,9 @@
 //!   certificate is sent: the same node may ask again and gets the same one.
 //! - Everything read from another node is bounded, every wait has a deadline.
 //! - One connection per peer; when both dial at once both keep the same one. A peer that is gone
-//!   is known to be after [`config::Timing::idle`]; connections are made again as needed.
+//!   is known to be after [`config::Timing::silent`] where streams are open, and after
+//!   [`config::Timing::doubted`] when whoever watches the members says so; connections are made again
+//!   as needed. One that nobody uses says seldom that it lives.
 //! - Bulk data has its own lanes, see [`bulk`].
 //! - Nodes of other sub-grids get answers of their own kind and nothing else, see [`abroad`].
 //!

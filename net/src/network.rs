@@ -324,6 +324,17 @@ impl Network {
         }
     }
 
+    /// Over which address bytes go to `node` now, if it is known; `None` without a connection.
+    pub fn path(&self, node: NodeId) -> Option<Option<PeerAddr>> {
+        Some(self.inner.table.current(node)?.connection.stats().path)
+    }
+
+    /// Somebody who watches the members has found that `node` is gone: its connections are closed
+    /// unless it answers soon ([`crate::config::Timing::doubted`]).
+    pub fn doubt(&self, node: NodeId) {
+        self.inner.table.doubt(node);
+    }
+
     /// How this node stands with `node`.
     pub fn peer_state(&self, node: NodeId) -> PeerState {
         self.inner.table.state(node)

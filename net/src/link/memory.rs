@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
@@ -60,6 +61,16 @@ impl Switchboard {
         for shared in &self.board().connections {
             if shared.ends == (loser, other) || shared.ends == (other, loser) {
                 shared.ended(loser).cancel();
+            }
+        }
+    }
+
+    /// From now on, or no more, nothing comes over the connections of two nodes, and neither side is
+    /// told.
+    pub fn hush(&self, a: NodeId, b: NodeId, hushed: bool) {
+        for shared in &self.board().connections {
+            if shared.ends == (a, b) || shared.ends == (b, a) {
+                shared.hushed.store(hushed, Ordering::Relaxed);
             }
         }
     }
@@ -139,6 +150,9 @@ struct Shared {
     ending: Mutex<Option<Ending>>,
     /// What each of the ends takes for the truth.
     ended: [CancellationToken; 2],
+    /// Pulses that were answered, by either.
+    heard: AtomicU64,
+    hushed: AtomicBool,
 }
 
 impl Shared {
@@ -162,6 +176,7 @@ impl Shared {
     fn seen_by(&self, side: NodeId) -> LinkError {
         let slot = self.ending.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match slot.as_ref() {
+            Some(Ending::By(who, CloseCode::Silent, _)) if *who == side => LinkError::Silent,
             Some(Ending::By(who, _, _)) if *who == side => LinkError::ClosedHere,
             Some(Ending::By(_, code, reason)) => {
                 LinkError::ClosedByPeer { code: Some(*code), reason: reason.clone() }
@@ -194,6 +209,8 @@ fn pair(
         ends: (dialler, target),
         ending: Mutex::new(None),
         ended: Default::default(),
+        heard: AtomicU64::new(0),
+        hushed: AtomicBool::new(false),
     });
     let credits = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(1)));
     let (to_target, at_target) = mpsc::unbounded_channel();
@@ -278,6 +295,13 @@ impl Connection for MemoryConnection {
         self.peer_credit.add_permits(streams.saturating_sub(1) as usize);
     }
 
+    fn pulse(&self) {
+        let is_lost = self.shared.ended.iter().any(CancellationToken::is_cancelled);
+        if !is_lost && !self.shared.hushed.load(Ordering::Relaxed) {
+            self.shared.heard.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn close(&self, code: CloseCode, reason: &str) {
         self.shared.close(self.id, code, reason);
     }
@@ -292,7 +316,8 @@ impl Connection for MemoryConnection {
     }
 
     fn stats(&self) -> LinkStats {
-        LinkStats { path: None, rtt: None, bytes_in: 0, bytes_out: 0 }
+        let bytes_in = self.shared.heard.load(Ordering::Relaxed);
+        LinkStats { path: None, rtt: None, bytes_in, bytes_out: 0 }
     }
 }
 

@@ -92,13 +92,15 @@ pub enum CloseCode {
     Protocol = 3,
     /// This side is not able to serve now.
     Busy = 4,
+    /// Nothing was heard for too long.
+    Silent = 5,
 }
 
 impl CloseCode {
     /// The code with that number.
     pub fn from_number(number: u64) -> Option<Self> {
-        use CloseCode::{Busy, Done, Duplicate, NotAdmitted, Protocol};
-        [Done, Duplicate, NotAdmitted, Protocol, Busy]
+        use CloseCode::{Busy, Done, Duplicate, NotAdmitted, Protocol, Silent};
+        [Done, Duplicate, NotAdmitted, Protocol, Busy, Silent]
             .into_iter()
             .find(|code| *code as u64 == number)
     }
@@ -215,7 +217,12 @@ pub trait Connection: Send + Sync + 'static {
     /// Lets the other side have up to `streams` streams open at once; at first it is one.
     fn allow(&self, streams: u32);
 
-    /// Ends the connection and tells the other side why. Data under way is lost.
+    /// Sends something that the other side's link acknowledges: if it lives, `bytes_in` of
+    /// [`Connection::stats`] grows within a round trip.
+    fn pulse(&self);
+
+    /// Ends the connection and tells the other side why. Data under way is lost. What was closed as
+    /// [`CloseCode::Silent`] fails as [`LinkError::Silent`] on this side.
     fn close(&self, code: CloseCode, reason: &str);
 
     /// Waits for its end and says why.

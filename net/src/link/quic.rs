@@ -8,11 +8,15 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use iroh::endpoint::{ConnectionError, IdleTimeout, QuicTransportConfig, VarInt, presets};
+use bytes::Bytes;
+use iroh::endpoint::{
+    ConnectOptions, ConnectionError, IdleTimeout, QuicTransportConfig, VarInt, presets,
+};
 use iroh::{Endpoint, EndpointAddr, RelayUrl, TransportAddr};
 use iroh_base::PublicKey;
 use phantom_model::NodeId;
@@ -35,6 +39,9 @@ const STRANGER_WINDOW: u32 = 1 << 20;
 /// How long closing waits for goodbyes to arrive.
 const DRAIN: Duration = Duration::from_secs(1);
 const ABANDONED: VarInt = VarInt::from_u32(1);
+/// So many bytes of pulses may wait.
+const PULSES: usize = 64;
+const PULSE: &[u8] = &[0];
 
 /// A node's UDP socket and its connections.
 pub struct QuicLink {
@@ -62,7 +69,7 @@ impl QuicLink {
             .secret_key(key.0.clone())
             .alpns(Protocol::ALL.map(|protocol| protocol.alpn().to_vec()).to_vec())
             .clear_address_lookup()
-            .transport_config(transport(&config.timing))
+            .transport_config(transport(&config.timing, false))
             .clear_ip_transports()
             .bind_addr(config.listen)
             .map_err(|error| failed(error.to_string()))?;
@@ -115,13 +122,20 @@ impl QuicLink {
     }
 }
 
-fn transport(timing: &Timing) -> QuicTransportConfig {
-    let idle = IdleTimeout::try_from(timing.idle).ok();
+/// What connections at rest need; one that is in use is watched by `peer::pulse`. Who has dialled
+/// says a little sooner that it lives, so that the other only answers.
+fn transport(timing: &Timing, dials: bool) -> QuicTransportConfig {
+    let pulse = if dials { timing.rest_pulse * 4 / 5 } else { timing.rest_pulse };
+    let idle = IdleTimeout::try_from(timing.rest_silent).ok();
     QuicTransportConfig::builder()
         .max_idle_timeout(idle)
-        .keep_alive_interval(timing.keep_alive)
-        .default_path_max_idle_timeout(timing.idle)
-        .default_path_keep_alive_interval(timing.keep_alive)
+        // Each path has its own.
+        .keep_alive_interval(timing.rest_silent)
+        .default_path_max_idle_timeout(timing.rest_silent)
+        .default_path_keep_alive_interval(pulse)
+        // Pulses: they are not read, and old ones make room.
+        .datagram_receive_buffer_size(Some(PULSES))
+        .datagram_send_buffer_size(PULSES)
         // Until a peer is admitted it may open one stream: nothing else can even be sent.
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -223,13 +237,14 @@ impl Link for QuicLink {
             return Err(LinkError::NoAddress);
         }
         let target = EndpointAddr::from_parts(key, addrs);
-        let dialled =
-            timeout(self.timing.handshake, self.endpoint.connect(target, protocol.alpn()));
-        let connection = match dialled.await {
-            Err(_) => return Err(LinkError::Silent),
-            Ok(Err(error)) => return Err(connect_error(&error)),
-            Ok(Ok(connection)) => connection,
+        let options = ConnectOptions::new().with_transport_config(transport(&self.timing, true));
+        let dialled = async {
+            let begun = self.endpoint.connect_with_opts(target, protocol.alpn(), options).await;
+            let connecting = begun.map_err(|error| LinkError::Other(chain(&error)))?;
+            connecting.await.map_err(|error| connect_error(&error))
         };
+        let dialled = timeout(self.timing.handshake, dialled).await;
+        let connection = dialled.unwrap_or(Err(LinkError::Silent))?;
         QuicConnection::new(connection, true)
             .map(|connection| Arc::new(connection) as Arc<dyn Connection>)
             .ok_or_else(|| LinkError::Other("the other side speaks another protocol".to_owned()))
@@ -292,8 +307,8 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-fn connect_error(error: &iroh::endpoint::ConnectError) -> LinkError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+fn connect_error(error: &(dyn std::error::Error + 'static)) -> LinkError {
+    let mut source = Some(error);
     while let Some(inner) = source {
         if let Some(inner) = inner.downcast_ref::<ConnectionError>() {
             return link_error(inner);
@@ -320,12 +335,21 @@ struct QuicConnection {
     inner: iroh::endpoint::Connection,
     protocol: Protocol,
     dialled: bool,
+    /// This side has closed it because nothing was heard.
+    was_silent: AtomicBool,
 }
 
 impl QuicConnection {
     fn new(inner: iroh::endpoint::Connection, dialled: bool) -> Option<Self> {
         let protocol = Protocol::from_alpn(inner.alpn())?;
-        Some(Self { inner, protocol, dialled })
+        Some(Self { inner, protocol, dialled, was_silent: AtomicBool::new(false) })
+    }
+
+    fn error(&self, error: &ConnectionError) -> LinkError {
+        match link_error(error) {
+            LinkError::ClosedHere if self.was_silent.load(Ordering::Relaxed) => LinkError::Silent,
+            error => error,
+        }
     }
 }
 
@@ -344,12 +368,12 @@ impl Connection for QuicConnection {
     }
 
     async fn open(&self) -> Result<Stream, LinkError> {
-        let (send, recv) = self.inner.open_bi().await.map_err(|error| link_error(&error))?;
+        let (send, recv) = self.inner.open_bi().await.map_err(|error| self.error(&error))?;
         Ok(Stream::new(QuicSend(send), QuicRecv(recv)))
     }
 
     async fn accept(&self) -> Result<Stream, LinkError> {
-        let (send, recv) = self.inner.accept_bi().await.map_err(|error| link_error(&error))?;
+        let (send, recv) = self.inner.accept_bi().await.map_err(|error| self.error(&error))?;
         Ok(Stream::new(QuicSend(send), QuicRecv(recv)))
     }
 
@@ -361,12 +385,18 @@ impl Connection for QuicConnection {
         }
     }
 
+    fn pulse(&self) {
+        // Where it cannot be sent something else waits to be acknowledged.
+        let _ = self.inner.send_datagram(Bytes::from_static(PULSE));
+    }
+
     fn close(&self, code: CloseCode, reason: &str) {
+        self.was_silent.fetch_or(code == CloseCode::Silent, Ordering::Relaxed);
         self.inner.close(VarInt::from_u32(code as u32), reason.as_bytes());
     }
 
     async fn closed(&self) -> LinkError {
-        link_error(&self.inner.closed().await)
+        self.error(&self.inner.closed().await)
     }
 
     fn is_closed(&self) -> bool {

@@ -2,6 +2,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod pause;
+pub(crate) mod pulse;
 pub(crate) mod refused;
 pub(crate) mod session;
 pub(crate) mod table;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use phantom_model::frame;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
+use super::pulse;
 use super::table::{Arriving, Live, Origin, Remote};
 use crate::book::{Membership, News};
 use crate::error::Error;
@@ -206,6 +207,7 @@ pub(crate) async fn run(inner: Arc<Inner>, established: Established) {
         why = hear(&inner, &live, recv) => why,
         why = serve(&inner, &live) => why,
         why = watch(&inner, &live) => why,
+        why = pulse::listen(&live, &inner.config.timing) => why,
         () = inner.stop.cancelled() => {
             live.connection.close(CloseCode::Done, "the node is shutting down");
             LinkError::ClosedHere
@@ -309,15 +311,17 @@ async fn stream_opened(inner: Arc<Inner>, live: Arc<Live>, mut stream: Stream) {
 /// Checks the certificates of both sides from time to time and when rights have changed, and closes
 /// a spare connection.
 async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
-    let every = inner.config.timing.expiry_check.min(SPARE);
-    let mut tick = interval(every.max(Duration::from_millis(10)));
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let every = inner.config.timing.expiry_check.max(Duration::from_millis(10));
     let mut changes = inner.book.changes();
+    let mut connections = inner.table.changes();
     let mut was_unused = false;
     loop {
+        let is_spare = live.connection.dialled() && inner.table.is_spare(live);
+        let wait = if is_spare { every.min(SPARE) } else { every };
         let ticked = tokio::select! {
-            _ = tick.tick() => true,
+            () = tokio::time::sleep(wait) => true,
             _ = changes.changed() => false,
+            _ = connections.changed() => false,
         };
         if let Some(error) = parted(inner, live) {
             // So that the other side hears, and can show, what it was.
@@ -327,8 +331,7 @@ async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
             return LinkError::Other(error.to_string());
         }
         if ticked {
-            let unused =
-                live.connection.dialled() && inner.table.is_spare(live) && live.is_unused();
+            let unused = is_spare && live.is_unused();
             if unused && was_unused {
                 live.connection.close(CloseCode::Duplicate, "there is a better connection");
                 return LinkError::ClosedHere;

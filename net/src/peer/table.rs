@@ -1,11 +1,11 @@
 //! The live connections of each peer. Usually one; two for a moment when both sides dial at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use phantom_model::NodeId;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::PeerState;
@@ -44,6 +44,10 @@ pub(crate) struct Live {
     pub tcp_blocked: AtomicBool,
     /// Held by every open stream.
     streams: Arc<()>,
+    /// Somebody says that the other side is gone.
+    doubted: AtomicBool,
+    /// It may be in use or in doubt now.
+    roused: Notify,
 }
 
 impl Live {
@@ -54,6 +58,8 @@ impl Live {
             origin,
             tcp_blocked: AtomicBool::new(false),
             streams: Arc::new(()),
+            doubted: AtomicBool::new(false),
+            roused: Notify::new(),
         })
     }
 
@@ -72,7 +78,30 @@ impl Live {
     }
 
     fn mark(&self, stream: Stream) -> Stream {
-        stream.tied_to(self.streams.clone())
+        let stream = stream.tied_to(self.streams.clone());
+        self.roused.notify_one();
+        stream
+    }
+
+    /// Has the other side show that it lives.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+        self.roused.notify_one();
+    }
+
+    /// Whether it has to.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// It has.
+    pub fn believe(&self) {
+        self.doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// Waits until it may be in use or in doubt.
+    pub async fn roused(&self) {
+        self.roused.notified().await;
     }
 
     /// Whether no stream is open.
@@ -169,6 +198,13 @@ impl Table {
     pub fn current(&self, peer: NodeId) -> Option<Arc<Live>> {
         let slots = self.slots();
         slots.get(&peer)?.live.iter().find(|live| !live.connection.is_closed()).cloned()
+    }
+
+    /// Has all connections with `peer` show that the other side lives.
+    pub fn doubt(&self, peer: NodeId) {
+        if let Some(slot) = self.slots().get(&peer) {
+            slot.live.iter().for_each(|live| live.doubt());
+        }
     }
 
     /// Whether there is a connection to use, or one about to be.

@@ -178,3 +178,52 @@ async fn shutting_down_ends_waits_and_is_told_to_peers() {
     // Not by silence: the fake link has none.
     eventually("a is told", || a.peer_state(b.id()) != PeerState::Connected).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_and_silent_is_dead_soon_and_what_is_at_rest_is_not() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    echo(&b);
+    let timing = Timing::default();
+    board.hush(a.id(), b.id(), true);
+    sleep(Duration::from_secs(600)).await;
+    assert!(!lost(&a, &b), "nobody has asked");
+    board.hush(a.id(), b.id(), false);
+    let stream = pipe(&a, &b).await;
+    sleep(Duration::from_secs(600)).await;
+    assert!(!lost(&a, &b), "it answers");
+    board.hush(a.id(), b.id(), true);
+    sleep(timing.silent - timing.pulse * 2).await;
+    assert!(!lost(&a, &b), "too soon");
+    sleep(timing.pulse * 3).await;
+    assert!(lost(&a, &b), "too late");
+    // Which of the two was first, the other is told.
+    match (a.peer_state(b.id()), b.peer_state(a.id())) {
+        (PeerState::Unreachable { reason: a }, PeerState::Unreachable { reason: b }) => {
+            assert!(a.contains("no answer") || b.contains("no answer"), "{a}, {b}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(stream);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_said_to_be_gone_has_to_answer() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    for _ in 0..3 {
+        a.doubt(b.id());
+        sleep(Duration::from_secs(60)).await;
+        assert!(!lost(&a, &b), "it answers");
+    }
+    board.hush(a.id(), b.id(), true);
+    a.doubt(b.id());
+    sleep(Duration::from_millis(900)).await;
+    board.hush(a.id(), b.id(), false);
+    sleep(Duration::from_secs(60)).await;
+    assert!(!lost(&a, &b), "it has answered in time");
+    board.hush(a.id(), b.id(), true);
+    a.doubt(b.id());
+    sleep(Timing::default().doubted + Duration::from_millis(300)).await;
+    assert!(lost(&a, &b), "it has not");
+}

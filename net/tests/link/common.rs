@@ -33,8 +33,10 @@ pub fn config(dir: &Path, clock: &Clock) -> Config {
     Config {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         timing: Timing {
-            idle: Duration::from_secs(2),
-            keep_alive: Duration::from_millis(500),
+            silent: Duration::from_secs(2),
+            pulse: Duration::from_millis(500),
+            rest_silent: Duration::from_secs(2),
+            rest_pulse: Duration::from_millis(500),
             seek: Duration::from_secs(1),
             expiry_check: Duration::from_millis(200),
             bulk_stall: Duration::from_secs(2),

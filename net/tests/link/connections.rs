@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Clock, SOON, config, echo, sees_all, start, start_with, two, until};
-use phantom_net::{Error, Incoming, Network, PeerAddr, PeerState, ServiceId};
+use phantom_net::{
+    Config, Error, Incoming, Network, PeerAddr, PeerState, ServiceId, config::Timing,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,4 +165,48 @@ async fn requests_are_bounded_and_have_deadlines() {
     assert!(matches!(opened, Err(Error::Protocol { .. })));
     let stranger = phantom_net::NodeKey::ephemeral().id();
     assert!(matches!(a.connect(stranger, SOON).await, Err(Error::UnknownPeer(_))));
+}
+
+/// What both have sent to each other so far: datagrams of UDP, and bytes with their headers.
+fn sent(a: &Network, b: &Network) -> u64 {
+    let of = |network: &Network| network.peers().iter().map(|peer| peer.bytes_out).sum::<u64>();
+    of(a) + of(b)
+}
+
+#[tokio::test]
+async fn a_connection_at_rest_costs_little_and_its_pulses_are_not_kept() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let usual =
+        |name: &str| Config { timing: Timing::default(), ..config(&dir.path().join(name), &clock) };
+    let (a, b) = (start_with(usual("a")).await, start_with(usual("b")).await);
+    a.found("a").await.unwrap();
+    b.join(&a.invite(SOON).await.unwrap(), "b").await.unwrap();
+    a.connect(b.id(), SOON).await.unwrap();
+    echo(&b);
+    until(&b, "connected", || sees_all(&b, 1)).await;
+    // Until what belongs to its making (the search for the largest packet) is over.
+    let window = Duration::from_secs(8);
+    let (mut rates, mut before) = (Vec::new(), sent(&a, &b));
+    println!("made with {before} bytes of UDP");
+    while rates.len() < 4 && rates.last().is_none_or(|rate| *rate > 20.0) {
+        tokio::time::sleep(window).await;
+        let now = sent(&a, &b);
+        rates.push((now - before) as f64 / window.as_secs_f64());
+        before = now;
+    }
+    println!("at rest, bytes of UDP a second, both ways: {rates:.1?}");
+    assert!(rates.last().is_some_and(|rate| (1.0..=20.0).contains(rate)), "{rates:?}");
+    let before = sent(&a, &b);
+    let service = ServiceId::new("echo").unwrap();
+    for _ in 0..20 {
+        a.tell(b.id(), &service, &vec![7u8; 100], SOON).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("one of 100 bytes: {} bytes of UDP, both ways", (sent(&a, &b) - before) / 20);
+    let mut stream = a.open(b.id(), &service, &(), SOON).await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(a.peer_state(b.id()), PeerState::Connected);
+    }
+    stream.write_all(b"x").await.unwrap();
 }

@@ -178,6 +178,8 @@ fn two_nodes_meet_over_their_own_relay_and_nobody_else_is_contacted() {
         switch.send(false).unwrap();
         did.recv().unwrap();
         let lost = || matches!(network.peer_state(token.inviter), PeerState::Unreachable { .. });
+        // As whoever watches the members does.
+        network.doubt(token.inviter);
         until(&network, "the loss is noticed", lost).await;
         switch.send(true).unwrap();
         did.recv().unwrap();

@@ -95,6 +95,10 @@ impl Connection for Brittle {
         self.whole.allow(streams);
     }
 
+    fn pulse(&self) {
+        self.whole.pulse();
+    }
+
     fn close(&self, code: CloseCode, reason: &str) {
         self.whole.close(code, reason);
     }
