@@ -1,7 +1,7 @@
 //! The one task that owns sockets and machines.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,24 +12,25 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::config::Config;
 use crate::envelope::{self, Pair, ShortId};
 use crate::fabric::Fabric;
-use crate::machine::{Beacon, Command, Found, Membership, Search, Seen};
+use crate::machine::{Beacon, Care, Command, Found, Membership, Search, Seen};
 use crate::socket::{Sockets, is_plain};
-use crate::wire::{self, Datagram, Presence, Query};
+use crate::way::Way;
+use crate::wire::{self, Body, Datagram, Letter, Presence, Query};
 
-/// How often connections are looked at for silence, and the clocks for sleep.
+/// How often the machine's clocks are looked at: whether it has slept.
 const LOOK: Duration = Duration::from_millis(500);
-/// A connection over which nothing has come for so long is silent: twice the time between two signs
-/// of life.
-const SILENT: Duration = Duration::from_secs(2);
-/// How often the networks of the machine are looked at.
+/// Its networks each so many looks.
 const NETWORKS: u32 = 10;
-/// Gossip also goes over the connection unless a datagram of the other has come within this time.
-const DATAGRAMS_WORK: Duration = Duration::from_secs(10);
 /// A presence whose time is further off is of no use.
 const FRESH_MS: u64 = 300_000;
 /// Searches at once.
 const MAX_SEARCHES: usize = 4;
 const MAX_ORDERS: usize = 256;
+/// Parcels that have come and wait to be opened; more are lost.
+const MAX_POSTED: usize = 256;
+
+/// What members have sent with [`Discovery::post`].
+pub type Posted = mpsc::Receiver<(NodeId, Vec<u8>)>;
 
 /// Finds who is near and knows who lives. Clones are the same.
 #[derive(Clone)]
@@ -53,12 +54,13 @@ impl Shared {
 enum Order {
     Search { peers: Vec<SocketAddr>, founding: bool, found: oneshot::Sender<Vec<Found>> },
     Payload { from: NodeId, payload: Vec<u8> },
+    Post { to: NodeId, parcel: Vec<u8> },
 }
 
 impl Discovery {
     /// Begins. Where the port cannot be had there is no search, and members gossip over their
     /// connections only.
-    pub fn start(config: Config, fabric: Arc<dyn Fabric>) -> Self {
+    pub fn start(config: Config, fabric: Arc<dyn Fabric>) -> (Self, Posted) {
         let sockets = match Sockets::bind(config.port) {
             Ok(sockets) => Some(sockets),
             Err(error) => {
@@ -72,6 +74,7 @@ impl Discovery {
             }
         };
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let (posted, parcels) = mpsc::channel(MAX_POSTED);
         let shared = Arc::new(Shared::default());
         let began = Instant::now();
         let membership =
@@ -88,11 +91,12 @@ impl Discovery {
             pairs: HashMap::new(),
             shorts: HashMap::new(),
             peers: HashMap::new(),
+            posted,
             told_ms: 0,
             was_member: false,
         };
         tokio::spawn(driver.run(ordered));
-        Self { shared, orders }
+        (Self { shared, orders }, parcels)
     }
 
     /// Looks for members of any sub-grid: on the local network, or only at `peers` if there are
@@ -112,6 +116,12 @@ impl Discovery {
         let _ = self.orders.send(Order::Payload { from, payload }).await;
     }
 
+    /// Sends a member something short, at most [`wire::MAX_PARCEL`] bytes, that may be lost: as a
+    /// datagram, and over the connection unless datagrams work.
+    pub fn post(&self, to: NodeId, parcel: Vec<u8>) {
+        let _ = self.orders.try_send(Order::Post { to, parcel });
+    }
+
     /// Whether a member lives and for how long that is known; `None` when it was not heard yet.
     pub fn seen(&self, node: NodeId) -> Option<Seen> {
         let (up, since) = *self.shared.seen().get(&node)?;
@@ -129,14 +139,10 @@ impl Discovery {
 struct Peer {
     /// Where its last authentic datagram came from.
     addr: Option<SocketAddr>,
-    heard: Option<Instant>,
+    /// Since this machine's network has changed.
+    way: Way,
     /// Its last presence, by its own clock.
     presence_ms: u64,
-    /// Bytes that had come over the connection when they last grew, and whether the silence since
-    /// was told.
-    received: u64,
-    grew: Option<Instant>,
-    silence_told: bool,
 }
 
 struct Driver {
@@ -151,6 +157,7 @@ struct Driver {
     pairs: HashMap<NodeId, Pair>,
     shorts: HashMap<ShortId, NodeId>,
     peers: HashMap<NodeId, Peer>,
+    posted: mpsc::Sender<(NodeId, Vec<u8>)>,
     told_ms: u64,
     was_member: bool,
 }
@@ -167,7 +174,7 @@ impl Driver {
             let next = self.began + self.next_timeout();
             tokio::select! {
                 order = ordered.recv() => match order {
-                    Some(order) => self.obey(order),
+                    Some(order) => self.obey(order).await,
                     // The node is shutting down.
                     None => return,
                 },
@@ -177,7 +184,6 @@ impl Driver {
                 },
                 (datagram, from) = receive(&self.sockets) => self.received(&datagram, from).await,
                 _ = look.tick() => {
-                    self.watch_connections();
                     let woke = std::mem::replace(&mut slept, asleep()) + LOOK < asleep();
                     let networks = looks.is_multiple_of(NETWORKS) || woke;
                     looks = looks.wrapping_add(1);
@@ -204,11 +210,14 @@ impl Driver {
         machines.into_iter().flatten().chain(searches).min().unwrap_or(idle)
     }
 
-    fn obey(&mut self, order: Order) {
+    async fn obey(&mut self, order: Order) {
         let now = self.now();
         match order {
             Order::Payload { from, payload } => {
                 self.membership.handle_payload(from, &payload, now);
+            }
+            Order::Post { to, parcel } => {
+                self.send(to, Body::Parcel(&parcel), Care::Usual).await;
             }
             Order::Search { peers, founding, found } => {
                 if self.searches.len() < MAX_SEARCHES && self.sockets.is_some() {
@@ -246,28 +255,9 @@ impl Driver {
             self.beacon.handle_change(self.now());
         }
         for peer in self.peers.values_mut() {
-            peer.heard = None;
+            peer.way = Way::default();
         }
         self.fabric.network_changed().await;
-    }
-
-    /// Tells the machine of members whose connection has fallen silent.
-    fn watch_connections(&mut self) {
-        let at = Instant::now();
-        let mut silent = Vec::new();
-        for contact in self.fabric.contacts() {
-            let peer = self.peers.entry(contact.node).or_default();
-            if peer.received != contact.received || peer.grew.is_none() {
-                (peer.received, peer.grew, peer.silence_told) = (contact.received, Some(at), false);
-            }
-            let is_silent = peer.grew.is_some_and(|grew| at.duration_since(grew) >= SILENT);
-            if is_silent && !std::mem::replace(&mut peer.silence_told, is_silent) {
-                silent.push(contact.node);
-            }
-        }
-        for node in silent {
-            self.membership.handle_silence(node, self.now());
-        }
     }
 
     async fn received(&mut self, datagram: &[u8], from: SocketAddr) {
@@ -283,7 +273,7 @@ impl Driver {
                 }
             }
             Some(Datagram::Presence(signed)) => self.presence(signed, from, now),
-            Some(Datagram::Gossip(sealed)) => self.gossip(sealed, from, now),
+            Some(Datagram::Sealed(sealed)) => self.open(sealed, from, now),
             _ => {}
         }
     }
@@ -317,13 +307,19 @@ impl Driver {
         }
     }
 
-    fn gossip(&mut self, sealed: &[u8], from: SocketAddr, now: Duration) {
+    fn open(&mut self, sealed: &[u8], from: SocketAddr, now: Duration) {
         let sender = envelope::sender(sealed).and_then(|short| self.shorts.get(&short).copied());
         let Some(node) = sender.filter(|node| *node != self.fabric.node()) else { return };
-        let Some(payload) = self.pair(node).and_then(|pair| pair.open(sealed)) else { return };
-        self.membership.handle_payload(node, payload, now);
+        let Some(opened) = self.pair(node).and_then(|pair| pair.open(sealed)) else { return };
+        let Some(letter) = Letter::read(opened) else { return };
+        match letter.body {
+            Body::Gossip(payload) => self.membership.handle_payload(node, payload, now),
+            // Without a place it is lost.
+            Body::Parcel(parcel) => drop(self.posted.try_send((node, parcel.to_vec()))),
+        }
         let peer = self.peers.entry(node).or_default();
-        (peer.addr, peer.heard) = (Some(from), Some(Instant::now()));
+        peer.addr = Some(from);
+        peer.way.handle_heard(letter.hears, now);
     }
 
     fn pair(&mut self, node: NodeId) -> Option<&mut Pair> {
@@ -345,15 +341,16 @@ impl Driver {
         if self.membership.poll_timeout().is_some_and(|at| at <= now) {
             self.membership.handle_timeout(now);
         }
-        let contacts: BTreeMap<NodeId, Option<IpAddr>> =
-            self.fabric.contacts().iter().map(|contact| (contact.node, contact.ip)).collect();
         while let Some(command) = self.membership.poll_command(now) {
             match command {
-                Command::Send { to, payload } => {
-                    self.send(to, &payload, contacts.get(&to).copied()).await;
+                Command::Send { to, payload, care } => {
+                    self.send(to, Body::Gossip(&payload), care).await;
                 }
                 Command::Up(node) => self.note(node, true),
-                Command::Down(node) => self.note(node, false),
+                Command::Down(node) => {
+                    self.note(node, false);
+                    self.fabric.lost(node);
+                }
             }
         }
     }
@@ -367,31 +364,47 @@ impl Driver {
         self.shared.changed.send_modify(|count| *count += 1);
     }
 
-    /// Sends gossip: by datagram where it may arrive, and over the connection unless datagrams are
-    /// known to. `contact` is the connection with it, and where it leads.
-    async fn send(&mut self, to: NodeId, payload: &[u8], contact: Option<Option<IpAddr>>) {
+    /// Sends a letter: by datagram where it may arrive, and over the connection unless datagrams are
+    /// known to.
+    async fn send(&mut self, to: NodeId, body: Body<'_>, care: Care) {
+        let now = self.now();
         let peer = self.peers.entry(to).or_default();
-        let works = peer.heard.is_some_and(|at| at.elapsed() < DATAGRAMS_WORK);
+        let (hears, works) = (peer.way.is_heard(now), peer.way.works(care, now));
+        peer.way.handle_sent(care);
         let mut places: Vec<SocketAddr> = peer.addr.into_iter().collect();
+        let contact = if works { None } else { self.fabric.contact(to) };
         if !works {
             let port = self.config.port;
-            let connected = contact.flatten();
+            let connected = contact.and_then(|contact| contact.ip);
             let known = if contact.is_some() { Vec::new() } else { self.fabric.known_at(to) };
             let ips = connected.into_iter().chain(known.into_iter().take(2));
-            places.extend(ips.filter(|ip| is_plain(*ip)).map(|ip| SocketAddr::new(ip, port)));
-            places.dedup();
+            for ip in ips.filter(|ip| is_plain(*ip)) {
+                let place = SocketAddr::new(ip, port);
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
         }
         if let Some(pair) = self.pair(to) {
-            let datagram = wire::gossip(&pair.seal(payload));
+            let datagram = wire::sealed(&pair.seal(&Letter { hears, body }.to_bytes()));
             if let Some(sockets) = &self.sockets {
                 for place in places {
                     sockets.send(&datagram, place).await;
                 }
             }
         }
-        if !works && contact.is_some() {
-            let (fabric, payload) = (self.fabric.clone(), payload.to_vec());
-            tokio::spawn(async move { fabric.pass(to, payload).await });
+        let fabric = self.fabric.clone();
+        match body {
+            Body::Gossip(payload) if contact.is_some() => {
+                let payload = payload.to_vec();
+                tokio::spawn(async move { fabric.pass(to, payload).await });
+            }
+            // Connecting if need be.
+            Body::Parcel(parcel) if !works => {
+                let parcel = parcel.to_vec();
+                tokio::spawn(async move { fabric.deliver(to, parcel).await });
+            }
+            Body::Gossip(_) | Body::Parcel(_) => {}
         }
     }
 

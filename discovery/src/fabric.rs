@@ -7,12 +7,8 @@ use tokio::sync::watch;
 /// A connection that stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Contact {
-    /// With whom.
-    pub node: NodeId,
     /// Where the other is, if not behind a relay.
     pub ip: Option<IpAddr>,
-    /// Bytes received over it. They grow every second while the other lives.
-    pub received: u64,
 }
 
 /// Something signed by a node that some sub-grid calls its own.
@@ -56,8 +52,8 @@ pub trait Fabric: Send + Sync + 'static {
     /// Counts changes of [`Fabric::members`].
     fn changes(&self) -> watch::Receiver<u64>;
 
-    /// The connections that stand.
-    fn contacts(&self) -> Vec<Contact>;
+    /// The connection with a member, if one stands.
+    fn contact(&self, node: NodeId) -> Option<Contact>;
 
     /// Where a member may be, the likeliest first.
     fn known_at(&self, node: NodeId) -> Vec<IpAddr>;
@@ -79,6 +75,9 @@ pub trait Fabric: Send + Sync + 'static {
 
     /// A member has just told that it takes connections at `addr`.
     fn heard(&self, node: NodeId, addr: SocketAddr);
+
+    /// A member was found to be gone: a connection with it is to be looked into.
+    fn lost(&self, node: NodeId);
 
     /// The machine has slept, or its network has changed.
     async fn network_changed(&self);

@@ -8,9 +8,9 @@
 //!    found: several sub-grids, one, or none                     or their network has changed
 //!
 //!  Membership: SWIM among the members, over authenticated datagrams
-//!    Alive ── no answer, or its connection is silent ──> Suspect ── no objection ──> Gone
-//!      ^                                                    │ objection               │ heard again
-//!      └────────────────────────────────────────────────────┴─────────────────────────┘
+//!    Alive ── no answer, or no sign of life in the ring ──> Suspect ── no objection ──> Gone
+//!      ^                                                      │ objection               │ heard again
+//!      └──────────────────────────────────────────────────────┴─────────────────────────┘
 //! ```
 //!
 //! The members elect a super-peer that decides for them: [`machine::group`].
@@ -24,8 +24,8 @@
 //!   What this crate learns is only where members are and whether they live.
 //! - A presence is signed by the node and carries its certificate. Where it came from is a hint:
 //!   whoever is there must prove its key.
-//! - Gossip is taken from members only, each datagram once ([`envelope`]). Where datagrams are
-//!   blocked it goes over the node's connection.
+//! - Gossip, and what the group repeats anyway, is taken from members only, each datagram once
+//!   ([`envelope`]). Unless datagrams work in both directions it goes over the node's connection.
 //! - A query is never shorter than its answer, and answers are bounded in number: nobody can have
 //!   others flooded.
 //! - The machines take the time as a parameter and are tested in virtual time, whole sub-grids of
@@ -56,11 +56,13 @@ pub mod region;
 mod socket;
 #[cfg(feature = "driver")]
 mod subgrid;
+#[cfg(feature = "driver")]
+mod way;
 
 #[cfg(feature = "driver")]
 pub use config::{Config, DEFAULT_PORT, GROUP};
 #[cfg(feature = "driver")]
-pub use driver::Discovery;
+pub use driver::{Discovery, Posted};
 #[cfg(feature = "driver")]
 pub use fabric::{Contact, Fabric, Keep, Signed};
 pub use machine::{Found, Seen};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use phantom_model::{NodeId, SubgridId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::driver::Discovery;
+use crate::driver::{Discovery, Posted};
 use crate::fabric::Fabric;
 use crate::machine::Mandate;
 use crate::machine::coordinates::Coordinate;
@@ -150,15 +150,15 @@ pub struct SubGrid {
 }
 
 impl SubGrid {
-    /// Begins.
-    pub fn start(fabric: Arc<dyn Fabric>, discovery: Discovery) -> Self {
+    /// Begins. `posted` is what members send it by way of `discovery`.
+    pub fn start(fabric: Arc<dyn Fabric>, discovery: Discovery, posted: Posted) -> Self {
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
         let (told, status) = watch::channel(Status::default());
         let (questions, asked) = mpsc::channel(MAX_QUESTIONS);
         let queries = QueryDriver::new(fabric.clone(), orders.downgrade());
         tokio::spawn(queries.run(status.clone(), asked));
         let driver = Driver::new(fabric, discovery, questions.clone(), told);
-        tokio::spawn(driver.run(ordered));
+        tokio::spawn(driver.run(ordered, posted));
         Self { orders, questions, status }
     }
 

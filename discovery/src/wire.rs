@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!  byte  0..3   "PH1"
-//!        3      kind: 1 query, 2 presence, 3 gossip
+//!        3      kind: 1 query, 2 presence, 3 sealed
 //!        4..    the rest, by kind
 //! ```
+//!
+//! What members tell each other is sealed ([`crate::envelope`]); a byte before it says what it is for.
 
 use phantom_model::NodeId;
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,10 @@ pub const MAX_DATAGRAM: usize = 1232;
 const MAGIC: &[u8; 3] = b"PH1";
 const QUERY: u8 = 1;
 const PRESENCE: u8 = 2;
-const GOSSIP: u8 = 3;
+const SEALED: u8 = 3;
+/// Of a sealed datagram: what it is for, and whether the sender hears datagrams of the receiver.
+const PARCEL: u8 = 1;
+const HEARS: u8 = 0x80;
 /// A query is made so long, so that an answer is not longer than what it answers: nobody can have a
 /// third party flooded by it.
 const QUERY_BYTES: usize = 1200;
@@ -27,7 +32,51 @@ pub enum Datagram<'a> {
     /// A signed presence.
     Presence(&'a [u8]),
     /// Sealed for this node.
+    Sealed(&'a [u8]),
+}
+
+/// What was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Letter<'a> {
+    /// Whether the sender hears datagrams of the receiver.
+    pub hears: bool,
+    /// What it is for.
+    pub body: Body<'a>,
+}
+
+/// What a member tells another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// For [`crate::machine::Membership`].
     Gossip(&'a [u8]),
+    /// For its part in the sub-grid.
+    Parcel(&'a [u8]),
+}
+
+/// No parcel that goes as a datagram is longer.
+pub const MAX_PARCEL: usize = 1100;
+
+impl<'a> Letter<'a> {
+    /// What is sealed.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (kind, bytes) = match self.body {
+            Body::Gossip(bytes) => (0, bytes),
+            Body::Parcel(bytes) => (PARCEL, bytes),
+        };
+        let hears = if self.hears { HEARS } else { 0 };
+        [&[kind | hears], bytes].concat()
+    }
+
+    /// Reads it; `None` when it is for nothing that is known here.
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (first, rest) = bytes.split_first()?;
+        let body = match first & !HEARS {
+            0 => Body::Gossip(rest),
+            PARCEL => Body::Parcel(rest),
+            _ => return None,
+        };
+        Some(Self { hears: first & HEARS != 0, body })
+    }
 }
 
 /// Asks members to tell where they are.
@@ -67,7 +116,7 @@ pub fn read(bytes: &[u8]) -> Option<Datagram<'_>> {
             postcard::take_from_bytes(rest).ok().map(|(query, _)| Datagram::Query(query))
         }
         PRESENCE => Some(Datagram::Presence(rest)),
-        GOSSIP => Some(Datagram::Gossip(rest)),
+        SEALED => Some(Datagram::Sealed(rest)),
         _ => None,
     }
 }
@@ -84,9 +133,9 @@ pub fn presence(signed: &[u8]) -> Vec<u8> {
     datagram(PRESENCE, signed)
 }
 
-/// Gossip as it is sent.
-pub fn gossip(sealed: &[u8]) -> Vec<u8> {
-    datagram(GOSSIP, sealed)
+/// A sealed letter as it is sent.
+pub fn sealed(sealed: &[u8]) -> Vec<u8> {
+    datagram(SEALED, sealed)
 }
 
 impl Presence {
@@ -123,7 +172,14 @@ mod tests {
         assert_eq!(read(&bytes), Some(Datagram::Query(asked)));
         assert_eq!(read(&bytes[..200]), None);
         assert_eq!(read(&presence(b"x")), Some(Datagram::Presence(b"x")));
-        assert_eq!(read(&gossip(b"x")), Some(Datagram::Gossip(b"x")));
+        assert_eq!(read(&sealed(b"x")), Some(Datagram::Sealed(b"x")));
+        for body in [Body::Gossip(b""), Body::Gossip(b"x"), Body::Parcel(b"y")] {
+            for hears in [false, true] {
+                let letter = Letter { hears, body };
+                assert_eq!(Letter::read(&letter.to_bytes()), Some(letter));
+            }
+        }
+        assert_eq!([Letter::read(&[]), Letter::read(&[2, 0])], [None, None]);
         let here = Presence { port: 1, datagram_port: 2, may_accept: true, echo: 3, at_ms: 4 };
         assert_eq!(Presence::read(&here.to_bytes()), Some(here.clone()));
         assert_eq!(Presence::read(&Presence { port: 0, ..here }.to_bytes()), None);
@@ -133,6 +189,7 @@ mod tests {
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..1300)) {
             let _ = read(&bytes);
+            let _ = Letter::read(&bytes);
             let _ = Presence::read(&bytes);
         }
     }

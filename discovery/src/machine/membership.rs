@@ -1,5 +1,11 @@
 //! Which members live: SWIM (Das, Gupta, Motivala, 2002) by the crate foca, among the nodes that
-//! certificates have made members.
+//! certificates have made members, and a ring in which each listens to one other (`ring.rs`), so
+//! that no death waits for the next probe.
+//!
+//! A payload is foca's, which begins with its sender, or one of two short ones: nothing at all is a
+//! sign of life, [`ASK`] asks for one.
+
+mod ring;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -12,12 +18,15 @@ use phantom_model::NodeId;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
+use ring::{Ring, Wish};
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::ShortId;
 
-/// How often one member is probed.
-const PROBE: Duration = Duration::from_millis(1000);
+/// Asks for a sign of life.
+const ASK: &[u8] = &[1];
+/// How often one member is probed, and how long until its silence makes it suspected.
+const PROBE: Duration = Duration::from_millis(3000);
 /// How long a probed member has to answer before others are asked to probe it.
 const ANSWER: Duration = Duration::from_millis(350);
 /// How long a member that is suspected has to object.
@@ -64,11 +73,24 @@ pub enum Command {
         to: NodeId,
         /// What; to be authenticated on the way.
         payload: Bytes,
+        /// With how much care.
+        care: Care,
     },
     /// A member was found to live.
     Up(NodeId),
     /// A member was found to be gone.
     Down(NodeId),
+}
+
+/// How sure it has to be that something arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Care {
+    /// Who misses it asks: a datagram will do, if any has ever arrived.
+    Little,
+    /// A datagram will do while they are known to arrive.
+    Usual,
+    /// Much hangs on it: in every way there is.
+    Great,
 }
 
 /// What is known of a member.
@@ -98,6 +120,9 @@ pub struct Membership {
     suspects: BTreeMap<[u8; 8], (foca::Incarnation, Duration)>,
     /// New in the roster, and known to live before: others' word outran the certificate.
     known: VecDeque<NodeId>,
+    ring: Ring,
+    /// Signs of life that are given or asked for.
+    signs: VecDeque<(NodeId, Bytes, Care)>,
 }
 
 /// A timer of foca's; of two at the same time foca says which goes first.
@@ -141,6 +166,8 @@ impl Membership {
             next_gossip: None,
             suspects: BTreeMap::new(),
             known: VecDeque::new(),
+            ring: Ring::new(own.into(), now),
+            signs: VecDeque::new(),
         }
     }
 
@@ -176,27 +203,44 @@ impl Membership {
 
     /// The member `from` has sent this.
     pub fn handle_payload(&mut self, from: NodeId, payload: &[u8], now: Duration) {
-        // A payload begins with who sends it: each speaks for itself only.
-        if payload.first_chunk() != Some(&ShortId::from(from).0) {
-            return;
+        let short = ShortId::from(from);
+        self.ring.handle_heard(short, now);
+        if payload.is_empty() {
+            self.ring.handle_sign(short, now);
+        } else if payload == ASK {
+            self.signs.push_back((from, Bytes::new(), Care::Great));
+        } else if payload.first_chunk() == Some(&short.0) {
+            // Each speaks for itself only. What does not decode, or is out of date, changes nothing.
+            let _ = self.foca.handle_data(payload, &mut self.effects);
         }
-        // What does not decode, or is out of date, changes nothing.
-        let _ = self.foca.handle_data(payload, &mut self.effects);
         self.schedule(now);
     }
 
-    /// Another way to this member, which is never silent for so long, is silent: it is suspected
-    /// without waiting for its turn to be probed, and may object as ever.
-    pub fn handle_silence(&mut self, node: NodeId, now: Duration) {
-        let short = ShortId::from(node).0;
-        let known = self.foca.iter_members().find(|member| member.id().node == short);
+    /// What the ring wants.
+    fn go_round(&mut self, now: Duration) {
+        let alive = self.foca.iter_members().map(|member| ShortId(member.id().node));
+        let alive: BTreeSet<ShortId> = alive.filter(|it| self.roster.contains_key(it)).collect();
+        for wish in self.ring.handle_timeout(&alive, now) {
+            let (to, payload, care) = match wish {
+                Wish::Sign(to) => (to, Bytes::new(), Care::Little),
+                Wish::Ask(to) => (to, Bytes::from_static(ASK), Care::Great),
+                Wish::Suspect(of) => {
+                    self.suspect(of);
+                    continue;
+                }
+            };
+            self.signs.extend(self.roster.get(&to).map(|node| (*node, payload, care)));
+        }
+    }
+
+    /// This member is suspected without waiting for its turn to be probed, and may object as ever.
+    fn suspect(&mut self, short: ShortId) {
+        let known = self.foca.iter_members().find(|member| member.id().node == short.0);
         if let Some(member) = known {
             let (id, incarnation) = (member.id().clone(), member.incarnation());
             let suspect = foca::Member::new(id, incarnation, foca::State::Suspect);
             let _ = self.foca.apply_many([suspect].into_iter(), true, &mut self.effects);
         }
-        self.judge(now);
-        self.schedule(now);
     }
 
     /// Looks who is under suspicion, and ends that of those who have not objected in time.
@@ -225,7 +269,8 @@ impl Membership {
         let call = (!self.roster.is_empty()).then_some(self.next_call);
         let timer = self.timers.peek().map(|Reverse(due)| due.at);
         let suspect = self.suspects.values().map(|(_, ends)| *ends).min();
-        [call, timer, suspect, self.next_gossip].into_iter().flatten().min()
+        let ring = (!self.roster.is_empty()).then(|| self.ring.poll_timeout());
+        [call, timer, suspect, ring, self.next_gossip].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -237,6 +282,9 @@ impl Membership {
             // It may be about a probe that is over.
             let _ = self.foca.handle_timer(due.timer, &mut self.effects);
             self.schedule(now);
+        }
+        if self.ring.poll_timeout() <= now {
+            self.go_round(now);
         }
         self.judge(now);
         if now >= self.next_call {
@@ -279,9 +327,12 @@ impl Membership {
             self.seen.insert(node, Seen { up, since: now });
             return Some(if up { Command::Up(node) } else { Command::Down(node) });
         }
+        if let Some((to, payload, care)) = self.signs.pop_front() {
+            return Some(Command::Send { to, payload, care });
+        }
         while let Some((to, payload)) = self.effects.to_send() {
             if let Some(to) = self.roster.get(&ShortId(to.node)).copied() {
-                return Some(Command::Send { to, payload });
+                return Some(Command::Send { to, payload, care: Care::Usual });
             }
         }
         None

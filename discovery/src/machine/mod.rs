@@ -13,5 +13,5 @@ mod search;
 
 pub use beacon::Beacon;
 pub use mandate::Mandate;
-pub use membership::{Command, Membership, Seen};
+pub use membership::{Care, Command, Membership, Seen};
 pub use search::{Found, Search};

@@ -14,8 +14,9 @@ use rand::{RngExt, SeedableRng};
 
 /// IPv4 and UDP (RFC 791, RFC 768).
 pub const HEADERS: u64 = 28;
-/// What wraps a payload: the kind of datagram ([`crate::wire`]) and the seal ([`crate::envelope`]).
-pub const ENVELOPE: u64 = 4 + 32;
+/// What wraps a payload: the kind of datagram and what it is for ([`crate::wire`]), and the seal
+/// ([`crate::envelope`]).
+pub const ENVELOPE: u64 = 4 + 1 + 32;
 /// The most that one datagram carries.
 const MAX_PAYLOAD: usize = 1100;
 
@@ -249,28 +250,34 @@ impl<P: Clone> Engine<P> {
         // What is longer goes in several.
         let messages = bytes.div_ceil(MAX_PAYLOAD).max(1) as u64;
         let traffic = Traffic { messages, bytes: bytes as u64 + messages * (HEADERS + ENVELOPE) };
-        let (one, other) = (self.place(from), self.place(to));
-        let side = |place: Place| self.sides.as_ref().and_then(|sides| sides.get(&place));
-        if side(one) != side(other) {
-            return traffic;
-        }
-        let base = match (one.region == other.region, one.subgrid == other.subgrid) {
-            (_, true) => self.network.inside,
-            (true, false) => self.network.region,
-            (false, _) => self.network.far,
-        };
         let copies = 1 + usize::from(self.rng.random_bool(self.network.duplicated));
         for _ in 0..copies {
             let lost = (0..messages).any(|_| self.rng.random_bool(self.network.loss));
             if lost {
                 continue;
             }
-            let jitter = self.network.jitter;
-            let latency = base.mul_f64(self.rng.random_range(1.0 - jitter..=1.0 + jitter));
-            let at = self.now + latency;
-            self.push(at, Event::Arrival { to, from, payload: payload.clone() });
+            self.send_surely(from, to, payload.clone());
         }
         traffic
+    }
+
+    /// Sends a payload over a connection, which repeats what is lost: it is on its way as long as a
+    /// datagram is, unless the network is parted.
+    pub fn send_surely(&mut self, from: usize, to: usize, payload: P) {
+        let (one, other) = (self.place(from), self.place(to));
+        let side = |place: Place| self.sides.as_ref().and_then(|sides| sides.get(&place));
+        if side(one) != side(other) {
+            return;
+        }
+        let base = match (one.region == other.region, one.subgrid == other.subgrid) {
+            (_, true) => self.network.inside,
+            (true, false) => self.network.region,
+            (false, _) => self.network.far,
+        };
+        let jitter = self.network.jitter;
+        let latency = base.mul_f64(self.rng.random_range(1.0 - jitter..=1.0 + jitter));
+        let at = self.now + latency;
+        self.push(at, Event::Arrival { to, from, payload });
     }
 
     /// What happens next, until `end`; then the time is `end`.

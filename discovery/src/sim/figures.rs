@@ -8,7 +8,7 @@ use rand::RngExt;
 use super::baseline::{Cost, Overlay};
 use super::engine::Network;
 use super::grid::{Grid, Record, Shape};
-use super::swim::{SwimFigures, swim_figures};
+use super::subgrid::{SubgridFigures, subgrid_figures};
 use crate::machine::query::Scope;
 
 /// What questions of one kind came to. Times in milliseconds.
@@ -82,8 +82,8 @@ pub struct Figures {
     pub flooding: BaselineFigures,
     /// Random walks over the same nodes.
     pub walking: BaselineFigures,
-    /// The members of a large sub-grid watching each other, at 1 % loss.
-    pub swim: SwimFigures,
+    /// A large sub-grid at rest, and its members ending, at 1 % loss.
+    pub subgrid: SubgridFigures,
     /// Events of the query simulation.
     pub events: u64,
 }
@@ -101,12 +101,12 @@ pub struct Extent {
     pub loss: f64,
     /// Questions of each baseline.
     pub baseline: usize,
-    /// Members of the sub-grid that is watched.
-    pub swim_nodes: usize,
+    /// Members of the sub-grid that is watched; 0: none is.
+    pub members: usize,
     /// How long nothing happens to them.
-    pub swim_idle: Duration,
+    pub idle: Duration,
     /// How many of them end after that.
-    pub swim_ends: usize,
+    pub ends: usize,
 }
 
 impl Default for Extent {
@@ -119,9 +119,9 @@ impl Default for Extent {
             simulated: Duration::from_secs(600),
             loss: 0.01,
             baseline: 100,
-            swim_nodes: 200,
-            swim_idle: Duration::from_secs(3600),
-            swim_ends: 40,
+            members: 200,
+            idle: Duration::from_secs(3600),
+            ends: 40,
         }
     }
 }
@@ -155,7 +155,7 @@ pub fn discovery_figures(seed: u64, extent: &Extent) -> Figures {
         reporting_kbit_s: grid.reporting.bytes as f64 * 8.0 / 1000.0 / subgrid_s,
         flooding,
         walking,
-        swim: swim_figures(extent.swim_nodes, watched, extent.swim_idle, extent.swim_ends, seed),
+        subgrid: subgrid_figures(extent.members, watched, extent.idle, extent.ends, seed),
         events: grid.events,
     }
 }

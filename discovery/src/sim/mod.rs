@@ -4,7 +4,8 @@
 //! ```text
 //!  engine    time, latencies, losses, parted networks, ended and frozen nodes, clocks that jump
 //!  grid      10,000 nodes with the query machines     baseline  flooding and random walks
-//!  swim      a large sub-grid with the Membership machine
+//!  subgrid   a large one, whose members watch each other, elect and register; connection: what
+//!            QUIC takes for what goes over it
 //!  figures   all of it as numbers
 //! ```
 //!
@@ -12,14 +13,15 @@
 //! headers and decoded again. The same seed gives the same numbers.
 
 pub mod baseline;
+pub mod connection;
 pub mod engine;
 mod figures;
 pub mod grid;
-pub mod swim;
+pub mod subgrid;
 pub mod workload;
 
 pub use figures::{BaselineFigures, Extent, Figures, QueryFigures, discovery_figures};
-pub use swim::{SwimFigures, known};
+pub use subgrid::{Idle, SubgridFigures, known};
 
 /// The seed of a random test: `PHANTOM_SEED` if it is set, else one that differs from run to run; it
 /// is printed, so that a failure can be had again.

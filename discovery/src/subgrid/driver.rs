@@ -17,7 +17,7 @@ use super::part::{PLACEMENT, Part, keeps, name, placement, shard_name};
 use super::query_driver::Question;
 use super::questions::Origin;
 use super::{AVAILABILITY, Entry, NotDone, Order, Status};
-use crate::driver::Discovery;
+use crate::driver::{Discovery, Posted};
 use crate::fabric::{Fabric, Keep};
 use crate::machine::group::{self, Command as GroupCommand, Group, Key, Op, Standing};
 use crate::machine::query;
@@ -25,6 +25,7 @@ use crate::machine::registry::description::Attributes;
 use crate::machine::registry::{
     self, Command as RegistryCommand, Member, Message, Settings, SuperPeer,
 };
+use crate::wire::MAX_PARCEL;
 
 /// How often it is looked who lives.
 const LOOK: Duration = Duration::from_millis(500);
@@ -96,7 +97,7 @@ impl Driver {
     }
 
     /// Until the node shuts down.
-    pub async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
+    pub async fn run(mut self, mut ordered: mpsc::Receiver<Order>, mut posted: Posted) {
         let mut changes = self.fabric.changes();
         let mut seen = self.discovery.changes();
         loop {
@@ -111,6 +112,10 @@ impl Driver {
                 order = ordered.recv() => match order {
                     Some(order) => self.obey(order),
                     // The node is shutting down.
+                    None => return,
+                },
+                posted = posted.recv() => match posted {
+                    Some((from, bytes)) => self.open(from, &bytes, self.now()),
                     None => return,
                 },
                 changed = changes.changed() => match changed {
@@ -388,7 +393,12 @@ impl Driver {
                 let changes = changes.into_iter().flat_map(|change| keeps(subgrid, change));
                 self.keep(changes.collect()).await;
             }
-            GroupCommand::Send { to, payload } => self.send(to, &Parcel::Group(payload)),
+            GroupCommand::Send { to, payload, repeats: true } => {
+                self.post(to, &Parcel::Group(payload));
+            }
+            GroupCommand::Send { to, payload, repeats: false } => {
+                self.send(to, &Parcel::Group(payload));
+            }
             GroupCommand::Led(led) => {
                 let led = led.map(|led| (led.node, led.mandate));
                 match led {
@@ -478,6 +488,14 @@ impl Driver {
             );
             self.part = None;
             self.no_part_until = self.now() + TRY_AGAIN;
+        }
+    }
+
+    /// Sends what may be lost.
+    fn post(&mut self, to: NodeId, parcel: &Parcel) {
+        match postcard::to_stdvec(parcel) {
+            Ok(bytes) if bytes.len() <= MAX_PARCEL => self.discovery.post(to, bytes),
+            _ => self.send(to, parcel),
         }
     }
 

@@ -247,7 +247,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         port: config.listen.port(),
         availability: availability.clone(),
     });
-    let discovery = phantom_discovery::Discovery::start(
+    let (discovery, posted) = phantom_discovery::Discovery::start(
         phantom_discovery::Config {
             port: config.discovery_port,
             multicast: config.multicast,
@@ -255,7 +255,7 @@ async fn run(config: Config, ready: Option<OwnedFd>) -> anyhow::Result<()> {
         },
         fabric.clone(),
     );
-    let subgrid = phantom_discovery::SubGrid::start(fabric.clone(), discovery.clone());
+    let subgrid = phantom_discovery::SubGrid::start(fabric.clone(), discovery.clone(), posted);
     let region =
         phantom_discovery::region::Region::start(config.region(), outside.clone(), subgrid.clone());
     let _ = fabric.region.set(region.clone());

@@ -9,7 +9,7 @@ use phantom_discovery::region::Region;
 use phantom_discovery::{Contact, Fabric, Keep, Signed};
 use phantom_model::{NodeId, SubgridId};
 use phantom_net::member::{Note, NoteError};
-use phantom_net::{Network, PeerAddr, PeerState, ServiceId};
+use phantom_net::{Network, PeerAddr, ServiceId};
 use tokio::sync::watch;
 
 use super::availability::Availability;
@@ -57,16 +57,9 @@ impl Fabric for Near {
         self.network.member_changes()
     }
 
-    fn contacts(&self) -> Vec<Contact> {
-        let connected = |peer: &phantom_net::PeerStatus| peer.state == PeerState::Connected;
-        let peers = self.network.peers().into_iter().filter(connected);
-        peers
-            .map(|peer| Contact {
-                node: peer.node,
-                ip: peer.path.as_ref().and_then(ip),
-                received: peer.bytes_in,
-            })
-            .collect()
+    fn contact(&self, node: NodeId) -> Option<Contact> {
+        let path = self.network.path(node)?;
+        Some(Contact { ip: path.as_ref().and_then(ip) })
     }
 
     fn known_at(&self, node: NodeId) -> Vec<IpAddr> {
@@ -111,6 +104,10 @@ impl Fabric for Near {
 
     fn heard(&self, node: NodeId, addr: SocketAddr) {
         self.network.hint(node, PeerAddr::Ip(addr));
+    }
+
+    fn lost(&self, node: NodeId) {
+        self.network.doubt(node);
     }
 
     async fn network_changed(&self) {

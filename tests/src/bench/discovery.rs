@@ -4,7 +4,9 @@
 
 use std::time::Instant;
 
-use phantom_discovery::sim::{BaselineFigures, Extent, QueryFigures, discovery_figures, known};
+use phantom_discovery::sim::{
+    BaselineFigures, Extent, QueryFigures, SubgridFigures, discovery_figures, known,
+};
 
 use super::{Bound, Report, Row};
 
@@ -18,10 +20,9 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
     let seed = std::env::var("PHANTOM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or(SEED);
     report.progress(format!("PHANTOM_SEED={seed}"));
-    let nothing = Extent { swim_nodes: 0, swim_ends: 0, baseline: 0, ..Extent::default() };
+    let nothing = Extent { members: 0, ends: 0, baseline: 0, ..Extent::default() };
     let began = Instant::now();
-    let alone =
-        discovery_figures(seed, &Extent { swim_idle: std::time::Duration::ZERO, ..nothing });
+    let alone = discovery_figures(seed, &Extent { idle: std::time::Duration::ZERO, ..nothing });
     let seconds = began.elapsed().as_secs_f64();
     let minutes = alone.simulated_s / 60.0;
     let case = format!("{} nodes, {minutes:.0} simulated minutes", alone.nodes);
@@ -52,20 +53,33 @@ pub fn run(report: &mut Report) -> anyhow::Result<()> {
 
     growth(report, seed)?;
 
-    let swim = &figures.swim;
-    let case = format!("{} members, 1 % loss", swim.nodes);
-    let row = Row::new(BENCH, &case, "idle, per node", swim.idle_kbit_s, "kbit/s");
+    rest(report, &figures.subgrid)
+}
+
+/// A large sub-grid at rest, and members that end.
+fn rest(report: &mut Report, figures: &SubgridFigures) -> anyhow::Result<()> {
+    let case = format!("{} members, 1 % loss", figures.nodes);
+    let idle = figures.idle;
+    let row = Row::new(BENCH, &case, "idle, per node", idle.sum(), "kbit/s");
     report.row(row.must(Bound::Value(2.0)))?;
-    let wrongly = swim.wrongly_gone as f64;
+    for (what, rate) in [
+        ("of these: watching each other", idle.watching),
+        ("of these: super-peer and voters", idle.group),
+        ("of these: the registry", idle.registry),
+        ("of these: connections at rest", idle.connections),
+    ] {
+        report.row(Row::new(BENCH, &case, what, rate, "kbit/s"))?;
+    }
+    let wrongly = figures.wrongly_gone as f64;
     let row = Row::new(BENCH, &case, "living taken for gone, an hour", wrongly, "times");
     report.row(row.must(Bound::Value(0.0)))?;
-    let row =
-        Row::new(BENCH, &case, "death known to 99 %, worst", known(&swim.connected_s, 100), "s");
+    let deposed = figures.deposed as f64;
+    report.row(Row::new(BENCH, &case, "super-peers deposed, an hour", deposed, "times"))?;
+    let worst = known(&figures.known_s, 100);
+    let row = Row::new(BENCH, &case, "death known to 99 %, worst", worst, "s");
     report.row(row.must(Bound::Value(5.0)))?;
-    let alone = known(&swim.known_s, 100);
-    report.row(Row::new(BENCH, &case, "the same without connections, worst", alone, "s"))?;
-    let alone = known(&swim.known_s, 50);
-    report.row(Row::new(BENCH, &case, "the same without connections, median", alone, "s"))
+    let median = known(&figures.known_s, 50);
+    report.row(Row::new(BENCH, &case, "death known to 99 %, median", median, "s"))
 }
 
 fn query(report: &mut Report, case: &str, figures: &QueryFigures) -> anyhow::Result<()> {
@@ -83,9 +97,9 @@ fn baseline(report: &mut Report, case: &str, figures: &BaselineFigures) -> anyho
 /// Sub-grids of twice as many members: a query costs as many messages.
 fn growth(report: &mut Report, seed: u64) -> anyhow::Result<()> {
     let extent = Extent {
-        swim_nodes: 0,
-        swim_ends: 0,
-        swim_idle: std::time::Duration::ZERO,
+        members: 0,
+        ends: 0,
+        idle: std::time::Duration::ZERO,
         baseline: 0,
         ..Extent::default()
     };

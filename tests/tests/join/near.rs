@@ -124,13 +124,26 @@ fn where_datagrams_are_blocked_members_gossip_over_their_connection() -> anyhow:
         let rows: Vec<Value> = attic.phantom_json(true, &["nodes"])?;
         Ok(rows.iter().any(|row| row["name"] == "cellar" && row["state"] == "up"))
     })?;
-    // Also when more time has gone by than datagrams are trusted for.
-    let over = Instant::now() + Duration::from_secs(6);
-    wait_until("six quiet seconds", SOON, || {
+    // Also when more time has gone by than datagrams are trusted for, and than a lease lasts: the
+    // other direction is open, and must not be taken for both.
+    let over = Instant::now() + Duration::from_secs(13);
+    wait_until("thirteen quiet seconds", SOON, || {
         let rows: Vec<Value> = attic.phantom_json(true, &["nodes"])?;
         ensure!(rows.iter().all(|row| row["state"] == "up"), "{rows:?}");
         Ok(Instant::now() > over)
-    })
+    })?;
+    for node in [attic, cellar] {
+        let found = node
+            .phantom(true, &["nodes", "--scope", "subgrid", "--where", "true", "--count", "2"])?;
+        ensure!(
+            found.code == 0 && found.stdout.contains("attic"),
+            "{} {}",
+            found.stdout,
+            found.stderr
+        );
+        ensure!(found.stdout.contains("cellar"), "{}", found.stdout);
+    }
+    Ok(())
 }
 
 #[test]
@@ -263,7 +276,7 @@ fn junk_and_forged_announcements_change_nothing() -> anyhow::Result<()> {
     for datagram in [
         phantom_discovery::wire::presence(&note.to_bytes()),
         phantom_discovery::wire::presence(&[0xff; 700]),
-        phantom_discovery::wire::gossip(&[7; 90]),
+        phantom_discovery::wire::sealed(&[7; 90]),
         vec![0; 1400],
         Vec::new(),
     ] {

@@ -106,9 +106,9 @@ impl Group {
         let alive = || view.electors.keys().filter(|node| is_alive(node));
         let lease = view.lease();
         let silent_since = self.heard.map_or(Duration::ZERO, |(_, at)| at);
-        if !self.is_quorum(alive())
-            || now < silent_since + lease
+        if now < silent_since + lease
             || !self.is_free_for(self.own, now)
+            || !self.is_quorum(alive())
         {
             return;
         }

@@ -122,6 +122,8 @@ pub enum Command {
         to: NodeId,
         /// What; to be authenticated on the way.
         payload: Vec<u8>,
+        /// Whether the same is said again before long, so that it may well be lost.
+        repeats: bool,
     },
     /// Another node answers for the sub-grid, or none does.
     Led(Option<SuperPeer>),
@@ -511,12 +513,12 @@ impl Group {
     fn flush(&mut self, now: Duration) {
         if let Some(replica) = &mut self.replica {
             let changes = replica.take_changes();
-            let messages: Vec<(Life, Vec<u8>)> = replica.take_messages().collect();
+            let messages: Vec<_> = replica.take_messages().collect();
             let done = replica.take_done();
             self.save(changes);
-            for (life, bytes) in messages {
+            for (life, bytes, repeats) in messages {
                 if let Some(to) = self.node_of(life) {
-                    self.send(to, Body::Raft(bytes));
+                    self.post(to, Body::Raft(bytes), repeats);
                 }
             }
             for applied in done {
@@ -554,8 +556,13 @@ impl Group {
     }
 
     fn send(&mut self, to: NodeId, body: Body) {
+        let repeats = matches!(body, Body::Beat { .. } | Body::Heard { .. });
+        self.post(to, body, repeats);
+    }
+
+    fn post(&mut self, to: NodeId, body: Body, repeats: bool) {
         let message = Message { generation: self.generation(), life: self.life, body };
-        self.commands.push_back(Command::Send { to, payload: message.encode() });
+        self.commands.push_back(Command::Send { to, payload: message.encode(), repeats });
     }
 
     /// Sends what need not be said twice in a row; `what` numbers such things.

@@ -411,9 +411,14 @@ impl Replica {
         std::mem::take(&mut self.changes)
     }
 
-    pub fn take_messages(&mut self) -> impl Iterator<Item = (Life, Vec<u8>)> + use<> {
+    /// To whom, what, and whether it is said again before long.
+    pub fn take_messages(&mut self) -> impl Iterator<Item = (Life, Vec<u8>, bool)> + use<> {
+        use MessageType::{MsgHeartbeat, MsgHeartbeatResponse};
         let messages = std::mem::take(&mut self.messages);
-        messages.into_iter().map(|message| (Life(message.to), message.encode_to_vec()))
+        messages.into_iter().map(|message| {
+            let repeats = matches!(message.get_msg_type(), MsgHeartbeat | MsgHeartbeatResponse);
+            (Life(message.to), message.encode_to_vec(), repeats)
+        })
     }
 
     pub fn take_done(&mut self) -> Vec<Applied> {

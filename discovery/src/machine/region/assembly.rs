@@ -488,7 +488,7 @@ impl Assembly {
         while let Some(command) = self.group.as_mut().and_then(Group::poll_command) {
             match command {
                 GroupCommand::Save(changes) => self.commands.push_back(Command::Save(changes)),
-                GroupCommand::Send { to, payload } => {
+                GroupCommand::Send { to, payload, .. } => {
                     if let Some(reach) = self.seats.get(site(to)).map(Seat::to_reach) {
                         self.send(reach, Word::Group(payload));
                     }

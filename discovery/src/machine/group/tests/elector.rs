@@ -84,7 +84,7 @@ impl Elector {
         while let Some(command) = self.group.poll_command() {
             match command {
                 Command::Save(changes) => changes.into_iter().for_each(|it| self.kept.apply(it)),
-                Command::Send { to, payload } => {
+                Command::Send { to, payload, .. } => {
                     assert_kept_first(&self.kept, &payload);
                     sent.push((to, Message::decode(&payload).unwrap().body));
                 }

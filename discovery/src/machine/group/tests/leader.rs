@@ -25,7 +25,9 @@ impl World {
             group.commands.iter().skip(before).cloned().collect::<Vec<_>>()
         });
         let sent = sent.into_iter().filter_map(|command| match command {
-            Command::Send { to, payload } => Some((to, Message::decode(&payload).unwrap().body)),
+            Command::Send { to, payload, .. } => {
+                Some((to, Message::decode(&payload).unwrap().body))
+            }
             _ => None,
         });
         sent.collect()

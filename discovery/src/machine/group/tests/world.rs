@@ -306,7 +306,7 @@ impl World {
                 Command::Save(changes) => {
                     changes.into_iter().for_each(|it| self.hosts[host].kept.apply(it));
                 }
-                Command::Send { to, payload } => self.send(host, to, payload),
+                Command::Send { to, payload, .. } => self.send(host, to, payload),
                 Command::Led(led) => self.hosts[host].led = led,
                 Command::Done { ticket, outcome } => self.note_outcome(host, ticket, outcome),
                 Command::Complain { member, what } => match &mut self.complaints {
