@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use phantom_model::NodeId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::config::Config;
 use crate::envelope::{self, Pair, ShortId};
 use crate::fabric::Fabric;
+use crate::lanes::Lanes;
+use crate::machine::group::MAX_ELECTORS;
 use crate::machine::{Beacon, Care, Command, Found, Membership, Search, Seen};
 use crate::socket::{Sockets, is_plain};
 use crate::way::Way;
@@ -26,17 +28,42 @@ const FRESH_MS: u64 = 300_000;
 /// Searches at once.
 const MAX_SEARCHES: usize = 4;
 const MAX_ORDERS: usize = 256;
-/// Parcels that have come and wait to be opened; more are lost.
-const MAX_POSTED: usize = 256;
+/// Parcels that are to be sent: a super-peer beats for all members at once.
+const MAX_POSTS: usize = 2 * MAX_ELECTORS;
+/// Parcels that have come and wait to be opened, of all members and of one; more are lost.
+const MAX_POSTED: usize = MAX_ELECTORS;
+const MAX_POSTED_EACH: usize = 4;
+/// What is on its way over the connection with one member; more goes as datagrams only.
+const MAX_PASSED: usize = 8;
 
 /// What members have sent with [`Discovery::post`].
-pub type Posted = mpsc::Receiver<(NodeId, Vec<u8>)>;
+pub type Posted = mpsc::Receiver<Parcel>;
+
+/// What one of them has sent.
+#[derive(Debug)]
+pub struct Parcel {
+    /// Who.
+    pub from: NodeId,
+    /// What.
+    pub bytes: Vec<u8>,
+    /// Among what waits of this member.
+    place: OwnedSemaphorePermit,
+}
+
+impl Parcel {
+    /// Takes it, so that the next one may come.
+    pub fn take(self) -> (NodeId, Vec<u8>) {
+        drop(self.place);
+        (self.from, self.bytes)
+    }
+}
 
 /// Finds who is near and knows who lives. Clones are the same.
 #[derive(Clone)]
 pub struct Discovery {
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
+    posts: mpsc::Sender<(NodeId, Vec<u8>)>,
 }
 
 #[derive(Default)]
@@ -54,7 +81,6 @@ impl Shared {
 enum Order {
     Search { peers: Vec<SocketAddr>, founding: bool, found: oneshot::Sender<Vec<Found>> },
     Payload { from: NodeId, payload: Vec<u8> },
-    Post { to: NodeId, parcel: Vec<u8> },
 }
 
 impl Discovery {
@@ -74,6 +100,7 @@ impl Discovery {
             }
         };
         let (orders, ordered) = mpsc::channel(MAX_ORDERS);
+        let (posts, to_post) = mpsc::channel(MAX_POSTS);
         let (posted, parcels) = mpsc::channel(MAX_POSTED);
         let shared = Arc::new(Shared::default());
         let began = Instant::now();
@@ -92,11 +119,13 @@ impl Discovery {
             shorts: HashMap::new(),
             peers: HashMap::new(),
             posted,
+            waiting: Lanes::new(MAX_POSTED_EACH),
+            passed: Lanes::new(MAX_PASSED),
             told_ms: 0,
             was_member: false,
         };
-        tokio::spawn(driver.run(ordered));
-        (Self { shared, orders }, parcels)
+        tokio::spawn(driver.run(ordered, to_post));
+        (Self { shared, orders, posts }, parcels)
     }
 
     /// Looks for members of any sub-grid: on the local network, or only at `peers` if there are
@@ -117,9 +146,9 @@ impl Discovery {
     }
 
     /// Sends a member something short, at most [`wire::MAX_PARCEL`] bytes, that may be lost: as a
-    /// datagram, and over the connection unless datagrams work.
-    pub fn post(&self, to: NodeId, parcel: Vec<u8>) {
-        let _ = self.orders.try_send(Order::Post { to, parcel });
+    /// datagram, and over the connection unless datagrams work. It comes back where too many wait.
+    pub fn post(&self, to: NodeId, parcel: Vec<u8>) -> Result<(), Vec<u8>> {
+        self.posts.try_send((to, parcel)).map_err(|error| error.into_inner().1)
     }
 
     /// Whether a member lives and for how long that is known; `None` when it was not heard yet.
@@ -157,13 +186,19 @@ struct Driver {
     pairs: HashMap<NodeId, Pair>,
     shorts: HashMap<ShortId, NodeId>,
     peers: HashMap<NodeId, Peer>,
-    posted: mpsc::Sender<(NodeId, Vec<u8>)>,
+    posted: mpsc::Sender<Parcel>,
+    waiting: Lanes,
+    passed: Lanes,
     told_ms: u64,
     was_member: bool,
 }
 
 impl Driver {
-    async fn run(mut self, mut ordered: mpsc::Receiver<Order>) {
+    async fn run(
+        mut self,
+        mut ordered: mpsc::Receiver<Order>,
+        mut to_post: mpsc::Receiver<(NodeId, Vec<u8>)>,
+    ) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = 0u32;
@@ -174,10 +209,13 @@ impl Driver {
             let next = self.began + self.next_timeout();
             tokio::select! {
                 order = ordered.recv() => match order {
-                    Some(order) => self.obey(order).await,
+                    Some(order) => self.obey(order),
                     // The node is shutting down.
                     None => return,
                 },
+                Some((to, parcel)) = to_post.recv() => {
+                    self.send(to, Body::Parcel(&parcel), Care::Usual).await;
+                }
                 changed = changes.changed() => match changed {
                     Ok(()) => self.members_changed(),
                     Err(_) => return,
@@ -210,14 +248,14 @@ impl Driver {
         machines.into_iter().flatten().chain(searches).min().unwrap_or(idle)
     }
 
-    async fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: Order) {
         let now = self.now();
         match order {
             Order::Payload { from, payload } => {
+                if Membership::is_ask(&payload) {
+                    self.peers.entry(from).or_default().way.handle_missed();
+                }
                 self.membership.handle_payload(from, &payload, now);
-            }
-            Order::Post { to, parcel } => {
-                self.send(to, Body::Parcel(&parcel), Care::Usual).await;
             }
             Order::Search { peers, founding, found } => {
                 if self.searches.len() < MAX_SEARCHES && self.sockets.is_some() {
@@ -235,6 +273,8 @@ impl Driver {
         self.shorts = members.iter().map(|node| (ShortId::from(*node), *node)).collect();
         self.pairs.retain(|node, _| members.contains(node));
         self.peers.retain(|node, _| members.contains(node));
+        self.waiting.retain(|node| members.contains(node));
+        self.passed.retain(|node| members.contains(node));
         self.shared.seen().retain(|node, _| members.contains(node));
         let is_member = members.contains(&own);
         if is_member && !self.was_member {
@@ -273,7 +313,7 @@ impl Driver {
                 }
             }
             Some(Datagram::Presence(signed)) => self.presence(signed, from, now),
-            Some(Datagram::Sealed(sealed)) => self.open(sealed, from, now),
+            Some(Datagram::Sealed(sealed)) => self.open(sealed, from, now).await,
             _ => {}
         }
     }
@@ -289,7 +329,10 @@ impl Driver {
             let age = self.fabric.unix_ms().abs_diff(presence.at_ms);
             if presence.at_ms > peer.presence_ms && age < FRESH_MS {
                 peer.presence_ms = presence.at_ms;
-                peer.addr = Some(SocketAddr::new(from.ip(), presence.datagram_port));
+                // Where it came from nobody has proven.
+                if !peer.way.is_heard(now) {
+                    peer.addr = Some(SocketAddr::new(from.ip(), presence.datagram_port));
+                }
                 self.fabric.heard(signed.node, SocketAddr::new(from.ip(), presence.port));
             }
         }
@@ -307,19 +350,29 @@ impl Driver {
         }
     }
 
-    fn open(&mut self, sealed: &[u8], from: SocketAddr, now: Duration) {
+    async fn open(&mut self, sealed: &[u8], from: SocketAddr, now: Duration) {
         let sender = envelope::sender(sealed).and_then(|short| self.shorts.get(&short).copied());
         let Some(node) = sender.filter(|node| *node != self.fabric.node()) else { return };
         let Some(opened) = self.pair(node).and_then(|pair| pair.open(sealed)) else { return };
         let Some(letter) = Letter::read(opened) else { return };
         match letter.body {
             Body::Gossip(payload) => self.membership.handle_payload(node, payload, now),
-            // Without a place it is lost.
-            Body::Parcel(parcel) => drop(self.posted.try_send((node, parcel.to_vec()))),
+            Body::Parcel(parcel) => {
+                let Some(place) = self.waiting.place(node) else { return };
+                // Without a place it is lost, and as good as not heard.
+                let parcel = Parcel { from: node, bytes: parcel.to_vec(), place };
+                if self.posted.try_send(parcel).is_err() {
+                    return;
+                }
+            }
         }
         let peer = self.peers.entry(node).or_default();
         peer.addr = Some(from);
         peer.way.handle_heard(letter.hears, now);
+        // Whoever gives signs of life is seldom written to.
+        if letter.body == Body::Gossip(&[]) && peer.way.is_misjudged(now) {
+            self.send(node, Body::Gossip(&[]), Care::Little).await;
+        }
     }
 
     fn pair(&mut self, node: NodeId) -> Option<&mut Pair> {
@@ -369,8 +422,8 @@ impl Driver {
     async fn send(&mut self, to: NodeId, body: Body<'_>, care: Care) {
         let now = self.now();
         let peer = self.peers.entry(to).or_default();
-        let (hears, works) = (peer.way.is_heard(now), peer.way.works(care, now));
-        peer.way.handle_sent(care);
+        let works = peer.way.works(care, now);
+        let hears = peer.way.handle_sent(care, now);
         let mut places: Vec<SocketAddr> = peer.addr.into_iter().collect();
         let contact = if works { None } else { self.fabric.contact(to) };
         if !works {
@@ -393,18 +446,27 @@ impl Driver {
                 }
             }
         }
+        if works || (contact.is_none() && matches!(body, Body::Gossip(_))) {
+            return;
+        }
+        let Some(place) = self.passed.place(to) else { return };
         let fabric = self.fabric.clone();
         match body {
-            Body::Gossip(payload) if contact.is_some() => {
+            Body::Gossip(payload) => {
                 let payload = payload.to_vec();
-                tokio::spawn(async move { fabric.pass(to, payload).await });
+                tokio::spawn(async move {
+                    fabric.pass(to, payload).await;
+                    drop(place);
+                });
             }
             // Connecting if need be.
-            Body::Parcel(parcel) if !works => {
+            Body::Parcel(parcel) => {
                 let parcel = parcel.to_vec();
-                tokio::spawn(async move { fabric.deliver(to, parcel).await });
+                tokio::spawn(async move {
+                    fabric.deliver(to, parcel).await;
+                    drop(place);
+                });
             }
-            Body::Gossip(_) | Body::Parcel(_) => {}
         }
     }
 

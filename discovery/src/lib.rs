@@ -51,6 +51,8 @@ mod driver;
 #[cfg(feature = "driver")]
 mod fabric;
 #[cfg(feature = "driver")]
+mod lanes;
+#[cfg(feature = "driver")]
 pub mod region;
 #[cfg(feature = "driver")]
 mod socket;

@@ -5,11 +5,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::config::GROUP;
 use crate::wire::MAX_DATAGRAM;
+
+/// So many bytes may wait to be read, as the kernel counts them: some 1 KiB for a short datagram.
+const RECEIVED: usize = 2 << 20;
 
 /// An address of this machine on a network where others may be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,6 +113,10 @@ fn bind(domain: Domain, addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     // Another program may listen to the same group.
     socket.set_reuse_address(true)?;
+    // All members answer a super-peer's beat at once. Only root gets more than the system's usual.
+    if nix::sys::socket::setsockopt(&socket, RcvBufForce, &RECEIVED).is_err() {
+        socket.set_recv_buffer_size(RECEIVED)?;
+    }
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     } else {

@@ -3,7 +3,6 @@
 mod complaints;
 mod driver;
 mod effort;
-mod lanes;
 mod listing;
 mod part;
 mod query_driver;

@@ -60,7 +60,8 @@ pub struct Timing {
     pub pulse: Duration,
     /// How long a connection whose other side is said to be gone has to show that it is not.
     pub doubted: Duration,
-    /// A connection at rest over which nothing is heard for this long is dead; no more than 15 s.
+    /// A connection at rest over which nothing is heard for this long is dead, and so is one of the
+    /// paths of any; no more than 15 s.
     pub rest_silent: Duration,
     /// How often a connection at rest says that it lives; no more than 5 s. What is between the two
     /// (address translation, a relay) forgets them if they are silent for longer.
@@ -87,7 +88,7 @@ impl Default for Timing {
             silent: Duration::from_millis(4500),
             pulse: Duration::from_secs(1),
             doubted: Duration::from_millis(1500),
-            rest_silent: Duration::from_secs(15),
+            rest_silent: Duration::from_secs(9),
             rest_pulse: Duration::from_secs(5),
             handshake: Duration::from_secs(4),
             backoff_min: Duration::from_millis(200),

@@ -25,6 +25,8 @@ use crate::envelope::ShortId;
 
 /// Asks for a sign of life.
 const ASK: &[u8] = &[1];
+/// Nobody honest asks sooner again.
+const ASKED_AGAIN: Duration = Duration::from_millis(200);
 /// How often one member is probed, and how long until its silence makes it suspected.
 const PROBE: Duration = Duration::from_millis(3000);
 /// How long a probed member has to answer before others are asked to probe it.
@@ -123,6 +125,8 @@ pub struct Membership {
     ring: Ring,
     /// Signs of life that are given or asked for.
     signs: VecDeque<(NodeId, Bytes, Care)>,
+    /// When each member was last given a sign because it had asked.
+    answered: BTreeMap<ShortId, Duration>,
 }
 
 /// A timer of foca's; of two at the same time foca says which goes first.
@@ -168,6 +172,7 @@ impl Membership {
             known: VecDeque::new(),
             ring: Ring::new(own.into(), now),
             signs: VecDeque::new(),
+            answered: BTreeMap::new(),
         }
     }
 
@@ -184,6 +189,7 @@ impl Membership {
             .filter(|(short, _)| !self.roster.contains_key(short) && alive.contains(&short.0));
         self.known.extend(known.map(|(_, node)| *node));
         self.roster = roster;
+        self.answered.retain(|short, _| self.roster.contains_key(short));
         if !gone.is_empty() {
             let left = self.foca.iter_members().filter(|member| gone.contains(&member.id().node));
             let left: Vec<_> = left
@@ -207,13 +213,22 @@ impl Membership {
         self.ring.handle_heard(short, now);
         if payload.is_empty() {
             self.ring.handle_sign(short, now);
-        } else if payload == ASK {
-            self.signs.push_back((from, Bytes::new(), Care::Great));
+        } else if Self::is_ask(payload) {
+            let is_soon = |at: &Duration| now < *at + ASKED_AGAIN;
+            if !self.answered.get(&short).is_some_and(is_soon) {
+                self.answered.insert(short, now);
+                self.signs.push_back((from, Bytes::new(), Care::Great));
+            }
         } else if payload.first_chunk() == Some(&short.0) {
             // Each speaks for itself only. What does not decode, or is out of date, changes nothing.
             let _ = self.foca.handle_data(payload, &mut self.effects);
         }
         self.schedule(now);
+    }
+
+    /// Whether a payload asks for a sign of life: whoever sends it has missed one.
+    pub fn is_ask(payload: &[u8]) -> bool {
+        payload == ASK
     }
 
     /// What the ring wants.

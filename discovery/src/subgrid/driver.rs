@@ -11,7 +11,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::complaints::Complaints;
-use super::lanes::Lanes;
 use super::listing::{Listing, Listings};
 use super::part::{PLACEMENT, Part, keeps, name, placement, shard_name};
 use super::query_driver::Question;
@@ -19,6 +18,7 @@ use super::questions::Origin;
 use super::{AVAILABILITY, Entry, NotDone, Order, Status};
 use crate::driver::{Discovery, Posted};
 use crate::fabric::{Fabric, Keep};
+use crate::lanes::Lanes;
 use crate::machine::group::{self, Command as GroupCommand, Group, Key, Op, Standing};
 use crate::machine::query;
 use crate::machine::registry::description::Attributes;
@@ -115,7 +115,10 @@ impl Driver {
                     None => return,
                 },
                 posted = posted.recv() => match posted {
-                    Some((from, bytes)) => self.open(from, &bytes, self.now()),
+                    Some(parcel) => {
+                        let (from, bytes) = parcel.take();
+                        self.open(from, &bytes, self.now());
+                    }
                     None => return,
                 },
                 changed = changes.changed() => match changed {
@@ -493,15 +496,22 @@ impl Driver {
 
     /// Sends what may be lost.
     fn post(&mut self, to: NodeId, parcel: &Parcel) {
-        match postcard::to_stdvec(parcel) {
-            Ok(bytes) if bytes.len() <= MAX_PARCEL => self.discovery.post(to, bytes),
-            _ => self.send(to, parcel),
+        let Ok(bytes) = postcard::to_stdvec(parcel) else { return };
+        if bytes.len() > MAX_PARCEL {
+            self.deliver(to, bytes);
+        } else if let Err(bytes) = self.discovery.post(to, bytes) {
+            self.deliver(to, bytes);
         }
     }
 
     fn send(&mut self, to: NodeId, parcel: &Parcel) {
+        if let Ok(bytes) = postcard::to_stdvec(parcel) {
+            self.deliver(to, bytes);
+        }
+    }
+
+    fn deliver(&mut self, to: NodeId, bytes: Vec<u8>) {
         let Some(place) = self.lanes.place(to) else { return };
-        let Ok(bytes) = postcard::to_stdvec(parcel) else { return };
         let fabric = self.fabric.clone();
         tokio::spawn(async move {
             fabric.deliver(to, bytes).await;

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep_until};
 use super::complaints::Complaints;
 use super::driver::{MAX_PARCELS, Parcel, boot_clock};
 use super::effort::Effort;
-use super::lanes::Lanes;
 use super::listing::Listing;
 use super::questions::{Asked, Deed, Origin, Questions};
 use super::{Order, Status};
 use crate::fabric::Fabric;
+use crate::lanes::Lanes;
 use crate::machine::coordinates::Coordinate;
 use crate::machine::query::{Message, RegionLink, Request};
 

@@ -302,6 +302,10 @@ impl Connection for MemoryConnection {
         }
     }
 
+    fn heard(&self) -> u64 {
+        self.shared.heard.load(Ordering::Relaxed)
+    }
+
     fn close(&self, code: CloseCode, reason: &str) {
         self.shared.close(self.id, code, reason);
     }
@@ -316,8 +320,7 @@ impl Connection for MemoryConnection {
     }
 
     fn stats(&self) -> LinkStats {
-        let bytes_in = self.shared.heard.load(Ordering::Relaxed);
-        LinkStats { path: None, rtt: None, bytes_in, bytes_out: 0 }
+        LinkStats { path: None, rtt: None, bytes_in: 0, bytes_out: 0 }
     }
 }
 

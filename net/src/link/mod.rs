@@ -131,6 +131,13 @@ pub enum LinkError {
     Other(String),
 }
 
+impl LinkError {
+    /// Whether the other side has closed it because there is a better connection.
+    pub(crate) fn is_for_a_better_one(&self) -> bool {
+        matches!(self, LinkError::ClosedByPeer { code: Some(CloseCode::Duplicate), .. })
+    }
+}
+
 /// Figures of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkStats {
@@ -217,9 +224,12 @@ pub trait Connection: Send + Sync + 'static {
     /// Lets the other side have up to `streams` streams open at once; at first it is one.
     fn allow(&self, streams: u32);
 
-    /// Sends something that the other side's link acknowledges: if it lives, `bytes_in` of
-    /// [`Connection::stats`] grows within a round trip.
+    /// Sends something that the other side's link acknowledges: if it lives,
+    /// [`Connection::heard`] is another within a round trip.
     fn pulse(&self);
+
+    /// Another number whenever something has come from the other side.
+    fn heard(&self) -> u64;
 
     /// Ends the connection and tells the other side why. Data under way is lost. What was closed as
     /// [`CloseCode::Silent`] fails as [`LinkError::Silent`] on this side.

@@ -69,7 +69,7 @@ impl QuicLink {
             .secret_key(key.0.clone())
             .alpns(Protocol::ALL.map(|protocol| protocol.alpn().to_vec()).to_vec())
             .clear_address_lookup()
-            .transport_config(transport(&config.timing, false))
+            .transport_config(transport(&config.timing, None))
             .clear_ip_transports()
             .bind_addr(config.listen)
             .map_err(|error| failed(error.to_string()))?;
@@ -122,16 +122,22 @@ impl QuicLink {
     }
 }
 
-/// What connections at rest need; one that is in use is watched by `peer::pulse`. Who has dialled
-/// says a little sooner that it lives, so that the other only answers.
-fn transport(timing: &Timing, dials: bool) -> QuicTransportConfig {
-    let pulse = if dials { timing.rest_pulse * 4 / 5 } else { timing.rest_pulse };
-    let idle = IdleTimeout::try_from(timing.rest_silent).ok();
+/// How often a connection says that it lives, and how long it may be silent. Those of members are
+/// seldom used: what they need at rest; one that is in use is watched by `peer::pulse`. Who has
+/// dialled says a little sooner that it lives, so that the other only answers; and of the two sides'
+/// bounds on silence the lower counts.
+fn transport(timing: &Timing, dialled: Option<Protocol>) -> QuicTransportConfig {
+    let (pulse, silent) = match dialled {
+        None => (timing.rest_pulse, timing.rest_silent),
+        Some(Protocol::Member) => (timing.rest_pulse * 4 / 5, timing.rest_silent),
+        Some(Protocol::Join | Protocol::Abroad) => (timing.pulse, timing.silent),
+    };
+    let idle = IdleTimeout::try_from(silent).ok();
     QuicTransportConfig::builder()
         .max_idle_timeout(idle)
         // Each path has its own.
         .keep_alive_interval(timing.rest_silent)
-        .default_path_max_idle_timeout(timing.rest_silent)
+        .default_path_max_idle_timeout(silent)
         .default_path_keep_alive_interval(pulse)
         // Pulses: they are not read, and old ones make room.
         .datagram_receive_buffer_size(Some(PULSES))
@@ -237,7 +243,8 @@ impl Link for QuicLink {
             return Err(LinkError::NoAddress);
         }
         let target = EndpointAddr::from_parts(key, addrs);
-        let options = ConnectOptions::new().with_transport_config(transport(&self.timing, true));
+        let options =
+            ConnectOptions::new().with_transport_config(transport(&self.timing, Some(protocol)));
         let dialled = async {
             let begun = self.endpoint.connect_with_opts(target, protocol.alpn(), options).await;
             let connecting = begun.map_err(|error| LinkError::Other(chain(&error)))?;
@@ -386,8 +393,16 @@ impl Connection for QuicConnection {
     }
 
     fn pulse(&self) {
-        // Where it cannot be sent something else waits to be acknowledged.
+        // Where there is no room, pulses wait to be sent already.
         let _ = self.inner.send_datagram(Bytes::from_static(PULSE));
+    }
+
+    fn heard(&self) -> u64 {
+        // What was decrypted: anybody can send bytes.
+        let frames = self.inner.stats().frame_rx;
+        [frames.acks, frames.path_acks, frames.stream, frames.datagram, frames.ping]
+            .into_iter()
+            .fold(0, u64::wrapping_add)
     }
 
     fn close(&self, code: CloseCode, reason: &str) {

@@ -17,7 +17,7 @@ use super::table::Live;
 use crate::config::Timing;
 use crate::link::{CloseCode, LinkError};
 
-/// A stream that has ended again within this time is not worth it; and what was on its way when
+/// Within this time what was sent on a stream is usually acknowledged, and what was on its way when
 /// somebody began to doubt has come.
 const SHORT: Duration = Duration::from_millis(250);
 
@@ -25,8 +25,11 @@ const SHORT: Duration = Duration::from_millis(250);
 pub(crate) async fn listen(live: &Live, timing: &Timing) -> LinkError {
     loop {
         live.roused().await;
+        let before = live.connection.heard();
         sleep(SHORT).await;
-        if is_needed(live) && !answers(live, timing).await {
+        // Of a stream that has ended again the acknowledgement tells enough.
+        let is_silent = live.connection.heard() == before;
+        if (is_silent || is_needed(live)) && !answers(live, timing).await {
             live.connection.close(CloseCode::Silent, "nothing was heard from here for too long");
             return LinkError::Silent;
         }
@@ -40,8 +43,8 @@ fn is_needed(live: &Live) -> bool {
 /// Pulses while that is needed; `false` when nothing is heard in time. Silence is counted by pulses,
 /// not by the clock: what this process has slept through says nothing of the other.
 async fn answers(live: &Live, timing: &Timing) -> bool {
-    let received = || live.connection.stats().bytes_in;
-    let (mut before, mut silent, mut was_doubted) = (received(), Duration::ZERO, false);
+    let connection = &live.connection;
+    let (mut before, mut silent, mut was_doubted) = (connection.heard(), Duration::ZERO, false);
     loop {
         let is_doubted = live.is_doubted();
         let (limit, pause) = match is_doubted {
@@ -52,9 +55,9 @@ async fn answers(live: &Live, timing: &Timing) -> bool {
             silent = Duration::ZERO;
         }
         was_doubted = is_doubted;
-        live.connection.pulse();
+        connection.pulse();
         sleep(pause).await;
-        let now = received();
+        let now = connection.heard();
         if now == before {
             silent += pause;
             // What was heard last may have come at any time between two looks.

@@ -314,15 +314,19 @@ async fn watch(inner: &Arc<Inner>, live: &Arc<Live>) -> LinkError {
     let every = inner.config.timing.expiry_check.max(Duration::from_millis(10));
     let mut changes = inner.book.changes();
     let mut connections = inner.table.changes();
-    let mut was_unused = false;
+    let (mut looked, mut was_unused) = (Instant::now(), false);
     loop {
         let is_spare = live.connection.dialled() && inner.table.is_spare(live);
         let wait = if is_spare { every.min(SPARE) } else { every };
         let ticked = tokio::select! {
-            () = tokio::time::sleep(wait) => true,
+            () = tokio::time::sleep_until(looked + wait) => true,
             _ = changes.changed() => false,
-            _ = connections.changed() => false,
+            // Whether it is a spare one may be otherwise now; nothing else is.
+            _ = connections.changed() => continue,
         };
+        if ticked {
+            looked = Instant::now();
+        }
         if let Some(error) = parted(inner, live) {
             // So that the other side hears, and can show, what it was.
             tokio::time::sleep(LAST_NEWS).await;

@@ -264,7 +264,9 @@ impl Table {
     pub fn remove(&self, ended: &Arc<Live>, why: &LinkError) {
         if let Some(slot) = self.slots().get_mut(&ended.peer()) {
             slot.live.retain(|live| !Arc::ptr_eq(live, ended));
-            if slot.live.is_empty() {
+            // Closed for a better one, which the other side has and this one has not admitted yet,
+            // it is not out of reach: who is in the middle of something must not give up.
+            if slot.live.is_empty() && !why.is_for_a_better_one() {
                 slot.last_error = Some(why.to_string());
             }
         }

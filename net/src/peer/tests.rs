@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::PeerState;
 use crate::config::Timing;
+use crate::link::CloseCode;
 use crate::link::memory::Switchboard;
 use crate::{Config, Error, MemoryStore, Network, NodeKey, ServiceId, Stream};
 
@@ -226,4 +227,33 @@ async fn who_is_said_to_be_gone_has_to_answer() {
     a.doubt(b.id());
     sleep(Timing::default().doubted + Duration::from_millis(300)).await;
     assert!(lost(&a, &b), "it has not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_peer_closes_for_a_better_connection_is_not_out_of_reach() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    let mut seen = a.peer_changes();
+    let closed = |code, reason: &str| {
+        let live = b.inner().table.current(a.id()).unwrap();
+        live.connection.close(code, reason);
+    };
+    closed(CloseCode::Duplicate, "there is a better connection");
+    eventually("a is told", || lost(&a, &b)).await;
+    seen.changed().await.unwrap();
+    assert!(!matches!(a.peer_state(b.id()), PeerState::Unreachable { .. }));
+    a.connect(b.id(), SOON).await.unwrap();
+    closed(CloseCode::Done, "over");
+    eventually("a is told", || matches!(a.peer_state(b.id()), PeerState::Unreachable { .. })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_told_over_a_dead_connection_shows_that_it_is() {
+    let (dir, board) = (tempfile::tempdir().unwrap(), Switchboard::default());
+    let (a, b) = two(dir.path(), &board).await;
+    let service = ServiceId::new("news").unwrap();
+    board.hush(a.id(), b.id(), true);
+    a.tell(b.id(), &service, &7u32, SOON).await.unwrap();
+    sleep(Timing::default().silent + Duration::from_secs(1)).await;
+    assert!(lost(&a, &b));
 }

@@ -254,6 +254,22 @@ fn a_restarted_daemon_is_up_again() {
     assert!(net.now - now < secs(3.0), "{:?}", net.now - now);
 }
 
+#[test]
+fn who_asks_without_end_is_answered_now_and_then() {
+    let mut machine = Membership::new(id(0), 1, [1; 32], Duration::ZERO);
+    machine.handle_roster((0..3).map(id), Duration::ZERO);
+    let mut answers = 0;
+    for ms in 0..1000 {
+        let now = Duration::from_millis(ms);
+        (0..50).for_each(|_| machine.handle_payload(id(1), ASK, now));
+        while let Some(command) = machine.poll_command(now) {
+            answers +=
+                usize::from(matches!(command, Command::Send { payload, .. } if payload.is_empty()));
+        }
+    }
+    assert_eq!(answers, 5);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

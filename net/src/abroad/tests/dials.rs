@@ -99,6 +99,10 @@ impl Connection for Brittle {
         self.whole.pulse();
     }
 
+    fn heard(&self) -> u64 {
+        self.whole.heard()
+    }
+
     fn close(&self, code: CloseCode, reason: &str) {
         self.whole.close(code, reason);
     }
