@@ -37,8 +37,9 @@ impl Expr {
         let mut found = Vec::new();
         let mut parts = vec![self];
         while let Some(part) = parts.pop() {
+            let part = part.bare();
             match &*part.0 {
-                Node::Binary(Binary::And, left, right) => parts.extend([right, left]),
+                Node::All(all) => parts.extend(all.iter().rev()),
                 Node::Binary(operator, left, right) => {
                     found.extend(compared(*operator, left, right));
                 }
@@ -54,15 +55,15 @@ impl Expr {
 
     /// The attribute that this names, if that is all it does and the name is not `MY.`.
     fn name(&self) -> Option<&str> {
-        match &*self.0 {
-            Node::Name(name) | Node::Of(Side::Target, name) => Some(&name.key),
+        match &*self.bare().0 {
+            Node::Name(name) | Node::Of(Side::Target, name) => Some(name.key()),
             _ => None,
         }
     }
 
     /// The boolean, number or string that this is as it stands, whatever the scope.
     pub fn constant(&self) -> Option<&Value> {
-        match &*self.0 {
+        match &*self.bare().0 {
             Node::Value(value @ (Value::Bool(_) | Value::Int(_) | Value::Real(_))) => Some(value),
             Node::Value(value @ Value::Text(_)) => Some(value),
             _ => None,

@@ -1,6 +1,7 @@
-use std::fmt;
 use std::sync::Arc;
 
+use crate::functions::Function;
+use crate::name::Name;
 use crate::{Ad, ParseError, Value};
 
 /// A parsed expression. Cheap to clone.
@@ -11,6 +12,8 @@ pub struct Expr(pub(crate) Arc<Node>);
 pub(crate) enum Node {
     Value(Value),
     Name(Name),
+    /// `.name`: of the outermost ad.
+    Absolute(Name),
     /// `MY.name` or `TARGET.name`.
     Of(Side, Name),
     /// `expression.name`.
@@ -19,26 +22,28 @@ pub(crate) enum Node {
     Index(Expr, Expr),
     Unary(Unary, Expr),
     Binary(Binary, Expr, Expr),
+    /// What `&&` joins, however many: a long chain is not a deep one.
+    All(Vec<Expr>),
+    /// What `||` joins.
+    Any(Vec<Expr>),
     /// `condition ? then : else`.
     If(Expr, Expr, Expr),
     /// `expression ?: otherwise`.
     Or(Expr, Expr),
-    Call(Name, Vec<Expr>),
+    Call(Call),
     List(Vec<Expr>),
     Ad(Arc<Ad>),
+    /// What stands in parentheses. They are kept, so that an expression is written as it was read.
+    Group(Expr),
 }
 
-/// An attribute's name, as it was written and as it is looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name {
-    pub(crate) written: Box<str>,
-    pub(crate) key: Box<str>,
-}
-
-impl Name {
-    pub(crate) fn new(written: &str) -> Self {
-        Self { written: written.into(), key: written.to_ascii_lowercase().into() }
-    }
+#[derive(Debug, PartialEq)]
+pub(crate) struct Call {
+    /// As it was written.
+    pub(crate) name: Box<str>,
+    /// `None` for one that nobody knows.
+    pub(crate) function: Option<Function>,
+    pub(crate) arguments: Vec<Expr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,7 @@ pub(crate) enum Unary {
     Complement,
 }
 
+/// Operators of two sides. `&&` and `||` are tokens only: [`Node::All`] and [`Node::Any`] hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Binary {
     Or,
@@ -80,30 +86,50 @@ pub(crate) enum Binary {
     Modulus,
 }
 
-/// Every operator of two sides: how it is written, and how tightly it binds.
-pub(crate) const BINARY: [(&str, Binary, u8); 21] = [
-    ("||", Binary::Or, 1),
-    ("&&", Binary::And, 2),
-    ("|", Binary::BitOr, 3),
-    ("^", Binary::BitXor, 4),
-    ("&", Binary::BitAnd, 5),
-    ("==", Binary::Equal, 6),
-    ("!=", Binary::NotEqual, 6),
-    ("=?=", Binary::Is, 6),
-    ("=!=", Binary::IsNot, 6),
-    ("<", Binary::Less, 7),
-    ("<=", Binary::LessEqual, 7),
-    (">", Binary::Greater, 7),
-    (">=", Binary::GreaterEqual, 7),
-    ("<<", Binary::ShiftLeft, 8),
-    (">>", Binary::ShiftRight, 8),
-    (">>>", Binary::ShiftRightLogical, 8),
-    ("+", Binary::Add, 9),
-    ("-", Binary::Subtract, 9),
-    ("*", Binary::Multiply, 10),
-    ("/", Binary::Divide, 10),
-    ("%", Binary::Modulus, 10),
-];
+impl Binary {
+    /// How it is written.
+    pub(crate) fn mark(self) -> &'static str {
+        match self {
+            Binary::Or => "||",
+            Binary::And => "&&",
+            Binary::BitOr => "|",
+            Binary::BitXor => "^",
+            Binary::BitAnd => "&",
+            Binary::Equal => "==",
+            Binary::NotEqual => "!=",
+            Binary::Is => "=?=",
+            Binary::IsNot => "=!=",
+            Binary::Less => "<",
+            Binary::LessEqual => "<=",
+            Binary::Greater => ">",
+            Binary::GreaterEqual => ">=",
+            Binary::ShiftLeft => "<<",
+            Binary::ShiftRight => ">>",
+            Binary::ShiftRightLogical => ">>>",
+            Binary::Add => "+",
+            Binary::Subtract => "-",
+            Binary::Multiply => "*",
+            Binary::Divide => "/",
+            Binary::Modulus => "%",
+        }
+    }
+
+    /// How tightly it binds.
+    pub(crate) fn tightness(self) -> u8 {
+        match self {
+            Binary::Or => 1,
+            Binary::And => 2,
+            Binary::BitOr => 3,
+            Binary::BitXor => 4,
+            Binary::BitAnd => 5,
+            Binary::Equal | Binary::NotEqual | Binary::Is | Binary::IsNot => 6,
+            Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual => 7,
+            Binary::ShiftLeft | Binary::ShiftRight | Binary::ShiftRightLogical => 8,
+            Binary::Add | Binary::Subtract => 9,
+            Binary::Multiply | Binary::Divide | Binary::Modulus => 10,
+        }
+    }
+}
 
 impl Expr {
     pub(crate) fn new(node: Node) -> Self {
@@ -113,6 +139,15 @@ impl Expr {
     /// Reads an expression.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         crate::parse::expression(text)
+    }
+
+    /// Without the parentheses around it.
+    pub(crate) fn bare(&self) -> &Expr {
+        let mut expr = self;
+        while let Node::Group(inside) = &*expr.0 {
+            expr = inside;
+        }
+        expr
     }
 }
 
@@ -127,77 +162,5 @@ impl std::str::FromStr for Expr {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         Self::parse(text)
-    }
-}
-
-impl fmt::Display for Expr {
-    /// With every operation in parentheses, so that it reads back as the same.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Node::Value(value) => write!(f, "{value}"),
-            Node::Name(name) => write!(f, "{name}"),
-            Node::Of(Side::My, name) => write!(f, "MY.{name}"),
-            Node::Of(Side::Target, name) => write!(f, "TARGET.{name}"),
-            Node::Select(from, name) => write!(f, "{from}.{name}"),
-            Node::Index(from, index) => write!(f, "{from}[{index}]"),
-            Node::Unary(operator, operand) => {
-                let mark = match operator {
-                    Unary::Plus => "+",
-                    Unary::Minus => "-",
-                    Unary::Not => "!",
-                    Unary::Complement => "~",
-                };
-                write!(f, "({mark}{operand})")
-            }
-            Node::Binary(operator, left, right) => {
-                let mark = BINARY.iter().find(|(_, known, _)| known == operator);
-                write!(f, "({left} {} {right})", mark.map_or("", |(mark, _, _)| mark))
-            }
-            Node::If(condition, then, or) => write!(f, "({condition} ? {then} : {or})"),
-            Node::Or(left, right) => write!(f, "({left} ?: {right})"),
-            Node::Call(name, arguments) => {
-                write!(f, "{}(", name.written)?;
-                comma(f, arguments)?;
-                f.write_str(")")
-            }
-            Node::List(items) => {
-                f.write_str("{")?;
-                comma(f, items)?;
-                f.write_str("}")
-            }
-            Node::Ad(ad) => write!(f, "{ad}"),
-        }
-    }
-}
-
-fn comma(f: &mut fmt::Formatter<'_>, items: &[Expr]) -> fmt::Result {
-    for (index, item) in items.iter().enumerate() {
-        write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
-    }
-    Ok(())
-}
-
-/// Words that are no names unless quoted.
-pub(crate) const KEYWORDS: [&str; 6] = ["true", "false", "undefined", "error", "is", "isnt"];
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = self.key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && self.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && !KEYWORDS.contains(&&*self.key)
-            && !["my", "target"].contains(&&*self.key);
-        if plain {
-            return f.write_str(&self.written);
-        }
-        f.write_str("'")?;
-        for c in self.written.chars() {
-            match c {
-                '\'' => f.write_str("\\'")?,
-                '\\' => f.write_str("\\\\")?,
-                '\n' => f.write_str("\\n")?,
-                c => write!(f, "{c}")?,
-            }
-        }
-        f.write_str("'")
     }
 }

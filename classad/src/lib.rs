@@ -31,14 +31,21 @@ mod eval;
 mod expr;
 mod functions;
 mod lex;
+mod name;
+mod old;
+mod operators;
 mod parse;
+mod time;
 mod value;
+mod write;
 
 pub use ad::{Ad, matches, rank};
 pub use constraint::{Comparison, Constraint};
 pub use eval::Scope;
 pub use expr::Expr;
+pub use old::WriteError;
 pub use parse::ParseError;
+pub use time::AbsoluteTime;
 pub use value::Value;
 
 /// How deep parentheses, lists, ads, calls and references may be nested.

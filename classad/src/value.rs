@@ -1,7 +1,7 @@
-use std::fmt;
 use std::sync::Arc;
 
 use crate::Ad;
+use crate::time::AbsoluteTime;
 
 /// What an expression comes to.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,10 @@ pub enum Value {
     Real(f64),
     /// A string.
     Text(Arc<str>),
+    /// A moment.
+    AbsoluteTime(AbsoluteTime),
+    /// A span of time, in seconds.
+    RelativeTime(f64),
     /// A list.
     List(Arc<[Value]>),
     /// An ad.
@@ -61,6 +65,11 @@ impl Value {
     pub(crate) fn is_error(&self) -> bool {
         matches!(self, Value::Error)
     }
+
+    /// How long a list, a text or an ad is.
+    pub(crate) fn length(length: usize) -> Self {
+        Value::Int(i64::try_from(length).unwrap_or(i64::MAX))
+    }
 }
 
 impl From<bool> for Value {
@@ -85,61 +94,4 @@ impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Value::text(text)
     }
-}
-
-impl fmt::Display for Value {
-    /// As an expression that comes to the same.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Value::Undefined => f.write_str("undefined"),
-            Value::Error => f.write_str("error"),
-            Value::Bool(truth) => write!(f, "{truth}"),
-            Value::Int(number) => write!(f, "{number}"),
-            Value::Real(number) => f.write_str(&real(*number)),
-            Value::Text(text) => write_quoted(f, text),
-            Value::List(values) => {
-                f.write_str("{")?;
-                for (index, value) in values.iter().enumerate() {
-                    write!(f, "{}{value}", if index == 0 { " " } else { "," })?;
-                }
-                f.write_str(if values.is_empty() { "  }" } else { " }" })
-            }
-            Value::Ad(ad) => write!(f, "{ad}"),
-        }
-    }
-}
-
-/// A real as the reference writes it: C's `%1.15E`.
-pub(crate) fn real(number: f64) -> String {
-    if number.is_nan() {
-        return "real(\"NaN\")".to_owned();
-    }
-    if number.is_infinite() {
-        return format!("real(\"{}INF\")", if number < 0.0 { "-" } else { "" });
-    }
-    if number == 0.0 {
-        return if number.is_sign_negative() { "-0.0" } else { "0.0" }.to_owned();
-    }
-    let text = format!("{number:.15E}");
-    let (mantissa, exponent) = text.split_once('E').unwrap_or((&text, "0"));
-    let (sign, digits) = match exponent.strip_prefix('-') {
-        Some(digits) => ('-', digits),
-        None => ('+', exponent),
-    };
-    format!("{mantissa}E{sign}{digits:0>2}")
-}
-
-pub(crate) fn write_quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    f.write_str("\"")?;
-    for c in text.chars() {
-        match c {
-            '"' => f.write_str("\\\"")?,
-            '\\' => f.write_str("\\\\")?,
-            '\n' => f.write_str("\\n")?,
-            '\t' => f.write_str("\\t")?,
-            '\r' => f.write_str("\\r")?,
-            c => write!(f, "{c}")?,
-        }
-    }
-    f.write_str("\"")
 }

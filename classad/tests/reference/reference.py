@@ -1,0 +1,83 @@
+"""Evaluates each line of the input with HTCondor's own ClassAds: reference.py FOLDER AD TARGET.
+
+FOLDER holds the module; AD is the ad that names are looked up in, TARGET the other ad of a match.
+A line is a kind, a tab and a text with the escapes of a C string: `eval` an expression, `match` one as
+AD's Requirements, `old` an ad in the old syntax, `write` an ad in the new syntax. Prints a line for
+each: the value in a form that does not depend on how a language writes numbers.
+"""
+
+import os
+import sys
+import warnings
+
+warnings.filterwarnings("ignore")
+os.environ.update(CONDOR_CONFIG="ONLY_ENV", TZ="UTC")
+sys.path.insert(0, sys.argv[1])
+# With it come the functions of job files.
+import htcondor2  # noqa: F401
+import classad2
+from datetime import datetime
+
+
+def form(value):
+    if isinstance(value, classad2.Value):
+        return "undefined" if value == classad2.Value.Undefined else "error"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"int {value}"
+    if isinstance(value, float):
+        return f"real {value:.11e}".replace("-nan", "nan")
+    if isinstance(value, str):
+        return "text " + value.encode("utf-8", "surrogateescape").hex()
+    if isinstance(value, datetime):
+        return f"time {int(value.timestamp())}"
+    if isinstance(value, list):
+        return "list(" + ", ".join(form(item) for item in value) + ")"
+    return "ad" if isinstance(value, classad2.ClassAd) else type(value).__name__
+
+
+def evaluated(text):
+    try:
+        expr = classad2.ExprTree(text)
+    except Exception:
+        return "refused"
+    try:
+        return form(expr.eval(ad))
+    except UnicodeDecodeError:
+        return "not text"
+    except Exception:
+        return "error"
+
+
+def matched(text):
+    my = classad2.ClassAd(sys.argv[2])
+    try:
+        my["Requirements"] = classad2.ExprTree(text)
+    except Exception:
+        return "refused"
+    return f"{target.matches(my)} {target.symmetricMatch(my)}"
+
+
+def old(text):
+    try:
+        return "ad " + classad2.parseOne(text, classad2.ParserType.Old).printOld().encode().hex()
+    except Exception:
+        return "refused"
+
+
+def written(text):
+    try:
+        it = classad2.ClassAd(text)
+        return "ad " + (repr(it) + "\n" + it.printOld()).encode().hex()
+    except Exception:
+        return "refused"
+
+
+ad = classad2.ClassAd(sys.argv[2])
+target = classad2.ClassAd(sys.argv[3])
+kinds = {"eval": evaluated, "match": matched, "old": old, "write": written}
+for line in sys.stdin:
+    kind, _, text = line.rstrip("\n").partition("\t")
+    text = text.replace("\\n", "\n").replace("\\\\", "\\") if kind == "old" else text
+    print(kinds[kind](text))
