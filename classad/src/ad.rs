@@ -15,9 +15,11 @@ pub struct Ad {
     places: Vec<u32>,
 }
 
+/// In whatever order the attributes were set.
 impl PartialEq for Ad {
     fn eq(&self, other: &Self) -> bool {
-        self.attributes == other.attributes
+        self.len() == other.len()
+            && self.attributes.iter().all(|(name, expr)| other.named(name) == Some(expr))
     }
 }
 

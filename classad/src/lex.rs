@@ -53,7 +53,8 @@ impl<'a> Lexer<'a> {
         let bytes = self.text.as_bytes();
         let Some(first) = bytes.get(at) else { return Ok((at, Token::End)) };
         let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-        let begins_number = |at: usize| digit(at) || (bytes.get(at) == Some(&b'.') && digit(at + 1));
+        let begins_number =
+            |at: usize| digit(at) || (bytes.get(at) == Some(&b'.') && digit(at + 1));
         let token = match first {
             b'"' => Token::Text(self.quoted(b'"')?),
             b'\'' => Token::Name { name: self.quoted(b'\'')?, quoted: true },
@@ -138,7 +139,8 @@ impl<'a> Lexer<'a> {
     fn number(&mut self) -> Result<Token<'a>, ParseError> {
         let at = self.at;
         let bytes = &self.text.as_bytes()[at..];
-        let digits = |from: usize| from + bytes[from..].iter().take_while(|it| it.is_ascii_digit()).count();
+        let digits =
+            |from: usize| from + bytes[from..].iter().take_while(|it| it.is_ascii_digit()).count();
         let first = usize::from(bytes[0] == b'-');
         let whole = digits(first);
         let mut end = whole;
@@ -210,7 +212,9 @@ impl<'a> Lexer<'a> {
         }
         self.at += next + 1;
         let text = String::from_utf8(bytes);
-        Ok(Cow::Owned(text.unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into_owned())))
+        Ok(Cow::Owned(
+            text.unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into_owned()),
+        ))
     }
 
     /// What is behind a backslash, and how many bytes of it are used up.

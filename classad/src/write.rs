@@ -45,7 +45,9 @@ impl Writer<'_> {
             Value::AbsoluteTime(time) => write!(self.to, "absTime(\"{time}\")"),
             Value::RelativeTime(seconds) => {
                 let text = crate::time::relative(*seconds);
-                if self.style != Style::Reference && crate::time::parse_relative(&text) != Some(*seconds) {
+                if self.style != Style::Reference
+                    && crate::time::parse_relative(&text) != Some(*seconds)
+                {
                     return write!(self.to, "relTime({})", real(*seconds, self.style));
                 }
                 write!(self.to, "relTime(\"{text}\")")
@@ -167,8 +169,12 @@ impl Writer<'_> {
             self.to.write_str(" ")?;
         }
         self.to.write_str(mark)?;
-        let is_number = matches!(&*operand.0, Node::Value(Value::Int(_) | Value::Real(_)));
-        if is_number && operator == Unary::Minus && self.style != Style::Reference {
+        let is_digit = match &*operand.0 {
+            Node::Value(Value::Int(number)) => *number >= 0,
+            Node::Value(Value::Real(number)) => number.is_finite() && number.is_sign_positive(),
+            _ => false,
+        };
+        if is_digit && operator == Unary::Minus && self.style != Style::Reference {
             // Next to a number, the minus would be part of it.
             self.to.write_str(" ")?;
         }

@@ -63,8 +63,12 @@ static TABLE: [(&str, Run); 91] = [
     ("getdayofweek", |env, given| times::field(env, given, |it| it.weekday(), |_| None)),
     ("getdayofyear", |env, given| times::field(env, given, |it| it.day_of_year(), |_| None)),
     ("getdays", times::days),
-    ("gethours", |env, given| times::field(env, given, |it| it.hours, |it| Some(it % 86400 / 3600))),
-    ("getminutes", |env, given| times::field(env, given, |it| it.minutes, |it| Some(it % 3600 / 60))),
+    ("gethours", |env, given| {
+        times::field(env, given, |it| it.hours, |it| Some(it % 86400 / 3600))
+    }),
+    ("getminutes", |env, given| {
+        times::field(env, given, |it| it.minutes, |it| Some(it % 3600 / 60))
+    }),
     ("getmonth", |env, given| times::field(env, given, |it| it.month, |_| None)),
     ("getseconds", |env, given| times::field(env, given, |it| it.seconds, |it| Some(it % 60))),
     ("getyear", |env, given| times::field(env, given, |it| it.year, |_| None)),

@@ -199,10 +199,10 @@ fn put(made: &mut String, with: &str, found: &regex::Captures<'_>) -> Option<()>
 
 /// Whether it matches a part of a string list; UNDEFINED if there is none.
 pub(super) fn any(env: &Env<'_>, pattern: &str, options: &str, parts: &[&str]) -> Option<Value> {
+    let regex = compiled(env, pattern, &options.to_ascii_lowercase())?;
     if parts.is_empty() {
         return Some(Value::Undefined);
     }
-    let regex = compiled(env, pattern, &options.to_ascii_lowercase())?;
     for part in parts {
         pay(env, pattern, part)?;
         if regex.is_match(part) {

@@ -51,6 +51,7 @@ pub(super) fn join(env: &Env<'_>, given: &[Expr]) -> Option<Value> {
     } else if let Some((first, rest)) = given.split_first() {
         match text_of(env, first) {
             Ok(text) => between = text,
+            Err(Value::Undefined) if rest.is_empty() => return Some(Value::Undefined),
             Err(Value::Undefined) => {}
             Err(_) => return None,
         }
@@ -63,7 +64,12 @@ pub(super) fn join(env: &Env<'_>, given: &[Expr]) -> Option<Value> {
         return Some(Value::Undefined);
     }
     let whole: usize = texts.iter().map(|text| text.len() + between.len()).sum();
-    if whole > MAX_TEXT { None } else { made(env, texts.join(&between)) }
+    if whole > MAX_TEXT {
+        return None;
+    }
+    // As in the reference, what is empty has nothing behind it while it is the first.
+    let first = texts.iter().position(|text| !text.is_empty()).unwrap_or(texts.len());
+    made(env, texts[first..].join(&between))
 }
 
 pub(super) fn change(env: &Env<'_>, given: &[Expr], how: fn(&str) -> String) -> Option<Value> {
@@ -125,11 +131,7 @@ fn sign(ordering: Ordering) -> Value {
     Value::Int(ordering as i64)
 }
 
-pub(super) fn version(
-    env: &Env<'_>,
-    given: &[Expr],
-    holds: fn(Ordering) -> bool,
-) -> Option<Value> {
+pub(super) fn version(env: &Env<'_>, given: &[Expr], holds: fn(Ordering) -> bool) -> Option<Value> {
     let holds = |[one, other]: [Arc<str>; 2]| Value::Bool(holds(natural(&one, &other).cmp(&0)));
     Some(two(env, given)?.map_or_else(|none| none, holds))
 }

@@ -331,7 +331,8 @@ fn write_field(text: &mut String, letter: char, it: &Fields) -> Option<()> {
 /// The year and the number of the week whose Thursday is nearest.
 fn iso_week(it: &Fields) -> (i64, i64) {
     let from_monday = (it.weekday() + 6) % 7;
-    let thursday = Fields { day: it.day - from_monday + 3, hours: 0, minutes: 0, seconds: 0, ..*it };
+    let thursday =
+        Fields { day: it.day - from_monday + 3, hours: 0, minutes: 0, seconds: 0, ..*it };
     let thursday = Fields::at(thursday.to_seconds());
     (thursday.year, thursday.day_of_year() / 7 + 1)
 }

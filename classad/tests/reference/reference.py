@@ -1,12 +1,14 @@
 """Evaluates each line of the input with HTCondor's own ClassAds: reference.py FOLDER AD TARGET.
 
 FOLDER holds the module; AD is the ad that names are looked up in, TARGET the other ad of a match.
-A line is a kind, a tab and a text with the escapes of a C string: `eval` an expression, `match` one as
-AD's Requirements, `old` an ad in the old syntax, `write` an ad in the new syntax. Prints a line for
-each: the value in a form that does not depend on how a language writes numbers.
+A line is a kind, a tab and a text: `eval` an expression; `match` one as AD's Requirements; `old` an ad in
+the old syntax, its line ends and backslashes escaped. Prints a line for each: a value in a form that
+does not depend on how a language writes numbers, whether TARGET does and both match, or the ad as it is
+written in the old syntax again.
 """
 
 import os
+import re
 import sys
 import warnings
 
@@ -66,18 +68,11 @@ def old(text):
         return "refused"
 
 
-def written(text):
-    try:
-        it = classad2.ClassAd(text)
-        return "ad " + (repr(it) + "\n" + it.printOld()).encode().hex()
-    except Exception:
-        return "refused"
-
-
 ad = classad2.ClassAd(sys.argv[2])
 target = classad2.ClassAd(sys.argv[3])
-kinds = {"eval": evaluated, "match": matched, "old": old, "write": written}
+kinds = {"eval": evaluated, "match": matched, "old": old}
 for line in sys.stdin:
     kind, _, text = line.rstrip("\n").partition("\t")
-    text = text.replace("\\n", "\n").replace("\\\\", "\\") if kind == "old" else text
+    if kind == "old":
+        text = re.sub(r"\\(.)", lambda it: "\n" if it[1] == "n" else it[1], text)
     print(kinds[kind](text))
