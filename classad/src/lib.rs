@@ -26,6 +26,7 @@
 //! line-based old syntax of ads.
 
 mod ad;
+mod analysis;
 mod constraint;
 mod eval;
 mod expr;
@@ -40,6 +41,9 @@ mod value;
 mod write;
 
 pub use ad::{Ad, matches, rank};
+pub use analysis::{
+    Analysis, MAX_PARTS, MAX_RELAXATIONS, PART_STEPS, Part, Relaxation, Suggestion, analyse,
+};
 pub use constraint::{Comparison, Constraint};
 pub use eval::Scope;
 pub use expr::Expr;
