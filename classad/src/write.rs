@@ -42,13 +42,26 @@ impl Writer<'_> {
             Value::Int(number) => write!(self.to, "{number}"),
             Value::Real(number) => self.to.write_str(&real(*number, self.style)),
             Value::Text(text) => self.quoted(text, '"'),
-            Value::AbsoluteTime(time) => write!(self.to, "absTime(\"{time}\")"),
+            Value::AbsoluteTime(time) => {
+                let text = time.to_string();
+                // An offset of seconds, or a year of five digits, is not read back.
+                let is_same = || crate::time::parse_absolute(&text) == Some(*time);
+                if self.style == Style::Reference || is_same() {
+                    write!(self.to, "absTime(\"{text}\")")
+                } else {
+                    write!(self.to, "absTime({}, {})", time.seconds, time.offset)
+                }
+            }
             Value::RelativeTime(seconds) => {
-                let text = crate::time::relative(*seconds);
-                if self.style != Style::Reference
-                    && crate::time::parse_relative(&text) != Some(*seconds)
-                {
-                    return write!(self.to, "relTime({})", real(*seconds, self.style));
+                let mut text = crate::time::relative(*seconds);
+                if self.style != Style::Reference {
+                    let is_same = |text: &str| crate::time::parse_relative(text) == Some(*seconds);
+                    if !is_same(&text) {
+                        text = seconds.to_string();
+                    }
+                    if !is_same(&text) {
+                        return write!(self.to, "relTime({})", real(*seconds, self.style));
+                    }
                 }
                 write!(self.to, "relTime(\"{text}\")")
             }
@@ -250,7 +263,11 @@ pub(crate) fn real(number: f64, style: Style) -> String {
     }
     if style == Style::Old {
         // What looks like an integer would be one.
-        let text = crate::time::general(number, 16).to_uppercase();
+        let mut text = crate::time::general(number, 16);
+        if text.parse() != Ok(number) {
+            text = crate::time::general(number, 17);
+        }
+        let text = text.to_uppercase();
         return if text.contains(['.', 'E']) { text } else { text + ".0" };
     }
     let mut text = format!("{number:.15E}");

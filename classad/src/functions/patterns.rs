@@ -11,62 +11,84 @@ use crate::{Expr, MAX_TEXT, Value};
 
 /// The longest pattern, in bytes.
 const PATTERN: usize = 4096;
-/// What a pattern may take when it is compiled, in bytes.
-const COMPILED: usize = 1 << 18;
+/// What a pattern may take when it is compiled, in bytes, and how many bytes a byte of text then
+/// counts for: what is larger may be slower.
+const SIZES: [(usize, usize); 3] = [(1 << 14, 2), (1 << 16, 8), (1 << 18, 32)];
 /// What it may take while it matches.
 const CACHE: usize = 1 << 20;
 /// Compiling one costs as much as so many bytes of text.
-const COST: usize = 64 * 50;
+const COST: usize = 64 * 200;
+/// And finding one of many matches as much as so many.
+const MATCH: usize = 64 * 4;
 /// How many of the last ones are kept compiled: one expression is often asked of many ads.
 const KEPT: usize = 16;
 
+/// A pattern, and what a byte of text counts for.
+#[derive(Clone)]
+struct Pattern {
+    regex: Regex,
+    weight: usize,
+}
+
+struct Kept {
+    pattern: String,
+    options: String,
+    /// `None` for what is no pattern.
+    compiled: Option<Pattern>,
+}
+
 thread_local! {
-    static COMPILED_LAST: RefCell<Vec<(String, String, Option<Regex>)>> = const {
-        RefCell::new(Vec::new())
-    };
+    static LAST: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A pattern, compiled; `None` if it is none or takes too much.
-fn compiled(env: &Env<'_>, pattern: &str, options: &str) -> Option<Regex> {
+fn compiled(env: &Env<'_>, pattern: &str, options: &str) -> Option<Pattern> {
     if pattern.len() > PATTERN {
         return None;
     }
     let letters = ['i', 'm', 's', 'x'].iter().filter(|it| has(options, **it)).collect::<String>();
-    let kept = COMPILED_LAST.with_borrow_mut(|kept| {
-        let at = kept.iter().position(|it| it.0 == pattern && it.1 == letters)?;
-        // The last one asked for comes last.
-        kept[at..].rotate_left(1);
-        kept.last().map(|it| it.2.clone())
-    });
-    // It costs the same either way, so that an expression comes to the same on every thread.
+    // It costs the same whether it is kept or not, so that an expression comes to the same everywhere.
     env.charge(COST + 16 * pattern.len())?;
-    kept.unwrap_or_else(|| {
-        let regex = RegexBuilder::new(pattern)
-            .size_limit(COMPILED)
-            .dfa_size_limit(CACHE)
-            .case_insensitive(letters.contains('i'))
-            .multi_line(letters.contains('m'))
-            .dot_matches_new_line(letters.contains('s'))
-            .ignore_whitespace(letters.contains('x'))
-            .build()
-            .ok();
-        COMPILED_LAST.with_borrow_mut(|kept| {
+    LAST.with_borrow_mut(|kept| {
+        if let Some(at) = kept.iter().position(|it| it.pattern == pattern && it.options == letters)
+        {
+            // The last one asked for comes last.
+            kept[at..].rotate_left(1);
+        } else {
             if kept.len() == KEPT {
                 kept.remove(0);
             }
-            kept.push((pattern.to_owned(), letters, regex.clone()));
-        });
-        regex
+            let compiled = compile(pattern, &letters);
+            kept.push(Kept { pattern: pattern.to_owned(), options: letters, compiled });
+        }
+        kept.last().and_then(|it| it.compiled.clone())
     })
+}
+
+fn compile(pattern: &str, options: &str) -> Option<Pattern> {
+    SIZES.iter().find_map(|(size, weight)| {
+        let regex = RegexBuilder::new(pattern)
+            .size_limit(*size)
+            .dfa_size_limit(CACHE)
+            .case_insensitive(has(options, 'i'))
+            .multi_line(has(options, 'm'))
+            .dot_matches_new_line(has(options, 's'))
+            .ignore_whitespace(has(options, 'x'))
+            .build();
+        regex.ok().map(|regex| Pattern { regex, weight: *weight })
+    })
+}
+
+impl Pattern {
+    /// Takes the steps for looking through a text.
+    fn pay(&self, env: &Env<'_>, text: &str) -> Option<&Regex> {
+        env.charge(text.len().saturating_mul(self.weight))?;
+        Some(&self.regex)
+    }
 }
 
 fn has(options: &str, letter: char) -> bool {
     options.contains(letter)
-}
-
-/// What looking through a text costs: a slow pattern takes some steps for each byte.
-fn pay(env: &Env<'_>, pattern: &str, text: &str) -> Option<()> {
-    env.charge(text.len().saturating_mul(1 + pattern.len() / 16))
 }
 
 /// Arguments that all have to be strings: any that is an ERROR, and then any that is UNDEFINED,
@@ -94,9 +116,8 @@ pub(super) fn regexp(env: &Env<'_>, given: &[Expr]) -> Option<Value> {
         Ok(texts) => texts,
         Err(none) => return Some(none),
     };
-    let regex = compiled(env, &texts[0], texts.get(2).map_or("", |options| options))?;
-    pay(env, &texts[0], &texts[1])?;
-    Some(Value::Bool(regex.is_match(&texts[1])))
+    let pattern = compiled(env, &texts[0], texts.get(2).map_or("", |options| options))?;
+    Some(Value::Bool(pattern.pay(env, &texts[1])?.is_match(&texts[1])))
 }
 
 /// Whether it matches any of a list. A pattern that is none matches nothing.
@@ -120,14 +141,14 @@ pub(super) fn member(env: &Env<'_>, given: &[Expr]) -> Option<Value> {
     else {
         return None;
     };
-    let regex = compiled(env, &pattern, &options);
+    let pattern = compiled(env, &pattern, &options);
     let mut found = Value::Bool(false);
     for item in items.iter() {
         match item {
             Value::Undefined => found = Value::Undefined,
             Value::Text(text) => {
-                pay(env, &pattern, text)?;
-                if regex.as_ref().is_some_and(|regex| regex.is_match(text)) {
+                let Some(pattern) = &pattern else { continue };
+                if pattern.pay(env, text)?.is_match(text) {
                     return Some(Value::Bool(true));
                 }
             }
@@ -150,10 +171,11 @@ pub(super) fn substitute(env: &Env<'_>, given: &[Expr], more: &str) -> Option<Va
     let options = format!("{}{more}", texts.get(3).map_or("", |options| options));
     let (full, all) = (has(&options, 'f'), has(&options, 'g'));
     let (pattern, text, with) = (&*texts[0], &*texts[1], &*texts[2]);
-    let regex = compiled(env, pattern, &options)?;
-    pay(env, pattern, text)?;
+    let pattern = compiled(env, pattern, &options)?;
+    let regex = pattern.pay(env, text)?;
     let (mut made, mut begin) = (String::new(), 0);
     for found in regex.captures_iter(text) {
+        env.charge(MATCH)?;
         let whole = found.get(0)?;
         // As in the reference, nothing is put everywhere.
         if all && whole.is_empty() {
@@ -199,13 +221,12 @@ fn put(made: &mut String, with: &str, found: &regex::Captures<'_>) -> Option<()>
 
 /// Whether it matches a part of a string list; UNDEFINED if there is none.
 pub(super) fn any(env: &Env<'_>, pattern: &str, options: &str, parts: &[&str]) -> Option<Value> {
-    let regex = compiled(env, pattern, &options.to_ascii_lowercase())?;
+    let pattern = compiled(env, pattern, &options.to_ascii_lowercase())?;
     if parts.is_empty() {
         return Some(Value::Undefined);
     }
     for part in parts {
-        pay(env, pattern, part)?;
-        if regex.is_match(part) {
+        if pattern.pay(env, part)?.is_match(part) {
             return Some(Value::Bool(true));
         }
     }

@@ -8,6 +8,9 @@ use super::patterns;
 use crate::eval::Env;
 use crate::{Expr, Value};
 
+/// Taking a list apart is as much work as looking at a text of so many times its length.
+const WORK: usize = 8;
+
 /// Arguments, of which some at the end may be missing, as strings.
 fn strings(env: &Env<'_>, given: &[Expr], least: usize, most: usize) -> Option<Vec<Arc<str>>> {
     if !(least..=most).contains(&given.len()) {
@@ -18,8 +21,7 @@ fn strings(env: &Env<'_>, given: &[Expr], least: usize, most: usize) -> Option<V
         _ => None,
     });
     let texts: Vec<Arc<str>> = texts.collect::<Option<_>>()?;
-    // Each is looked at once; its parts are no longer than it is.
-    texts.iter().try_for_each(|text| env.charge(text.len()))?;
+    texts.iter().try_for_each(|text| env.charge(WORK * text.len()))?;
     Some(texts)
 }
 
@@ -74,7 +76,7 @@ fn two_lists(env: &Env<'_>, given: &[Expr]) -> Option<Result<Vec<Arc<str>>, Valu
     for (place, argument) in given.iter().enumerate() {
         match env.eval(argument) {
             Value::Text(text) => {
-                env.charge(text.len())?;
+                env.charge(WORK * text.len())?;
                 texts.push(text);
             }
             Value::Undefined if place < 2 => {
@@ -122,7 +124,7 @@ pub(super) fn intersect(env: &Env<'_>, given: &[Expr]) -> Option<Value> {
         return Some(Value::Undefined);
     }
     let texts = values.iter().map(|value| match value {
-        Value::Text(text) => env.charge(text.len()).map(|()| &**text),
+        Value::Text(text) => env.charge(WORK * text.len()).map(|()| &**text),
         _ => None,
     });
     let texts: Vec<&str> = texts.collect::<Option<_>>()?;
