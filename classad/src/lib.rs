@@ -1,12 +1,12 @@
 //! ClassAds: the expression language in which nodes are described and asked for.
 //!
 //! The language of HTCondor's users (R. Raman et al., "Matchmaking: Distributed Resource Management
-//! for High Throughput Computing", HPDC 1998; the ClassAd chapter of the HTCondor manual), as far as
-//! it is here:
+//! for High Throughput Computing", HPDC 1998; the ClassAd chapter of the HTCondor manual):
 //!
 //! ```text
 //!  text ──Expr::parse──▶ Expr ──eval(scope)──▶ Value: UNDEFINED, ERROR, boolean, integer, real,
-//!  text ──Ad::parse────▶ Ad ───── my, target ──┘      string, list, ad
+//!  text ──Ad::parse────▶ Ad ───── my, target ──┘      string, time, span, list, ad
+//!  lines ─Ad::parse_old─▶ Ad ──to_old──▶ lines
 //! ```
 //!
 //! - Attribute names and function names know no case; neither does `==` on strings. `=?=` and `is`
@@ -14,16 +14,25 @@
 //! - UNDEFINED is what nobody has said, ERROR what makes no sense. Both go through operators, except
 //!   that `false && x` is false, `true || x` true, and `undefined ?: x` is x.
 //! - A name alone is looked up in the ad at hand, then in the ads around it, then in the other ad
-//!   of a match. `MY.` and `TARGET.` say which.
-//! - Two ads match when the `Requirements` of each are true of the other ([`matches()`]).
+//!   of a match. `MY.` leaves out the other ad, `TARGET.` all but it, and `.name` is of the outermost.
+//!   An expression that is selected out of an ad is evaluated where it is written.
+//! - Operators by how tightly they bind: `.` and `[]`; `?:`; `- + ! ~` of one side; `* / %`; `+ -`;
+//!   `<< >> >>>`; `< <= > >=`; `== != =?= =!= is isnt`; `&`; `^`; `|`; `&&`; `||`; `? :`.
+//! - Functions are those of the reference but for `userHome`, `userMap` and `unresolved`, which are
+//!   ERROR like every unknown one. Local time is UTC. [`Scope::at`] says what `time()` says.
+//! - Two ads match when the `Requirements` of each are true of the other ([`matches()`]); UNDEFINED
+//!   and ERROR are not. [`rank()`] tells by which of several an ad is served best.
+//! - What is written, in the new syntax (`Display`) or the old one ([`Ad::to_old`]), reads back as the
+//!   same.
 //! - [`Expr::constraints`] says what an expression needs of single attributes, so that a summary of
-//!   many ads can tell that none of them matches.
+//!   many ads can tell that none of them matches. [`analyse`] says why requirements match so few ads.
 //!
 //! Whatever the text, parsing and evaluating end: nesting, steps and sizes are bounded
-//! ([`MAX_DEPTH`], [`MAX_STEPS`], [`MAX_TEXT`]), and arithmetic wraps as the reference's does.
+//! ([`MAX_DEPTH`], [`MAX_STEPS`], [`MAX_TEXT`]), what makes or looks at many bytes takes many steps,
+//! patterns have a size and match in time that grows as the text does, and arithmetic wraps as the
+//! reference's does.
 //!
-//! Absent so far: absolute and relative times, the functions nobody uses in job files, and the
-//! line-based old syntax of ads.
+//! In what else it differs from the reference, and why, `tests/reference` lists.
 
 mod ad;
 mod analysis;

@@ -360,7 +360,7 @@ fn constant_call(name: &str, arguments: &[Expr], at: usize) -> Result<Option<Val
     let [argument] = arguments else { return Ok(None) };
     let Node::Value(Value::Text(text)) = &*argument.0 else { return Ok(None) };
     let found = if name.eq_ignore_ascii_case("abstime") {
-        time::parse_absolute(text).map(|time| Value::AbsoluteTime(time))
+        time::parse_absolute(text).map(Value::AbsoluteTime)
     } else if name.eq_ignore_ascii_case("reltime") {
         time::parse_relative(text).map(Value::RelativeTime)
     } else if name.eq_ignore_ascii_case("real") {

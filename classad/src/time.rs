@@ -171,8 +171,7 @@ pub(crate) fn parse_relative(text: &str) -> Option<f64> {
             rest = &rest[..rest.len() - 1];
             digits(&mut rest);
         }
-        let text = std::str::from_utf8(&text.as_bytes()[rest.len()..end]).ok()?;
-        seconds = text.parse().unwrap_or(0.0);
+        seconds = text[rest.len()..end].parse().unwrap_or(0.0);
     }
     let mut unit = |marks: &[u8], length: i64| {
         trim(&mut rest);

@@ -307,7 +307,7 @@ fn write_field(text: &mut String, letter: char, it: &Fields) -> Option<()> {
         'l' => write!(text, "{twelve:2}"),
         'm' => write!(text, "{:02}", it.month),
         'M' => write!(text, "{:02}", it.minutes),
-        'n' => write!(text, "\n"),
+        'n' => writeln!(text),
         'p' => write!(text, "{}", if it.hours >= 12 { "PM" } else { "AM" }),
         'P' => write!(text, "{}", if it.hours >= 12 { "pm" } else { "am" }),
         's' => write!(text, "{}", it.to_seconds()),
