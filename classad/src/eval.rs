@@ -91,6 +91,28 @@ impl<'a> Env<'a> {
         deeper.node(&expr.0)
     }
 
+    /// A value that stands there as it is, or an attribute that is one: most of what is compared.
+    /// `None` for what has to be evaluated.
+    fn leaf<'b>(&self, expr: &'b Expr) -> Option<&'b Value>
+    where
+        'a: 'b,
+    {
+        static UNDEFINED: Value = Value::Undefined;
+        let found = match &*expr.bare().0 {
+            Node::Value(value) => return Some(value),
+            Node::Name(name) => self.place(name),
+            Node::Of(Side::My, name) => self.around(name),
+            Node::Of(Side::Target, name) => self.other_side().own_place(name),
+            _ => return None,
+        };
+        self.step()?;
+        match found.map(|(_, expr)| &*expr.0) {
+            None => Some(&UNDEFINED),
+            Some(Node::Value(value)) => Some(value),
+            Some(_) => None,
+        }
+    }
+
     /// One step deeper; `None` once there were too many of them.
     fn step(&self) -> Option<Env<'a>> {
         let left = self.budget.steps.get();
@@ -141,13 +163,27 @@ impl<'a> Env<'a> {
             Node::All(parts) => self.joined(parts, false),
             Node::Any(parts) => self.joined(parts, true),
             Node::Binary(operator, left, right) => {
-                let (left, right) = (self.eval(left), self.eval(right));
-                if let (Value::Text(left), Value::Text(right)) = (&left, &right)
+                let (one, other);
+                let left = match self.leaf(left) {
+                    Some(value) => value,
+                    None => {
+                        one = self.eval(left);
+                        &one
+                    }
+                };
+                let right = match self.leaf(right) {
+                    Some(value) => value,
+                    None => {
+                        other = self.eval(right);
+                        &other
+                    }
+                };
+                if let (Value::Text(left), Value::Text(right)) = (left, right)
                     && self.charge(left.len().min(right.len())).is_none()
                 {
                     return Value::Error;
                 }
-                binary(*operator, &left, &right)
+                binary(*operator, left, right)
             }
             Node::If(condition, then, or) => {
                 let condition = self.eval(condition);
