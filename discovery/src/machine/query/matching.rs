@@ -124,9 +124,13 @@ impl Wanted {
 
     fn rank(&self, ad: &Ad) -> f64 {
         let scope = Scope::of(&self.ad).with_target(ad).within(STEPS);
-        let rank = scope.attribute("rank").number();
-        // No negative zero, so that equal ranks are equal.
-        rank.filter(|rank| rank.is_finite()).unwrap_or(0.0) + 0.0
+        match scope.attribute("rank").number() {
+            // No negative zero, so that equal ranks are equal.
+            Some(rank) if rank.is_finite() => rank + 0.0,
+            // As in [`phantom_classad::rank`]: below every number, and never an advantage.
+            Some(_) => f64::MIN,
+            None => 0.0,
+        }
     }
 
     fn told(&self, ad: &Ad) -> Vec<(String, String)> {

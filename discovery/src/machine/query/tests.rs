@@ -90,6 +90,10 @@ fn matches_are_ranked_told_and_judged_by_both_sides() {
     assert_eq!(find("Idle >= 2 || Idle < 0", Some("Idle * Mflops"), 5, &members), [102, 100]);
     assert_eq!(find("Idle >= 2", Some("Idle * Mflops"), 1, &members), [102]);
     assert_eq!(find("Idle >= 2", Some("1 / 0"), 5, &members), [100, 102]);
+    for absurd in ["NaN", "INF", "-INF"] {
+        let rank = format!("ifThenElse(Mflops > 1000, real(\"{absurd}\"), -Mflops)");
+        assert_eq!(find("Idle >= 2", Some(&rank), 5, &members), [100, 102], "{absurd}");
+    }
     let asked = Query { vo: Some("physics".into()), ..query("TARGET.Idle >= 3", 5) };
     let found = Wanted::of(&asked).unwrap().find(Some("physics"), &members, subgrid(1));
     assert_eq!(found.len(), 2);
