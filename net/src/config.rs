@@ -54,7 +54,9 @@ impl Config {
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// A connection with open streams over which nothing is heard for this long is dead.
+    /// A connection with open streams over which nothing is heard for this long is dead. Longer than
+    /// it takes to see that a transfer crawls: on a way that has collapsed bulk data crowds out all
+    /// else, and who judges the transfer is to give it up, not the other side by silence.
     pub silent: Duration,
     /// How often each side of such a connection sees to it that something is heard.
     pub pulse: Duration,
@@ -85,9 +87,9 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            silent: Duration::from_millis(4500),
+            silent: Duration::from_secs(7),
             pulse: Duration::from_secs(1),
-            doubted: Duration::from_millis(1500),
+            doubted: Duration::from_secs(3),
             rest_silent: Duration::from_secs(9),
             rest_pulse: Duration::from_secs(5),
             handshake: Duration::from_secs(4),

@@ -225,7 +225,7 @@ async fn who_is_said_to_be_gone_has_to_answer() {
     assert!(!lost(&a, &b), "it has answered in time");
     board.hush(a.id(), b.id(), true);
     a.doubt(b.id());
-    sleep(Timing::default().doubted + Duration::from_millis(300)).await;
+    sleep(Timing::default().doubted + Duration::from_millis(500)).await;
     assert!(lost(&a, &b), "it has not");
 }
 

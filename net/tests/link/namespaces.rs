@@ -90,7 +90,7 @@ fn a_pulled_cable_is_noticed_and_mended_without_ceremony() {
         network.doubt(peer);
         until(&network, "the loss is noticed", lost).await;
         let noticed = started.elapsed();
-        assert!(noticed < Duration::from_secs(3), "{noticed:?}");
+        assert!(noticed < Duration::from_secs(5), "{noticed:?}");
         pull(&cut, &did, "up");
         let started = Instant::now();
         assert_eq!(call(3).await.unwrap(), 3);
