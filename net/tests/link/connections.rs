@@ -66,6 +66,9 @@ async fn a_killed_peer_is_noticed_and_found_again() {
     let error = a.connect(id, Duration::from_millis(700)).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
 
+    // Another test may have been given the port meanwhile.
+    let is_free = || std::net::UdpSocket::bind(addr).is_ok();
+    until(&a, "the port is free", is_free).await;
     let mut again = config(&dir.path().join("b"), &clock);
     again.listen = addr;
     let b = start_with(again).await;
