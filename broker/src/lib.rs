@@ -29,14 +29,18 @@
 mod bandwidth;
 mod candidate;
 mod decide;
+mod grid;
 mod left;
 mod pace;
+pub mod policy;
+pub mod sim;
 mod standing;
 mod work;
 
 pub use bandwidth::{Bandwidth, PROBE_BYTES, SLOW_PROBE};
 pub use candidate::{Candidate, Link, Needs, Organisation, Rules};
 pub use decide::{Decision, Situation, Weighed, Weight, decide};
+pub use grid::{Grid, GridNode, Job};
 pub use left::Left;
 pub use pace::{Crawl, Pace};
 pub use standing::Standing;

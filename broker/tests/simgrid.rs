@@ -1,0 +1,166 @@
+//! The simulator against SimGrid 3.32: given placements finish when SimGrid says, and policies come
+//! to the same makespans. Where the numbers come from: `data/simgrid/README.md`.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::OnceLock;
+
+use phantom_broker::policy::reference::{Batch, Drawn, Mct, Order};
+use phantom_broker::policy::{Flops, Ncda, News, Policy, Profile, RoundRobin, Sum};
+use phantom_broker::sim::{
+    Arrival, Discipline, Trial, fluid_bound, integer_bound, read_grid, read_jobs, run,
+};
+use phantom_broker::{Grid, Job};
+
+const ARCHIVE: &[u8] = include_bytes!("data/simgrid/simgrid.cpio.gz");
+
+type Files = BTreeMap<String, String>;
+
+fn files() -> &'static Files {
+    static FILES: OnceLock<Files> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let mut archive = Vec::new();
+        flate2::read::GzDecoder::new(ARCHIVE).read_to_end(&mut archive).unwrap();
+        let mut rest = archive.as_slice();
+        let mut files = Files::new();
+        loop {
+            let mut reader = cpio::NewcReader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return files;
+            }
+            let (name, mut text) = (reader.entry().name().to_owned(), String::new());
+            reader.read_to_string(&mut text).unwrap();
+            files.insert(name, text);
+            rest = reader.finish().unwrap();
+        }
+    })
+}
+
+fn grid(name: &str) -> Grid {
+    read_grid(name, &files()[name]).unwrap()
+}
+
+fn jobs(name: &str) -> Vec<Arrival> {
+    read_jobs(name, &files()[name]).unwrap()
+}
+
+/// Lines of a file, each by its headings.
+fn table(name: &str) -> Vec<BTreeMap<&'static str, &'static str>> {
+    let mut lines = files()[name].lines();
+    let headings: Vec<&str> = lines.next().unwrap().split(',').collect();
+    lines.map(|line| headings.iter().copied().zip(line.split(',')).collect()).collect()
+}
+
+/// Places jobs as told.
+struct Told(Vec<u32>);
+
+impl Policy for Told {
+    fn told(&mut self, _: &News, _: f64) {}
+    fn choose(&mut self, id: u32, _: &Profile, _: f64) -> Option<u32> {
+        Some(self.0[id as usize])
+    }
+}
+
+#[test]
+fn given_placements_finish_when_simgrid_says() {
+    let mut replayed = 0;
+    for name in files().keys().filter(|name| name.starts_with("assign_")) {
+        let stem = name.trim_start_matches("assign_").trim_end_matches(".csv");
+        let (platform, kind) = stem.rsplit_once('_').unwrap();
+        let grid = grid(&format!("plat_{platform}.csv"));
+        let seed = platform.rsplit_once('_').unwrap().1;
+        let jobs = match kind {
+            "mix" => jobs(&format!("jobs_mix_{seed}.csv")),
+            _ => jobs(&format!("jobs_{kind}.csv")),
+        };
+        let rows = table(name);
+        let policies = rows[0].keys().filter_map(|key| key.strip_suffix("_node"));
+        for policy in policies {
+            let nodes: Vec<u32> =
+                rows.iter().map(|row| row[&*format!("{policy}_node")].parse().unwrap()).collect();
+            let ends: Vec<f64> = rows
+                .iter()
+                .map(|row| row[&*format!("{policy}_finish_s")].parse().unwrap())
+                .collect();
+            let jobs: Vec<Arrival> = jobs.clone();
+            // This one dispatched the longest first, all others in order.
+            let mut order: Vec<usize> = (0..jobs.len()).collect();
+            if policy == "heft" {
+                let (flops, bytes) = grid.nodes.iter().fold((0.0, 0.0), |(flops, bytes), node| {
+                    (flops + node.flops_per_s, bytes + node.bytes_per_s)
+                });
+                let rank = |job: &Job| job.flops / flops + job.bytes / bytes;
+                order.sort_by(|a, b| rank(&jobs[*b].job).total_cmp(&rank(&jobs[*a].job)));
+            }
+            let ordered: Vec<Arrival> = order.iter().map(|job| jobs[*job]).collect();
+            let told: Vec<u32> = order.iter().map(|job| nodes[*job]).collect();
+            let trial = Trial::exact(&grid, &ordered, Discipline::Fifo);
+            let outcome = run(&trial, &mut |_| Box::new(Told(told.clone())));
+            for (place, job) in order.iter().enumerate() {
+                let (ours, theirs) = (outcome.finished[place], ends[*job]);
+                // The files keep three decimals.
+                let off = ((ours - theirs).abs() - 5.1e-4).max(0.0) / theirs;
+                assert!(off <= 1e-3, "{name}, {policy}, job {job}: {ours} s, SimGrid {theirs} s");
+            }
+            let makespan = ends.iter().copied().fold(0.0, f64::max);
+            assert!((outcome.makespan() / makespan - 1.0).abs() <= 1e-3, "{name}, {policy}");
+            replayed += 1;
+        }
+    }
+    assert_eq!(replayed, 103);
+}
+
+fn policy(name: &str, grid: &Grid, seed: u64) -> Option<Box<dyn Policy>> {
+    Some(match name {
+        "rr" => Box::new(RoundRobin::new(grid)),
+        "flops" => Box::new(Flops::new(grid)),
+        "ncda_sum" => Box::new(Ncda::new(grid, Sum::Weighted)),
+        "ncda_prod" => Box::new(Ncda::new(grid, Sum::Product)),
+        "ncda_harm" => Box::new(Ncda::new(grid, Sum::Harmonic)),
+        "mct" => Box::new(Mct::new(grid, true)),
+        "mct_blind" => Box::new(Mct::new(grid, false)),
+        "wpk8" => Box::new(Drawn::new(grid, 8, seed)),
+        "wpk16" => Box::new(Drawn::new(grid, 16, seed)),
+        "minmin" => Box::new(Batch::new(grid, Order::MinMin)),
+        "sufferage" => Box::new(Batch::new(grid, Order::Sufferage)),
+        "heft" => Box::new(Batch::new(grid, Order::Longest)),
+        _ => return None,
+    })
+}
+
+#[test]
+fn policies_come_to_simgrids_makespans() {
+    let mut worst = BTreeMap::<String, f64>::new();
+    for row in table("results.csv") {
+        let (name, theirs) = (row["policy"], row["makespan_s"].parse::<f64>().unwrap());
+        let (grid, jobs) = (grid(row["platform_file"]), jobs(row["jobs_file"]));
+        let about =
+            format!("{} {} {name} {}", row["platform_file"], row["jobs_file"], row["queue"]);
+        let seed = row["seed"].parse().unwrap();
+        let ours = match name {
+            "LB_fluid" => fluid_bound(&grid, &jobs),
+            "LB_int" => integer_bound(&grid, &jobs),
+            _ => {
+                let discipline = match row["queue"] {
+                    "fifo" => Discipline::Fifo,
+                    "ps" => Discipline::Shared,
+                    other => panic!("queue {other}"),
+                };
+                let trial = Trial::exact(&grid, &jobs, discipline);
+                let outcome = run(&trial, &mut |grid| policy(name, grid, seed).unwrap());
+                let theirs: f64 = row["mean_completion_s"].parse().unwrap();
+                let ratio = outcome.mean_completion() / theirs;
+                assert!(
+                    (ratio - 1.0).abs() <= 0.01,
+                    "{about}: mean completion {ratio} of SimGrid's"
+                );
+                outcome.makespan()
+            }
+        };
+        let ratio = ours / theirs;
+        assert!((ratio - 1.0).abs() <= 0.01, "{about}: {ours} s, SimGrid {theirs} s");
+        let worst = worst.entry(format!("{name} {}", row["queue"])).or_default();
+        *worst = worst.max((ratio - 1.0).abs());
+    }
+    println!("{worst:#?}");
+}
