@@ -35,6 +35,7 @@ mod pace;
 pub mod policy;
 pub mod sim;
 mod standing;
+mod timers;
 mod work;
 
 pub use bandwidth::{Bandwidth, PROBE_BYTES, SLOW_PROBE};

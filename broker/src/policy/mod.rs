@@ -12,11 +12,13 @@
 //!
 //! Pure: the time is a parameter, in seconds since any one origin; randomness comes from a seed.
 
+mod adaptive;
 mod classic;
 mod random;
 pub mod reference;
 mod state;
 
+pub use adaptive::Adaptive;
 pub use classic::{Flops, Ncda, RoundRobin, Sum};
 pub use random::Random;
 pub use state::State;
@@ -41,7 +43,7 @@ impl Profile {
 }
 
 /// What happened to a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
     /// It was given to a node.
     Dispatched {
@@ -58,6 +60,15 @@ pub enum Event {
         job: u32,
         /// Where.
         node: u32,
+    },
+    /// So much of its data was there when it was looked at.
+    Progress {
+        /// Which job.
+        job: u32,
+        /// Where.
+        node: u32,
+        /// How much.
+        bytes: f64,
     },
     /// It is done.
     Finished {
@@ -98,12 +109,17 @@ pub enum Command {
         /// Where to.
         node: u32,
     },
-    /// A job goes from the node it was given to on to another one.
-    Move {
+    /// How much of a job's data is there is to be told, as [`Event::Progress`]; not at all if it is
+    /// all there.
+    Look {
         /// Which job.
         job: u32,
-        /// Where to.
-        node: u32,
+    },
+    /// A job is taken back from the node it was given to; it is given to another one later. What
+    /// was computed is kept, its data has to be sent anew.
+    Recall {
+        /// Which job.
+        job: u32,
     },
 }
 
@@ -120,6 +136,11 @@ pub trait Policy {
     /// It is asked when all that happened at `now` was told and chosen for.
     fn release(&mut self, now: f64) -> Option<Command> {
         let _ = now;
+        None
+    }
+
+    /// When [`Self::release`] is to be asked even if nothing happens before.
+    fn wake(&self) -> Option<f64> {
         None
     }
 }

@@ -37,6 +37,7 @@ impl State {
                 }
             }
             Event::Sent { node, .. } => self.count_sending(node, -1),
+            Event::Progress { .. } => {}
             Event::Finished { node, .. } => self.count(node, -1),
             Event::Withdrawn { node, sending, .. } => {
                 self.count(node, -1);

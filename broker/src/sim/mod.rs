@@ -21,7 +21,7 @@ mod bound;
 mod data;
 mod run;
 mod share;
-mod timers;
+
 mod world;
 
 pub use bound::{fluid_bound, integer_bound};

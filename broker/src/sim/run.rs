@@ -37,6 +37,8 @@ pub struct Trial<'a> {
     pub brokers: usize,
     /// How long news of what happens takes to reach a broker, seconds.
     pub news_age_s: f64,
+    /// Whether a broker counts its own dispatches at once, whatever the age of other news.
+    pub own_at_once: bool,
     /// For errors and for who gets which job.
     pub seed: u64,
 }
@@ -45,7 +47,16 @@ impl<'a> Trial<'a> {
     /// One broker that knows everything at once.
     pub fn exact(grid: &'a Grid, jobs: &'a [Arrival], discipline: Discipline) -> Self {
         let doubts = Doubts::NONE;
-        Self { grid, jobs, discipline, doubts, brokers: 1, news_age_s: 0.0, seed: 0 }
+        Self {
+            grid,
+            jobs,
+            discipline,
+            doubts,
+            brokers: 1,
+            news_age_s: 0.0,
+            own_at_once: false,
+            seed: 0,
+        }
     }
 }
 
@@ -56,8 +67,8 @@ pub struct Outcome {
     pub nodes: Vec<Option<u32>>,
     /// When it finished, seconds since the beginning; infinite when it never did.
     pub finished: Vec<f64>,
-    /// How often a job was moved on after it had been placed.
-    pub moves: usize,
+    /// How often a job was taken back from the node it had been given to.
+    pub recalls: usize,
     arrived: Vec<f64>,
 }
 
@@ -83,6 +94,9 @@ impl Outcome {
 pub fn run(trial: &Trial<'_>, broker: &mut dyn FnMut(&Grid) -> Box<dyn Policy>) -> Outcome {
     Course::new(trial, broker).run()
 }
+
+/// Wakes one after the other in which nothing happened, at most.
+const MOST_IDLE: usize = 10_000;
 
 struct Course<'a> {
     trial: &'a Trial<'a>,
@@ -126,7 +140,7 @@ impl<'a> Course<'a> {
             outcome: Outcome {
                 nodes: vec![None; count],
                 finished: vec![f64::INFINITY; count],
-                moves: 0,
+                recalls: 0,
                 arrived: trial.jobs.iter().map(|arrival| arrival.at).collect(),
             },
             trial,
@@ -134,14 +148,18 @@ impl<'a> Course<'a> {
     }
 
     fn run(mut self) -> Outcome {
-        let mut arrived = 0;
+        let (mut arrived, mut idle) = (0, 0);
         loop {
             let arrival = self.trial.jobs.get(arrived).map(|arrival| arrival.at);
             let news = self.news.front().map(|(at, _)| *at);
-            let next = [self.world.next(), arrival, news];
-            let Some(now) = next.into_iter().flatten().min_by(f64::total_cmp) else {
+            let next = [self.world.next(), arrival, news].into_iter().flatten();
+            let next = next.fold(f64::INFINITY, f64::min);
+            let wakes = self.brokers.iter().filter_map(|broker| broker.wake());
+            let now = wakes.fold(next, f64::min).max(self.world.now());
+            idle = if now < next { idle + 1 } else { 0 };
+            if now == f64::INFINITY || idle > MOST_IDLE {
                 return self.outcome;
-            };
+            }
             while let Some(happened) = self.world.advance(now) {
                 self.happened(happened);
             }
@@ -169,7 +187,19 @@ impl<'a> Course<'a> {
         }
     }
 
+    fn knows_at_once(&self, event: &Event) -> bool {
+        self.trial.own_at_once
+            && self.trial.news_age_s > 0.0
+            && matches!(event, Event::Dispatched { .. })
+    }
+
     fn spread(&mut self, event: Event, now: f64) {
+        if let Event::Dispatched { job, .. } = event
+            && self.knows_at_once(&event)
+        {
+            let broker = self.broker_of[job as usize] as usize;
+            self.brokers[broker].told(&News { event, at: now, own: true }, now);
+        }
         self.news.push_back((now + self.trial.news_age_s, event));
         if self.trial.news_age_s <= 0.0 {
             self.tell(now);
@@ -181,10 +211,15 @@ impl<'a> Course<'a> {
             self.news.pop_front();
             let (Event::Dispatched { job, .. }
             | Event::Sent { job, .. }
+            | Event::Progress { job, .. }
             | Event::Finished { job, .. }
             | Event::Withdrawn { job, .. }) = event;
+            let known = self.knows_at_once(&event);
             for (place, broker) in self.brokers.iter_mut().enumerate() {
                 let own = self.broker_of[job as usize] as usize == place;
+                if own && known {
+                    continue;
+                }
                 broker.told(&News { event, at: now - self.trial.news_age_s, own }, now);
             }
         }
@@ -198,6 +233,10 @@ impl<'a> Course<'a> {
     }
 
     fn give(&mut self, id: u32, job: Job, node: u32, now: f64) {
+        // A broker with old news may give away what is done.
+        if self.outcome.finished[id as usize] <= now || self.outcome.nodes[id as usize].is_some() {
+            return;
+        }
         self.outcome.nodes[id as usize] = Some(node);
         self.spread(Event::Dispatched { job: id, node, data: job.bytes > 0.0 }, now);
         self.world.dispatch(id, job, node);
@@ -206,14 +245,18 @@ impl<'a> Course<'a> {
     fn obey(&mut self, command: Command, now: f64) {
         match command {
             Command::Give { job, node } => self.give(job, self.left[job as usize], node, now),
-            Command::Move { job, node } => {
-                let Some(from) = self.outcome.nodes[job as usize] else { return };
+            Command::Look { job } => {
+                if let Some((node, bytes)) = self.world.progress(job) {
+                    self.spread(Event::Progress { job, node, bytes }, now);
+                }
+            }
+            Command::Recall { job } => {
+                let Some(node) = self.outcome.nodes[job as usize] else { return };
                 let Some((flops, there)) = self.world.withdraw(job) else { return };
-                self.outcome.moves += 1;
-                // What was computed is kept; the data goes to the next node anew.
+                self.outcome.recalls += 1;
+                self.outcome.nodes[job as usize] = None;
                 self.left[job as usize].flops = flops;
-                self.spread(Event::Withdrawn { job, node: from, sending: !there }, now);
-                self.give(job, self.left[job as usize], node, now);
+                self.spread(Event::Withdrawn { job, node, sending: !there }, now);
             }
         }
     }

@@ -84,6 +84,12 @@ impl Share {
         Some(due.job)
     }
 
+    /// What a user still needs at `now`.
+    pub fn left(&self, now: f64, job: u32) -> Option<f64> {
+        let Reverse(due) = self.users.iter().find(|Reverse(due)| due.job == job)?;
+        Some((due.at - self.had - self.rate * (now - self.since)).max(0.0))
+    }
+
     /// Takes a user away before it is done; gives what it still needs.
     pub fn take(&mut self, now: f64, job: u32) -> Option<f64> {
         self.catch_up(now);

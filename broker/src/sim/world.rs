@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::share::Stage;
-use super::timers::Timers;
 use super::{Discipline, Happened};
+use crate::timers::Timers;
 use crate::{Grid, GridNode, Job};
 
 /// Timers of a node: the end of the first delay, transfer and computation.
@@ -138,6 +138,13 @@ impl World {
         let left = machine.processor.share.take(now, id)?;
         self.begin_computing(node);
         Some((left, true))
+    }
+
+    /// How much of a job's data is at its node, bytes, while the rest is on the way.
+    pub fn progress(&self, id: u32) -> Option<(u32, f64)> {
+        let Task { node, job } = (*self.tasks.get(id as usize)?)?;
+        let left = self.machines[node as usize].link.share.left(self.now, id)?;
+        Some((node, job.bytes - left))
     }
 
     fn ring(&mut self, node: usize, timer: usize) {

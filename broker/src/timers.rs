@@ -6,7 +6,7 @@ const ABSENT: u32 = u32::MAX;
 /// A binary heap of slots by time that knows where each slot is, so that a timer can be set anew.
 /// Of equal times the lower slot is first.
 #[derive(Debug, Clone)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     at: Vec<f64>,
     heap: Vec<u32>,
     place: Vec<u32>,
@@ -15,7 +15,11 @@ pub(super) struct Timers {
 impl Timers {
     /// None of `slots` is set.
     pub fn new(slots: usize) -> Self {
-        Self { at: vec![f64::INFINITY; slots], heap: Vec::new(), place: vec![ABSENT; slots] }
+        Self {
+            at: vec![f64::INFINITY; slots],
+            heap: Vec::with_capacity(slots),
+            place: vec![ABSENT; slots],
+        }
     }
 
     /// Sets a slot's timer; not at all when `at` is infinite or no number.
