@@ -23,8 +23,11 @@
 //! It does not go back to where it exceeded its limits unless it would get a third more there
 //! ([`Left`]): two equal nodes do not pass it to and fro.
 //!
+//! Batches and queues of jobs are another matter: [`policy`] ranks for them, [`sim`] tries that in
+//! virtual time. The node does not use either yet.
+//!
 //! Pure: the time is a parameter, spans since any one origin. Absent on purpose: sending probes and
-//! work (the node does), queues of jobs, and ranking for them.
+//! work (the node does).
 
 mod bandwidth;
 mod candidate;
