@@ -23,11 +23,11 @@
 //! It does not go back to where it exceeded its limits unless it would get a third more there
 //! ([`Left`]): two equal nodes do not pass it to and fro.
 //!
-//! Batches and queues of jobs are another matter: [`policy`] ranks for them, [`sim`] tries that in
-//! virtual time. The node does not use either yet.
+//! For jobs that have not begun there are policies ([`policy`]: round robin, FLOPS, NCDA and the
+//! default, which adapts), and a simulator to try them on ([`sim`], SimGrid's model).
 //!
 //! Pure: the time is a parameter, spans since any one origin. Absent on purpose: sending probes and
-//! work (the node does).
+//! work (the node does), and the queue that jobs are handed to.
 
 mod bandwidth;
 mod candidate;

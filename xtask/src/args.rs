@@ -16,6 +16,8 @@ Usage: cargo xtask COMMAND
   bench NAME [--json|--keep]
                             measure against the baseline (--list names the benchmarks; --keep
                             puts the figures into docs/benchmarks.md)
+  bench broker [--data DIR | --figures]
+                            try every policy on the grids and jobs of a folder, or draw docs/broker
   soak NAME [--rounds N]    run what is too long for a test (--list names the soaks)
   soak tests [--rounds N] [FILTER]
                             repeat the tests until one fails; results go to docs/soak.md

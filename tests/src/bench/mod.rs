@@ -1,5 +1,6 @@
 //! Benchmarks. Product and baseline are measured in turns in one run; a row holds medians.
 
+pub mod broker;
 pub mod classad;
 pub mod discovery;
 pub mod erasure;
@@ -15,7 +16,7 @@ mod row;
 mod sample;
 pub mod terminal;
 
-pub use report::{Format, Report};
+pub use report::{Format, Options, Report};
 pub use row::{Bound, Row};
 pub use sample::{Side, all_in_turns, in_turns, median};
 
@@ -32,6 +33,11 @@ pub struct Bench {
 
 /// All of them.
 pub const ALL: &[Bench] = &[
+    Bench {
+        name: "broker",
+        about: "policies for jobs on simulated grids, and what a decision costs",
+        run: broker::run,
+    },
     Bench {
         name: "classad",
         about: "how fast requirements are judged, and descriptions read",

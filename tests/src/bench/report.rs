@@ -1,6 +1,7 @@
 //! What a benchmark prints.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 
@@ -16,9 +17,19 @@ pub enum Format {
     Json,
 }
 
+/// What only some benchmarks take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// A folder to measure on instead of the built-in data (`broker`).
+    pub data: Option<PathBuf>,
+    /// Draw figures instead of measuring (`broker`).
+    pub figures: bool,
+}
+
 /// Collects rows.
 #[derive(Debug)]
 pub struct Report {
+    options: Options,
     format: Format,
     rows: Vec<Row>,
     notes: Vec<String>,
@@ -28,7 +39,19 @@ pub struct Report {
 impl Report {
     /// An empty one.
     pub fn new(format: Format) -> Self {
-        Self { format, rows: Vec::new(), notes: Vec::new(), load_before: load() }
+        let options = Options::default();
+        Self { options, format, rows: Vec::new(), notes: Vec::new(), load_before: load() }
+    }
+
+    /// The same for a benchmark that was given options.
+    #[must_use]
+    pub fn with(self, options: Options) -> Self {
+        Self { options, ..self }
+    }
+
+    /// What the benchmark was given.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Adds a row.

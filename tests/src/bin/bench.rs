@@ -5,12 +5,12 @@
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser, ValueExt};
-use phantom_tests::bench::{self, Bench, Format, Report};
+use phantom_tests::bench::{self, Bench, Format, Options, Report};
 
 /// What to do.
 enum Task {
     List,
-    Run(&'static Bench, Format),
+    Run(&'static Bench, Format, Options),
 }
 
 fn main() -> ExitCode {
@@ -21,20 +21,25 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Ok(Task::Run(bench, format)) => run(bench, format),
+        Ok(Task::Run(bench, format, options)) => run(bench, format, options),
         Err(error) => {
-            eprintln!("bench: {error}\nUsage: cargo xtask bench NAME [--json] | --list");
+            eprintln!(
+                "bench: {error}\nUsage: cargo xtask bench NAME [--json] | broker [--data DIR | \
+                 --figures] | --list"
+            );
             ExitCode::from(2)
         }
     }
 }
 
 fn parse(mut parser: Parser) -> Result<Task, lexopt::Error> {
-    let (mut chosen, mut format) = (None, Format::Table);
+    let (mut chosen, mut format, mut options) = (None, Format::Table, Options::default());
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("list") => return Ok(Task::List),
             Arg::Long("json") => format = Format::Json,
+            Arg::Long("data") => options.data = Some(parser.value()?.into()),
+            Arg::Long("figures") => options.figures = true,
             Arg::Value(name) if chosen.is_none() => {
                 let name = name.string()?;
                 let unknown = || format!("no benchmark {name:?}; --list names them");
@@ -43,11 +48,20 @@ fn parse(mut parser: Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Task::Run(chosen.ok_or("a NAME is missing; --list names them")?, format))
+    let bench = chosen.ok_or("a NAME is missing; --list names them")?;
+    if options != Options::default() && bench.name != "broker" {
+        return Err(
+            format!("{} takes neither --data nor --figures, only broker does", bench.name).into()
+        );
+    }
+    if options.data.is_some() && options.figures {
+        return Err("--figures are of the built-in data: leave out --data".into());
+    }
+    Ok(Task::Run(bench, format, options))
 }
 
-fn run(bench: &Bench, format: Format) -> ExitCode {
-    let mut report = Report::new(format);
+fn run(bench: &Bench, format: Format, options: Options) -> ExitCode {
+    let mut report = Report::new(format).with(options);
     let measured = (bench.run)(&mut report);
     let good = report.finish();
     match measured {

@@ -1,4 +1,32 @@
-//! The default policy.
+//! The default policy: one mechanism that does what suits what it measures.
+//!
+//! ```text
+//!  news older than a job takes? ──yes──> draw 2 to 8 nodes by what they can do, take the best
+//!        │ no
+//!  each job gets a place in a plan: ──┬── came alone: the least of (1+q)F/s + (1+t)D/b
+//!        │                            └── came with 7 others or more: the longest first, each
+//!        │                                where it ends first, trunks and doubt reckoned with
+//!        └──> is given to its node only when it can begin there; till then, and at each piece of
+//!             news, the worst placed may go where it is better off
+//! ```
+//!
+//! - *Late binding*: a node has one transfer and one computation under way and at most one job that
+//!   waits; all others wait here, where a plan is changed for nothing. Behind a trunk as many are
+//!   sent to at once as fill it, those with the most left to do first.
+//! - *Exact batches*: for equal jobs in a star the earliest end is the optimum.
+//! - *Arrivals*: q jobs at and planned for a node and t transfers count as if all shared it: who
+//!   comes later finds room on fast nodes.
+//! - *Doubt*: sizes that differ by no more than they may be off are taken for equal, others are
+//!   drawn to their mean. What takes long is kept from where twice the time would be the end of all.
+//!   How fast a transfer runs is looked at after half a hundredth of the batch; when links are not as
+//!   thought, what has hardly begun is planned anew. What is late goes on to another node where it
+//!   ends sooner even though it begins anew.
+//! - *Old news*: what it dispatched itself it counts at once; nodes are drawn so that brokers which
+//!   know nothing of each other do not all take the same.
+//! - *What was measured* counts more than what a node says: each transfer and computation corrects
+//!   it, at once where it is far off.
+//!
+//! A decision looks at few nodes ([`index`]) and allocates nothing.
 
 mod index;
 mod jobs;
@@ -32,7 +60,8 @@ const ROOM: usize = 256;
 /// A job is moved on no more often.
 const MOVES: u8 = 2;
 
-/// Places jobs by what is known, see the module.
+/// Places jobs by what is known and measured: late-bound plans, counts, and draws when news are old;
+/// `ARCHITECTURE.md` says how it decides. Brokers of one grid need seeds that differ.
 #[derive(Debug, Clone)]
 pub struct Adaptive {
     nodes: Vec<Node>,
@@ -303,7 +332,7 @@ impl Adaptive {
                 self.mend(*node, now);
             }
             // Where the most is left to do is served first.
-            let key = |node: &u32| self.late.key(*node as usize);
+            let key = |node: &u32| self.nodes[*node as usize].to_do;
             touched.sort_unstable_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
             for node in &touched {
                 self.give(*node, now);

@@ -71,6 +71,10 @@ pub(super) struct Node {
     /// When link and processor will have done all that was given to and planned for it.
     pub link_free: f64,
     pub processor_free: f64,
+    /// How long its link, and all in all it, has to do, seconds from when it was last reckoned, if
+    /// no trunk keeps it waiting.
+    pub to_send: f64,
+    pub to_do: f64,
     /// When its last transfer and computation ended.
     pub last_sent: f64,
     pub last_finished: f64,
@@ -97,6 +101,8 @@ impl Node {
             takes: 0.0,
             link_free: 0.0,
             processor_free: 0.0,
+            to_send: 0.0,
+            to_do: 0.0,
             last_sent: 0.0,
             last_finished: 0.0,
             speed_seen: Seen::NOTHING,

@@ -138,6 +138,8 @@ impl Adaptive {
         if job.flops > 0.0 {
             one.processor_free = done;
         }
+        one.to_send += one.sends(&job);
+        one.to_do = one.to_do.max(one.to_send) + one.computes(&job);
         let one = &self.nodes[node as usize];
         let risky = done + (risk - 1.0) * (one.sends(&job) + one.computes(&job));
         self.late.set(node as usize, if batch { risky } else { shared });
@@ -251,6 +253,7 @@ impl Adaptive {
         }
         let one = &mut self.nodes[node as usize];
         (one.link_free, one.processor_free) = (link, processor);
+        (one.to_send, one.to_do) = (link - now, processor.max(link) - now);
         self.late.set(node as usize, late);
         self.flying.set(node as usize, latest);
         // It is looked at again when something should have happened there.

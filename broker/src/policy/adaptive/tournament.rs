@@ -15,11 +15,6 @@ impl Tournament {
         Self { keys: vec![f64::NEG_INFINITY; 2 * leaves], leaves }
     }
 
-    /// The key of a place.
-    pub fn key(&self, place: usize) -> f64 {
-        self.keys[self.leaves + place]
-    }
-
     /// Sets a key; a NaN counts as absent.
     pub fn set(&mut self, place: usize, key: f64) {
         let mut at = self.leaves + place;

@@ -1,55 +1,17 @@
 //! The simulator against SimGrid 3.32: given placements finish when SimGrid says, and policies come
-//! to the same makespans. Where the numbers come from: `data/simgrid/README.md`.
+//! to the same makespans. Where the numbers come from: `../data/simgrid/README.md`.
+
+mod adaptive;
+mod archive;
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::sync::OnceLock;
 
 use phantom_broker::policy::reference::{Batch, Drawn, Mct, Order};
 use phantom_broker::policy::{Flops, Ncda, News, Policy, Profile, RoundRobin, Sum};
-use phantom_broker::sim::{
-    Arrival, Discipline, Trial, fluid_bound, integer_bound, read_grid, read_jobs, run,
-};
+use phantom_broker::sim::{Arrival, Discipline, Trial, fluid_bound, integer_bound, run};
 use phantom_broker::{Grid, Job};
 
-const ARCHIVE: &[u8] = include_bytes!("data/simgrid/simgrid.cpio.gz");
-
-type Files = BTreeMap<String, String>;
-
-fn files() -> &'static Files {
-    static FILES: OnceLock<Files> = OnceLock::new();
-    FILES.get_or_init(|| {
-        let mut archive = Vec::new();
-        flate2::read::GzDecoder::new(ARCHIVE).read_to_end(&mut archive).unwrap();
-        let mut rest = archive.as_slice();
-        let mut files = Files::new();
-        loop {
-            let mut reader = cpio::NewcReader::new(rest).unwrap();
-            if reader.entry().is_trailer() {
-                return files;
-            }
-            let (name, mut text) = (reader.entry().name().to_owned(), String::new());
-            reader.read_to_string(&mut text).unwrap();
-            files.insert(name, text);
-            rest = reader.finish().unwrap();
-        }
-    })
-}
-
-fn grid(name: &str) -> Grid {
-    read_grid(name, &files()[name]).unwrap()
-}
-
-fn jobs(name: &str) -> Vec<Arrival> {
-    read_jobs(name, &files()[name]).unwrap()
-}
-
-/// Lines of a file, each by its headings.
-fn table(name: &str) -> Vec<BTreeMap<&'static str, &'static str>> {
-    let mut lines = files()[name].lines();
-    let headings: Vec<&str> = lines.next().unwrap().split(',').collect();
-    lines.map(|line| headings.iter().copied().zip(line.split(',')).collect()).collect()
-}
+use archive::{files, grid, jobs, table};
 
 /// Places jobs as told.
 struct Told(Vec<u32>);
