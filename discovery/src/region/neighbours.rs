@@ -10,11 +10,9 @@ use tokio::sync::mpsc;
 use super::zone::{Found, Search};
 use super::{Abroad, Charter, Reach, RegionConfig};
 use crate::dns::RegionCache;
-use crate::machine::region::catalogue::{Catalogue, RegionReport};
+use crate::machine::region::catalogue::{Catalogue, REGION_REFRESH, RegionReport};
 use crate::uri::GridUri;
 
-/// How often a region-peer tells another what its region has.
-const REPORT: Duration = Duration::from_secs(10);
 /// How often it shows its charter with it.
 const SHOW: Duration = Duration::from_secs(60);
 /// Who has shown a charter is believed for so long.
@@ -164,7 +162,7 @@ impl Neighbours {
             let Some(to) = known.reach.clone().filter(|_| known.next_report <= now) else {
                 continue;
             };
-            known.next_report = now + REPORT;
+            known.next_report = now + REGION_REFRESH;
             let shows = known.next_show <= now;
             if shows {
                 known.next_show = now + SHOW;

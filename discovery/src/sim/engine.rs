@@ -127,6 +127,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// So many bytes; what is longer than a datagram goes in several.
+    pub fn of(bytes: usize) -> Self {
+        let messages = bytes.div_ceil(MAX_PAYLOAD).max(1) as u64;
+        Self { messages, bytes: bytes as u64 + messages * (HEADERS + ENVELOPE) }
+    }
+
     /// With more.
     pub fn add(&mut self, other: Traffic) {
         self.messages += other.messages;
@@ -247,12 +253,10 @@ impl<P: Clone> Engine<P> {
             self.push(now, Event::Arrival { to, from, payload });
             return Traffic::default();
         }
-        // What is longer goes in several.
-        let messages = bytes.div_ceil(MAX_PAYLOAD).max(1) as u64;
-        let traffic = Traffic { messages, bytes: bytes as u64 + messages * (HEADERS + ENVELOPE) };
+        let traffic = Traffic::of(bytes);
         let copies = 1 + usize::from(self.rng.random_bool(self.network.duplicated));
         for _ in 0..copies {
-            let lost = (0..messages).any(|_| self.rng.random_bool(self.network.loss));
+            let lost = (0..traffic.messages).any(|_| self.rng.random_bool(self.network.loss));
             if lost {
                 continue;
             }
@@ -262,7 +266,7 @@ impl<P: Clone> Engine<P> {
     }
 
     /// Sends a payload over a connection, which repeats what is lost: it is on its way as long as a
-    /// datagram is, unless the network is parted.
+    /// datagram is, unless the network is parted. What that costs is not counted.
     pub fn send_surely(&mut self, from: usize, to: usize, payload: P) {
         let (one, other) = (self.place(from), self.place(to));
         let side = |place: Place| self.sides.as_ref().and_then(|sides| sides.get(&place));

@@ -98,6 +98,12 @@ impl Driver {
         let Some(id) = record.pending.as_ref().map(|pending| pending.id) else { return };
         let seen = self.daemon.apps.with(app, |app| app.seen == Some(epoch)).unwrap_or(false);
         if seen && self.machine.step() == Some(Step::Resume) {
+            let on = self.daemon.members.name(from);
+            self.daemon.apps.note(
+                app,
+                &Step::Resume.to_string(),
+                format!("seen by what {on} sends"),
+            );
             let report =
                 Addressed { app, id, body: Report::Running { epoch, timings: Vec::new() } };
             self.machine.handle(Event::Report { from, report }, self.origin.elapsed());

@@ -40,7 +40,7 @@ const MAX_ASKED: usize = 256;
 /// A region-peer that is new is asked again after so long.
 const SETTLES: Duration = Duration::from_millis(500);
 /// A sub-grid or region that was asked so often and has not answered is given up.
-const GIVEN_UP: u8 = 3;
+const GIVEN_UP: u8 = 5;
 /// So long before its deadline a query ends, so that the answer comes in time.
 const MARGIN: Duration = Duration::from_millis(200);
 

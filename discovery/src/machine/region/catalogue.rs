@@ -25,7 +25,7 @@ pub const EXPIRES: Duration = Duration::from_secs(35);
 /// Without word for so long a region is out.
 pub const REGION_EXPIRES: Duration = Duration::from_secs(120);
 /// How often regions tell each other what they have.
-pub const REGION_REFRESH: Duration = Duration::from_secs(30);
+pub const REGION_REFRESH: Duration = Duration::from_secs(10);
 /// So many sub-grids a region has at most.
 pub const MAX_SUBGRIDS: usize = 1024;
 /// So many other regions are known.

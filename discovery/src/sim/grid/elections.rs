@@ -10,6 +10,7 @@ use crate::machine::query::{RegionLink, RegionPeer, SuperPeer};
 use crate::machine::region::catalogue::{Catalogue, RegionReport};
 use crate::machine::region::power::Summary;
 use crate::machine::region::report::Reporter;
+use crate::sim::engine::Traffic;
 use crate::sim::workload::{node_id, subgrid_id};
 
 impl Grid {
@@ -101,9 +102,8 @@ impl Grid {
         let bytes = Bytes::from(report.to_bytes());
         for to in self.region_peers.clone() {
             if to != from && to != usize::MAX {
-                let length = bytes.len();
-                let sent = self.engine.send(from, to, Letter::Region(bytes.clone()), length);
-                self.reporting.add(sent);
+                self.engine.send_surely(from, to, Letter::Region(bytes.clone()));
+                self.reporting.add(Traffic::of(bytes.len()));
             }
         }
     }
