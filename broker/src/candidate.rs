@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use phantom_model::{Bytes, Capability, NodeFacts, NodeId, Policy, Site, Subject, VoMembers};
 
-use crate::{Left, Standing};
+use crate::{Estimate, Left, Standing};
 
 /// What an app asks of a node.
 #[derive(Debug, Clone)]
@@ -23,6 +23,52 @@ pub struct Needs {
     pub left: Left,
     /// What the sub-grid's policy and its virtual organisation say of it.
     pub rules: Rules,
+}
+
+impl Needs {
+    /// What must be free at a target: the image lies in memory beside the processes restored from
+    /// it.
+    pub fn memory(&self) -> Bytes {
+        Bytes(self.resident.0.saturating_mul(2).saturating_add(RESERVE.0))
+    }
+}
+
+/// One of the things that an app asks of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requirement {
+    /// It is not the one it runs on.
+    Elsewhere,
+    /// It is in the app's virtual organisation.
+    Organisation,
+    /// The sub-grid's policy lets the app go there.
+    Policy,
+    /// It answers.
+    Answers,
+    /// It can restore apps.
+    Restores,
+    /// It can show the files of the app's home.
+    ShowsFiles,
+    /// It is of the same architecture.
+    Arch,
+    /// Its CPU has all features that the app may use.
+    Cpu,
+    /// There is room for it.
+    Memory,
+}
+
+impl Requirement {
+    /// All, in the order in which they are looked at.
+    pub const ALL: [Self; 9] = [
+        Self::Elsewhere,
+        Self::Organisation,
+        Self::Policy,
+        Self::Answers,
+        Self::Restores,
+        Self::ShowsFiles,
+        Self::Arch,
+        Self::Cpu,
+        Self::Memory,
+    ];
 }
 
 /// The policy, and what of an app it depends on.
@@ -94,8 +140,8 @@ pub struct Candidate {
 /// The way to a node, as measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Link {
-    /// Bytes a second, where they are known.
-    pub bytes_per_s: Option<f64>,
+    /// How fast it is, where that is known.
+    pub way: Option<Estimate>,
     /// Round-trip time, while it is connected.
     pub rtt: Option<Duration>,
 }
@@ -112,54 +158,50 @@ impl Candidate {
 
     /// Why this member cannot take the app; `None` when it can.
     pub fn refusal(&self, needs: &Needs) -> Option<String> {
-        if self.node == needs.host {
-            return Some("it already runs there".to_owned());
-        }
-        if let Some(reason) = needs.rules.outside(needs.home, self.node) {
-            return Some(reason);
-        }
-        let site = Site { node: self.node, name: &self.name };
-        if let Some(reason) = needs.rules.forbid(needs.home, site) {
-            return Some(format!("is not for it: {reason}"));
-        }
-        let Some(facts) = &self.facts else {
-            return Some("does not answer".to_owned());
+        self.refusals(needs).into_iter().next().map(|(_, reason)| reason)
+    }
+
+    /// What of all that the app asks for this member does not give, each with its reason; of one that
+    /// does not answer nothing is known that it would have to say itself.
+    pub fn refusals(&self, needs: &Needs) -> Vec<(Requirement, String)> {
+        let mut found = Vec::new();
+        let mut refuse = |requirement, reason: Option<String>| {
+            found.extend(reason.map(|reason| (requirement, reason)));
         };
-        if !facts.can(Capability::Checkpoint) {
+        let here = self.node == needs.host;
+        refuse(Requirement::Elsewhere, here.then(|| "it already runs there".to_owned()));
+        refuse(Requirement::Organisation, needs.rules.outside(needs.home, self.node));
+        let site = Site { node: self.node, name: &self.name };
+        let forbidden = needs.rules.forbid(needs.home, site);
+        refuse(Requirement::Policy, forbidden.map(|reason| format!("is not for it: {reason}")));
+        let Some(facts) = &self.facts else {
+            refuse(Requirement::Answers, Some("does not answer".to_owned()));
+            return found;
+        };
+        let cannot_restore = (!facts.can(Capability::Checkpoint)).then(|| {
             let why = if facts.canary.is_empty() { "" } else { ": " };
-            return Some(format!(
-                "cannot restore apps{why}{}; `phantom doctor` there says more",
-                facts.canary
-            ));
-        }
-        if facts.node != needs.home && !facts.can(Capability::Files) {
-            return Some(
-                "cannot show files of other nodes (FUSE); see `phantom doctor`".to_owned(),
-            );
-        }
-        if facts.arch != needs.started_on.arch {
-            return Some(format!(
-                "is a {} machine, the app needs {}",
-                facts.arch, needs.started_on.arch
-            ));
-        }
+            format!("cannot restore apps{why}{}; `phantom doctor` there says more", facts.canary)
+        });
+        refuse(Requirement::Restores, cannot_restore);
+        let no_files = facts.node != needs.home && !facts.can(Capability::Files);
+        let no_files = no_files
+            .then(|| "cannot show files of other nodes (FUSE); see `phantom doctor`".to_owned());
+        refuse(Requirement::ShowsFiles, no_files);
+        let needed = &needs.started_on.arch;
+        let other = (facts.arch != *needed)
+            .then(|| format!("is a {} machine, the app needs {needed}", facts.arch));
+        refuse(Requirement::Arch, other);
         let missing = missing_flags(&needs.started_on.cpu_flags, &facts.cpu_flags);
-        if let Some(first) = missing.first() {
-            return Some(match missing.len() {
-                1 => format!("its CPU lacks {first}, which the app may use"),
-                n => format!("its CPU lacks {first} and {} more features the app may use", n - 1),
-            });
-        }
-        // The image lies in memory beside the processes restored from it.
-        let wanted = needs.resident.0.saturating_mul(2).saturating_add(RESERVE.0);
-        if facts.memory_free.0 < wanted {
-            return Some(format!(
-                "has {} of memory free, the move needs {}",
-                facts.memory_free,
-                Bytes(wanted)
-            ));
-        }
-        None
+        let lacking = missing.first().map(|first| match missing.len() {
+            1 => format!("its CPU lacks {first}, which the app may use"),
+            n => format!("its CPU lacks {first} and {} more features the app may use", n - 1),
+        });
+        refuse(Requirement::Cpu, lacking);
+        let wanted = needs.memory();
+        let small = (facts.memory_free < wanted)
+            .then(|| format!("has {} of memory free, the move needs {wanted}", facts.memory_free));
+        refuse(Requirement::Memory, small);
+        found
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use phantom_model::{Bytes, NodeId};
 
-use crate::{Candidate, Needs};
+use crate::{Candidate, Estimate, Needs};
 
 /// What stands still beside the transfer: dump, check, restore.
 const STANDSTILL_S: f64 = 0.2;
@@ -18,6 +18,8 @@ const FULL: f64 = 0.05;
 const CRAWL: f64 = 0.25;
 /// What its user does not want an app to use here counts so many times: that is what the limit says.
 const WISH: f64 = 2.0;
+/// What is known of a way to such a factor only is said to be doubtful.
+const DOUBTFUL: f64 = 1.5;
 /// How far ahead is looked at most and at least: a program that has run for long will, as a rule,
 /// run on for as long again.
 const HORIZON: [Duration; 2] = [Duration::from_secs(300), Duration::from_secs(3600)];
@@ -55,14 +57,16 @@ pub struct Weight {
     pub rank: f64,
     /// What the app would get, Mflop/s.
     pub mflops: f64,
-    /// The way to it, bytes a second, where known.
-    pub bytes_per_s: Option<f64>,
+    /// The way to it, where known.
+    pub way: Option<Estimate>,
     /// How long it would stand still, seconds.
     pub downtime_s: f64,
     /// What is won within the horizon, in seconds of a core of the node it is on.
     pub gain_core_s: f64,
     /// What the move costs, in the same.
     pub cost_core_s: f64,
+    /// Whether the gain is twice the cost, and the app would not crawl there.
+    pub worth: bool,
 }
 
 /// One member, and why it is none or what it would give.
@@ -110,10 +114,10 @@ pub fn decide(situation: &Situation, candidates: &[Candidate], now: Duration) ->
         open.iter().map(of).fold(0.0, f64::max).max(f64::MIN_POSITIVE)
     };
     let most_mflops = best(&|(_, mflops)| *mflops);
-    let most_bytes = best(&|(candidate, _)| known(candidate.link.bytes_per_s));
+    let rate = |candidate: &Candidate| known(candidate.link.way.map(|way| way.bytes_per_s));
+    let most_bytes = best(&|(candidate, _)| rate(candidate));
     let ranked = open.iter().map(|(candidate, mflops)| {
-        let bytes_per_s = candidate.link.bytes_per_s;
-        let rank = 0.5 * mflops / most_mflops + 0.5 * known(bytes_per_s) / most_bytes;
+        let rank = 0.5 * mflops / most_mflops + 0.5 * rate(candidate) / most_bytes;
         let weight = weigh(situation, candidate, *mflops, rank);
         Weighed { node: candidate.node, name: candidate.name.clone(), outcome: Ok(weight) }
     });
@@ -124,9 +128,8 @@ pub fn decide(situation: &Situation, candidates: &[Candidate], now: Duration) ->
         .iter()
         .max_by(|a, b| mflops(a).total_cmp(&mflops(b)).then(rank(a).total_cmp(&rank(b))))
         .map(|weighed| weighed.name.clone());
-    let worth = ranked
-        .iter()
-        .find(|weighed| weighed.outcome.as_ref().is_ok_and(|weight| is_worth(situation, weight)));
+    let worth =
+        ranked.iter().find(|weighed| weighed.outcome.as_ref().is_ok_and(|weight| weight.worth));
     let (go, why) = match (worth, ranked.first()) {
         (Some(chosen), _) => (Some(chosen.node), chosen_words(chosen, &ranked, by_compute)),
         (None, Some(first)) => (None, stays_words(situation, first)),
@@ -160,22 +163,23 @@ fn weigh(situation: &Situation, candidate: &Candidate, mflops: f64, rank: f64) -
     let used = situation.used_cores.max(0.1);
     let horizon = situation.ran.clamp(HORIZON[0], HORIZON[1]).as_secs_f64();
     let round_trips = 4.0 * candidate.link.rtt.unwrap_or_default().as_secs_f64();
-    let sending = situation.image.0 as f64 / known(candidate.link.bytes_per_s);
+    // What it costs must not turn out to be more: only what can be relied on counts.
+    let relied_on = candidate.link.way.map(|way| way.at_least());
+    let sending = situation.image.0 as f64 / known(relied_on);
     let downtime_s = STANDSTILL_S + round_trips + sending;
     let faster = mflops / here - used;
+    let gain_core_s = horizon * (faster + WISH * situation.excess_cores);
+    let cost_core_s = downtime_s * used;
+    let now = situation.used_cores * situation.mflops_here;
     Weight {
         rank,
         mflops,
-        bytes_per_s: candidate.link.bytes_per_s,
+        way: candidate.link.way,
         downtime_s,
-        gain_core_s: horizon * (faster + WISH * situation.excess_cores),
-        cost_core_s: downtime_s * used,
+        gain_core_s,
+        cost_core_s,
+        worth: gain_core_s > MARGIN * cost_core_s && mflops >= CRAWL * now,
     }
-}
-
-fn is_worth(situation: &Situation, weight: &Weight) -> bool {
-    let now = situation.used_cores * situation.mflops_here;
-    weight.gain_core_s > MARGIN * weight.cost_core_s && weight.mflops >= CRAWL * now
 }
 
 fn rank(weighed: &Weighed) -> f64 {
@@ -189,8 +193,13 @@ fn mflops(weighed: &Weighed) -> f64 {
 impl Weight {
     /// Its figures, as people read them.
     pub fn words(&self) -> String {
-        let way = match self.bytes_per_s {
-            Some(rate) => format!("{}/s", Bytes(rate as u64)),
+        let way = match self.way {
+            Some(way) if way.doubt >= DOUBTFUL => format!(
+                "{}/s (give or take a factor of {:.1})",
+                Bytes(way.bytes_per_s as u64),
+                way.doubt
+            ),
+            Some(way) => format!("{}/s", Bytes(way.bytes_per_s as u64)),
             None => "a way that was not measured".to_owned(),
         };
         format!(
@@ -198,6 +207,15 @@ impl Weight {
             self.rank,
             self.mflops,
             seconds(self.downtime_s)
+        )
+    }
+
+    /// What is won against what it costs, as people read it.
+    pub fn balance(&self) -> String {
+        format!(
+            "{} of standstill for {:.0} s of a core gained",
+            seconds(self.downtime_s),
+            self.gain_core_s.max(0.0)
         )
     }
 }
@@ -233,11 +251,9 @@ fn stays_words(situation: &Situation, best: &Weighed) -> String {
         );
     }
     format!(
-        "moving would cost more than it gains: to {}, the best, {} of standstill for {:.0} s of a \
-         core gained",
+        "moving would cost more than it gains: to {}, the best, {}",
         best.name,
-        seconds(weight.downtime_s),
-        weight.gain_core_s.max(0.0)
+        weight.balance()
     )
 }
 

@@ -41,8 +41,8 @@ mod standing;
 mod timers;
 mod work;
 
-pub use bandwidth::{Bandwidth, PROBE_BYTES, SLOW_PROBE};
-pub use candidate::{Candidate, Link, Needs, Organisation, Rules};
+pub use bandwidth::{Bandwidth, Estimate, PROBE_BYTES, ProbeBudget, SLOW_PROBE};
+pub use candidate::{Candidate, Link, Needs, Organisation, Requirement, Rules};
 pub use decide::{Decision, Situation, Weighed, Weight, decide};
 pub use grid::{Grid, GridNode, Job};
 pub use left::Left;

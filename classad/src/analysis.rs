@@ -10,8 +10,6 @@ use tally::Tally;
 
 /// Into how many parts requirements are taken apart; what there is more is one part.
 pub const MAX_PARTS: usize = 64;
-/// How many operations a part may take on one ad; more are an ERROR.
-pub const PART_STEPS: u32 = 10_000;
 /// How many names may stand for one another on the way to a part.
 const MAX_WAY: usize = 16;
 /// How many ways to make more ads match are named.
@@ -83,22 +81,30 @@ pub struct Relaxation {
     pub matching: usize,
 }
 
-/// What `requirements` of `my` come to on each of `ads`. Takes as many evaluations as there are ads
-/// times parts, each of at most [`PART_STEPS`] operations, and memory for a few thousand values.
+/// What `requirements` come to on each of `ads`: those of the ad `my`, or, without one, such as are
+/// asked of each ad by itself, whose names are all its own. Takes as many evaluations as there are ads
+/// times parts, each of at most `steps` operations (more are an ERROR), and memory for a few thousand
+/// values.
 pub fn analyse<'a>(
-    my: &Ad,
+    my: Option<&Ad>,
     requirements: &Expr,
     ads: impl IntoIterator<Item = &'a Ad>,
+    steps: u32,
 ) -> Analysis {
-    let mut found: Vec<Found> =
-        parts(my, requirements).into_iter().map(|it| Found::new(my, it)).collect();
+    let nobody = Ad::default();
+    let asker = my.unwrap_or(&nobody);
+    let found = parts(asker, requirements).into_iter().map(|it| Found::new(asker, it, steps));
+    let mut found: Vec<Found> = found.collect();
     let mut analysis =
         Analysis { ads: 0, matching: 0, unwilling: 0, parts: Vec::new(), relaxations: Vec::new() };
     // On how many ads exactly these two are not true.
     let mut pairs = vec![0_usize; found.len() * found.len()];
     for ad in ads {
         analysis.ads += 1;
-        let scope = Scope::of(my).with_target(ad).within(PART_STEPS);
+        let scope = match my {
+            Some(my) => Scope::of(my).with_target(ad).within(steps),
+            None => Scope::of(ad).within(steps),
+        };
         let mut failing = Vec::new();
         for (place, part) in found.iter_mut().enumerate() {
             if !part.count(&scope.eval(&part.expr)) {
@@ -108,7 +114,7 @@ pub fn analyse<'a>(
         match failing[..] {
             [] => {
                 analysis.matching += 1;
-                analysis.unwilling += usize::from(!accepts(ad, my));
+                analysis.unwilling += usize::from(my.is_some_and(|my| !accepts(ad, my, steps)));
             }
             [alone] => found[alone].alone += 1,
             [one, other] => pairs[one * found.len() + other] += 1,
@@ -124,8 +130,8 @@ pub fn analyse<'a>(
     analysis
 }
 
-fn accepts(ad: &Ad, my: &Ad) -> bool {
-    let scope = Scope::of(ad).with_target(my).within(PART_STEPS);
+fn accepts(ad: &Ad, my: &Ad, steps: u32) -> bool {
+    let scope = Scope::of(ad).with_target(my).within(steps);
     ad.get("Requirements").is_none_or(|requirements| scope.eval(requirements).is_true())
 }
 
@@ -192,8 +198,8 @@ struct Compared {
 }
 
 impl Found {
-    fn new(my: &Ad, expr: Expr) -> Self {
-        let compared = compared(my, &expr);
+    fn new(my: &Ad, expr: Expr, steps: u32) -> Self {
+        let compared = compared(my, &expr, steps);
         Self { expr, holds: 0, fails: 0, undefined: 0, error: 0, alone: 0, compared }
     }
 
@@ -249,7 +255,7 @@ impl Found {
     }
 }
 
-fn compared(my: &Ad, part: &Expr) -> Option<Compared> {
+fn compared(my: &Ad, part: &Expr, steps: u32) -> Option<Compared> {
     let Node::Binary(operator, left, right) = &*part.bare().0 else { return None };
     let (subject, fixed, swapped) = match (is_fixed(my, left, 0), is_fixed(my, right, 0)) {
         (false, true) => (left, right, false),
@@ -265,7 +271,7 @@ fn compared(my: &Ad, part: &Expr) -> Option<Compared> {
         _ => return None,
     };
     let comparison = if swapped { comparison.swapped() } else { comparison };
-    let now = Scope::of(my).within(PART_STEPS).eval(fixed);
+    let now = Scope::of(my).within(steps).eval(fixed);
     let tally = Tally::new(comparison, &now)?;
     let (subject, fixed) = (subject.bare().clone(), fixed.bare().clone());
     Some(Compared { subject, comparison, fixed, now, tally })

@@ -141,6 +141,31 @@ impl Expr {
         crate::parse::expression(text)
     }
 
+    /// The attributes that it looks up, as they are written, each once. What stands inside of an ad
+    /// in it is not looked into.
+    pub fn names(&self) -> Vec<&str> {
+        let mut found: Vec<&Name> = Vec::new();
+        let mut left = vec![self];
+        while let Some(expr) = left.pop() {
+            match &*expr.0 {
+                Node::Name(name) | Node::Absolute(name) | Node::Of(_, name) => {
+                    if !found.iter().any(|known| known.is(name)) {
+                        found.push(name);
+                    }
+                }
+                Node::Value(_) | Node::Ad(_) => {}
+                Node::Select(one, _) | Node::Unary(_, one) | Node::Group(one) => left.push(one),
+                Node::Index(one, other) | Node::Binary(_, one, other) | Node::Or(one, other) => {
+                    left.extend([other, one]);
+                }
+                Node::If(one, other, last) => left.extend([last, other, one]),
+                Node::All(all) | Node::Any(all) | Node::List(all) => left.extend(all.iter().rev()),
+                Node::Call(call) => left.extend(call.arguments.iter().rev()),
+            }
+        }
+        found.into_iter().map(Name::written).collect()
+    }
+
     /// Without the parentheses around it.
     pub(crate) fn bare(&self) -> &Expr {
         let mut expr = self;

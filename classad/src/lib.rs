@@ -50,9 +50,7 @@ mod value;
 mod write;
 
 pub use ad::{Ad, matches, rank};
-pub use analysis::{
-    Analysis, MAX_PARTS, MAX_RELAXATIONS, PART_STEPS, Part, Relaxation, Suggestion, analyse,
-};
+pub use analysis::{Analysis, MAX_PARTS, MAX_RELAXATIONS, Part, Relaxation, Suggestion, analyse};
 pub use constraint::{Comparison, Constraint};
 pub use eval::Scope;
 pub use expr::Expr;

@@ -72,7 +72,7 @@ fn nothing_nests_too_deep() {
             eval(&ad, &text);
             if let Ok(expr) = Expr::parse(&text) {
                 assert_eq!(Expr::parse(&expr.to_string()).as_ref(), Ok(&expr), "{open}{count}");
-                assert_eq!(analyse(&ad, &expr, [&ad]).ads, 1);
+                assert_eq!(analyse(Some(&ad), &expr, [&ad], 10_000).ads, 1);
                 let _ = expr.constraints();
             }
         }
@@ -441,7 +441,7 @@ fn check(text: &str) -> Result<(), TestCaseError> {
         whole.insert("Rank", expr.clone());
         prop_assert!(rank(&whole, &ad).is_finite());
         matches(&whole, &ad);
-        let found = analyse(&ad, &expr, [&other, &ad]);
+        let found = analyse(Some(&ad), &expr, [&other, &ad], 10_000);
         prop_assert_eq!(found.ads, 2);
         let text = whole.to_string();
         let again = Ad::parse(&text);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::command::Cmd;
 use crate::setup::{Image, Ready};
-use crate::test::build::{Built, Statics};
+use crate::test::build::{Built, ForDesktops};
 use crate::{digest, say};
 
 /// Where copies of `phantom` go.
@@ -31,11 +31,11 @@ impl Environment {
     }
 
     /// Adds what the programs of the desktop tier are told besides.
-    pub fn with_desktops(mut self, statics: &Statics) -> Environment {
+    pub fn with_desktops(mut self, programs: &ForDesktops) -> Environment {
         let images = self.images.iter().map(|image| (image.release.as_str(), &*image.path));
         self.variables.push(("PHANTOM_DESKTOP_IMAGES", pairs(images)));
-        self.variables.push(("PHANTOM_STATIC", statics.phantom.clone().into()));
-        self.variables.push(("PHANTOM_DESKTOP_AGENT", statics.agent.clone().into()));
+        self.variables.push(("PHANTOM_FOR_DESKTOPS", programs.phantom.clone().into()));
+        self.variables.push(("PHANTOM_DESKTOP_AGENT", programs.agent.clone().into()));
         self
     }
 

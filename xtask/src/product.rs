@@ -38,8 +38,8 @@ pub fn desktop(workspace: &Workspace, rest: &[OsString]) -> Result<bool> {
     let ready = setup::run(workspace, Extent::Desktops)?;
     say::title("Build");
     let built = build::build(workspace, &PROGRAMS, BUILD)?;
-    let statics = build::statics(workspace, BUILD)?;
-    let environment = Environment::make(&built, ready)?.with_desktops(&statics);
+    let programs = build::for_desktops(workspace, &built, BUILD)?;
+    let environment = Environment::make(&built, ready)?.with_desktops(&programs);
     run(&built, "desktop", &environment, rest)
 }
 

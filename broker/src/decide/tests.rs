@@ -33,7 +33,7 @@ fn node(id: u8, idle: u32, mflops: u32, bytes_per_s: f64) -> Candidate {
     let load_centi = if idle <= 20 { 2000 } else { 0 };
     candidate.facts = Some(NodeFacts { load_centi, ..facts(id, 4, idle, mflops) });
     candidate.standing.observe_work(f64::from(mflops));
-    candidate.link.bytes_per_s = Some(bytes_per_s);
+    candidate.link.way = Some(Estimate { bytes_per_s, doubt: 1.0, age: Duration::ZERO });
     candidate
 }
 
@@ -200,8 +200,9 @@ proptest! {
         let index = pick.index(candidates.len());
         let chosen = candidates[index].node;
         let before = weight_of(&decision, chosen).map(|weight| weight.rank);
-        let faster = candidates[index].link.bytes_per_s.map(|rate| rate * 3.0);
-        candidates[index].link.bytes_per_s = faster;
+        if let Some(way) = &mut candidates[index].link.way {
+            way.bytes_per_s *= 3.0;
+        }
         let after = weight_of(&decide(&situation(), &candidates, at(0)), chosen);
         if let (Some(before), Some(after)) = (before, after) {
             prop_assert!(after.rank >= before - 1e-9);

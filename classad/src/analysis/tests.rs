@@ -7,7 +7,7 @@ fn ads(texts: &[&str]) -> Vec<Ad> {
 }
 
 fn of(my: &str, requirements: &str, others: &[Ad]) -> Analysis {
-    analyse(&Ad::parse(my).unwrap(), &Expr::parse(requirements).unwrap(), others)
+    analyse(Some(&Ad::parse(my).unwrap()), &Expr::parse(requirements).unwrap(), others, 10_000)
 }
 
 #[test]
@@ -98,7 +98,7 @@ proptest! {
     ) {
         let my = Ad::parse("[ w = 2; q = x > w && y < 3 ]").unwrap();
         let nodes: Vec<Ad> = nodes.iter().map(|text| Ad::parse(text).unwrap()).collect();
-        let found = analyse(&my, &Expr::parse(&parts.join(" && ")).unwrap(), &nodes);
+        let found = analyse(Some(&my), &Expr::parse(&parts.join(" && ")).unwrap(), &nodes, 10_000);
         let count = |expr: &Expr| {
             nodes.iter().filter(|ad| Scope::of(&my).with_target(ad).eval(expr).is_true()).count()
         };
@@ -123,4 +123,29 @@ proptest! {
             prop_assert_eq!(it.matching, count(&without(&[place], Some(changed))), "{}", text);
         }
     }
+}
+
+#[test]
+fn without_an_ad_of_ones_own_names_are_those_of_each_ad() {
+    let nodes =
+        ads(&["[ Memory = 4096; Half = Memory / 2 ]", "[ Memory = 1024; Half = Memory / 2 ]"]);
+    let asked = Expr::parse("MY.Memory >= 2048 && Half >= 4000").unwrap();
+    let found = analyse(None, &asked, &nodes, 10_000);
+    let holds: Vec<_> = found.parts.iter().map(|part| part.holds).collect();
+    assert_eq!((holds, found.matching), (vec![1, 0], 0));
+    let suggestion = found.parts[1].suggestion.as_ref().unwrap();
+    assert_eq!((&suggestion.value, suggestion.matching), (&Value::Int(2048), 1));
+    // Too few steps: whatever takes more is an ERROR.
+    let found = analyse(None, &asked, &nodes, 1);
+    assert!(found.parts.iter().all(|part| part.holds == 0));
+}
+
+#[test]
+fn names_that_are_looked_up_are_told_once() {
+    let names = |text: &str| Expr::parse(text).unwrap().names().join(" ");
+    assert_eq!(
+        names("Memory > 2 && memory < TARGET.Cpus || (MY.a.b[C] ?: .d)"),
+        "Memory Cpus a C d"
+    );
+    assert_eq!(names("f({x, 1}, y ? [z = q] : -w)"), "x y w");
 }

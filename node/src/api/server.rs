@@ -94,6 +94,7 @@ pub async fn serve(daemon: Arc<Daemon>, listener: UnixListener) -> anyhow::Resul
         .route("/v1/site/{what}", post(site_change))
         .route("/v1/find", get(find))
         .route("/v1/query", post(query))
+        .route("/v1/why", post(why))
         .route("/v1/qos", get(qos_state).post(qos_switch))
         .route("/v1/apps", get(apps).post(run))
         .route("/v1/apps/{app}", get(app))
@@ -262,6 +263,11 @@ async fn find(node: Node, query: Query<FindQuery>) -> Answer<FindReply> {
 
 async fn query(node: Node, body: Json<QueryRequest>) -> Answer<QueryReply> {
     Ok(Json(node.query(body.0).await?))
+}
+
+async fn why(node: Node, from: From, body: Json<WhyRequest>) -> Answer<WhyReply> {
+    let app = node.find_app(from.caller()?, &body.of);
+    Ok(Json(node.why(app, body.0).await?))
 }
 
 async fn qos_state(node: Node) -> Answer<QosState> {

@@ -138,6 +138,10 @@ pub struct NodeRow {
     pub mflops: Option<u32>,
     /// Bytes a second to it, when measured.
     pub bytes_per_s: Option<f64>,
+    /// By which factor that may be off, as it was measured and grows old (one standard deviation).
+    pub way_doubt: Option<f64>,
+    /// How long ago it was measured, in seconds.
+    pub way_age_s: Option<u64>,
     /// Round trip in microseconds, when connected.
     pub rtt_us: Option<u64>,
     /// How it is reached, in words.
@@ -454,6 +458,105 @@ pub struct ExplainReply {
     pub candidates: Vec<CandidateRow>,
     /// The latest verdict, in words.
     pub verdict: Option<String>,
+}
+
+/// `POST /v1/why`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WhyRequest {
+    /// An app of the caller's, or a ClassAd expression.
+    pub of: String,
+}
+
+/// Answer to `POST /v1/why`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WhyReply {
+    /// The app, where one was asked for.
+    pub app: Option<WhyApp>,
+    /// What it asks of nodes, or the expression, and what that comes to.
+    #[serde(flatten)]
+    pub diagnosis: Diagnosis,
+    /// Who has answered: the super-peer's name. Absent where this node said what it knows itself.
+    pub by: Option<String>,
+}
+
+/// An app, and what would become of it now.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WhyApp {
+    /// Its name.
+    pub name: String,
+    /// Where it runs.
+    pub host: String,
+    /// Where it would go.
+    pub goes: Option<String>,
+    /// Why, in one line.
+    pub decision: String,
+    /// What prevents a move whatever the node, each a line.
+    pub obstacles: Vec<String>,
+}
+
+/// Which of the things that must all be true fail on how many nodes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// How many nodes were looked at; of an app, all but the one it is on.
+    pub nodes: usize,
+    /// On how many all is true.
+    pub matching: usize,
+    /// Names of some of those.
+    pub names: Vec<String>,
+    /// What must be true.
+    pub parts: Vec<WhyPart>,
+    /// Without which of the parts more would match, what helps most first.
+    pub helps: Vec<WhyHelp>,
+    /// Names in it that no node has.
+    pub unknown: Vec<UnknownName>,
+}
+
+/// One of the things that must all be true.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyPart {
+    /// What it asks: an expression, or words.
+    pub asks: String,
+    /// On how many nodes it is true.
+    pub holds: usize,
+    /// On how many it is false.
+    pub fails: usize,
+    /// On how many it is UNDEFINED: something is not known of them.
+    pub undefined: usize,
+    /// On how many it is an ERROR.
+    pub error: usize,
+    /// Of some nodes on which it is not true, why; each a line that begins with the name.
+    pub reasons: Vec<String>,
+    /// The least change that would help, of a comparison.
+    pub instead: Option<WhyInstead>,
+}
+
+/// A comparison that more nodes meet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyInstead {
+    /// What would be asked.
+    pub asks: String,
+    /// On how many nodes that is true.
+    pub holds: usize,
+    /// How many nodes would match in all.
+    pub matching: usize,
+}
+
+/// Parts without which more nodes would match.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyHelp {
+    /// One or two places in [`Diagnosis::parts`].
+    pub without: Vec<usize>,
+    /// How many nodes would match in all.
+    pub matching: usize,
+}
+
+/// A name that no node has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnknownName {
+    /// As it was written.
+    pub name: String,
+    /// One that is alike.
+    pub like: Option<String>,
 }
 
 /// `POST /v1/apps/APP/kill`.

@@ -104,6 +104,13 @@ pub enum Command {
     /// While the kernel monitor is on, also what the app uses now, how fast its memory grows, and
     /// when it will reach a limit. The app is not stopped for it. Ask where the app was started.
     Explain(App),
+    /// Tell why an app stays or goes, or why nodes meet an expression or do not.
+    ///
+    /// Takes apart what is asked of a node: which part fails on how many nodes, and what would make
+    /// more of them match. Of an app, that is what a move of it asks of the other nodes, and what it
+    /// would win or lose. Of a ClassAd expression, as `phantom nodes --where` takes it, the super-peer
+    /// tells of all nodes of the sub-grid.
+    Why(Why),
     /// Show an app's life, one line an event.
     Log(App),
     /// Move an app now.
@@ -154,6 +161,14 @@ pub struct Up {
     /// Do not wait until the request is accepted; it stands all the same.
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// What to explain.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// An app by name or id, or a ClassAd expression such as 'Idle >= 2 && Memory > 8192'.
+    #[arg(value_name = "APP|EXPR")]
+    pub of: String,
 }
 
 /// The code of a request.

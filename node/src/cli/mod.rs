@@ -8,6 +8,7 @@ mod run;
 mod show;
 mod up;
 mod vo;
+mod why;
 
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -151,6 +152,10 @@ async fn ask(
         Command::Ps => show::apps(&client.get::<Vec<AppRow>>("/v1/apps").await?, json)?,
         Command::Explain(args) => {
             show::explain(&client.get(&app_path(&args.app, "/explain")).await?, json)?;
+        }
+        Command::Why(args) => {
+            let reply = client.post("/v1/why", &WhyRequest { of: args.of }, DEADLINE).await?;
+            why::why(&reply, json)?;
         }
         Command::Log(args) => {
             show::timeline(&client.get::<Vec<_>>(&app_path(&args.app, "/log")).await?, json)?;

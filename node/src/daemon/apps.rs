@@ -118,6 +118,11 @@ impl HomeApps {
         table.values().filter(|app| app.started).map(|app| app.record.clone()).collect()
     }
 
+    /// Whether one of them runs elsewhere.
+    pub fn any_away(&self) -> bool {
+        self.lock().values().any(|app| app.record.is_away())
+    }
+
     /// Watches which copy of an app may act.
     pub fn authority(&self, app: AppId) -> anyhow::Result<watch::Receiver<Authority>> {
         self.with(app, |app| app.authority.subscribe())

@@ -14,7 +14,8 @@ use crate::api::types::{NodeRow, NodeState};
 ///
 /// `Name`, `Machine` and `Id` are strings, `State` is "up", "silent" or "away", `This` and
 /// `Reachable` are booleans; `Cpus`, `Idle` (cores), `LoadAvg`, `Memory` and `FreeMemory` (MiB),
-/// `Mflops` and `KFlops` (of one core), `Bandwidth` (bytes a second), `RoundTrip` (milliseconds) are
+/// `Mflops` and `KFlops` (of one core), `Bandwidth` (bytes a second; `BandwidthDoubt` a factor by which
+/// it may be off, `BandwidthAge` seconds since it was measured), `RoundTrip` (milliseconds) are
 /// numbers; `Lacks` is the list of what it cannot do.
 pub fn ad(row: &NodeRow) -> Ad {
     let mut ad = Ad::default();
@@ -44,6 +45,8 @@ pub fn ad(row: &NodeRow) -> Ad {
     say("Mflops", row.mflops.map(|mflops| whole(mflops.into())));
     say("KFlops", row.mflops.map(|mflops| whole(u64::from(mflops) * 1000)));
     say("Bandwidth", row.bytes_per_s.map(Value::Real));
+    say("BandwidthDoubt", row.way_doubt.map(Value::Real));
+    say("BandwidthAge", row.way_age_s.map(whole));
     say("RoundTrip", row.rtt_us.map(|us| Value::Real(us as f64 / 1000.0)));
     let lacks = row.lacks.iter().map(|lack| Value::from(lack.as_str())).collect();
     say("Lacks", Some(Value::List(lacks)));
@@ -146,6 +149,8 @@ mod tests {
             memory_free: None,
             mflops: Some(2500),
             bytes_per_s: None,
+            way_doubt: None,
+            way_age_s: None,
             rtt_us: None,
             path: String::new(),
             role: crate::api::types::NodeRole::Member,

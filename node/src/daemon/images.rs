@@ -114,14 +114,14 @@ impl Daemon {
                 manifest
             }
             Err(error) => {
-                return Err(failure(Step::Transfer)(self.why(app, id, target, error).await));
+                return Err(failure(Step::Transfer)(self.cause(app, id, target, error).await));
             }
         };
         Ok((saved, manifest, dumped.elapsed()))
     }
 
     /// What the target says of a broken transfer, rather than what it looks like from here.
-    async fn why(
+    async fn cause(
         &self,
         app: AppId,
         id: MoveId,

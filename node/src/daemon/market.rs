@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use phantom_broker::{
-    Bandwidth, Candidate, Decision, Left, Link, Needs, PIECES, PROBE_BYTES, SLOW_PROBE, STEPS,
-    Situation, Standing, decide, mflops, work,
+    Bandwidth, Candidate, Decision, Estimate, Left, Link, Needs, PIECES, PROBE_BYTES, ProbeBudget,
+    SLOW_PROBE, STEPS, Situation, Standing, decide, mflops, work,
 };
 use phantom_model::{AppId, AppRecord, Bytes, Limit, NodeId, Resource, Verdict};
 use tokio::sync::Semaphore;
@@ -24,12 +24,17 @@ const WORK_EVERY: Duration = Duration::from_secs(600);
 const DOUBTED_EVERY: Duration = Duration::from_secs(20);
 /// An app over a limit that is not about CPUs is a burden like half a core.
 const OTHER_BURDEN_CORES: f64 = 0.5;
+/// Between two looks at what went to a node, no more time counts.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 /// What an image holds besides memory, at most times.
 const IMAGE_EXTRA: u64 = 8 << 20;
 
 /// What was measured of the others.
 pub struct Market {
     known: Mutex<HashMap<NodeId, Known>>,
+    probes: Mutex<ProbeBudget>,
+    /// Probes go one after the other: two at a time would measure each other.
+    probing: tokio::sync::Mutex<()>,
     /// One piece of work at a time is done for others.
     working: Arc<Semaphore>,
 }
@@ -39,15 +44,26 @@ struct Known {
     way: Bandwidth,
     standing: Standing,
     worked: Option<Instant>,
+    /// Bytes that had gone there when it was last looked, and when that was.
+    counted: Option<(u64, Duration)>,
 }
 
 impl Default for Market {
     fn default() -> Self {
-        Self { known: Mutex::default(), working: Arc::new(Semaphore::new(1)) }
+        Self {
+            known: Mutex::default(),
+            probes: Mutex::default(),
+            probing: tokio::sync::Mutex::default(),
+            working: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
 impl Market {
+    fn budget(&self) -> MutexGuard<'_, ProbeBudget> {
+        self.probes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Known>> {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -61,8 +77,10 @@ impl Market {
     /// The way to a node was found to carry no more than so many bytes in that time.
     pub fn collapsed(&self, node: NodeId, bytes: u64, took: Duration) {
         let now = phantom_ebpf::now();
-        self.lock().entry(node).or_default().way = Bandwidth::default();
-        self.lock().entry(node).or_default().way.observe(bytes, took, now);
+        let mut known = self.lock();
+        let way = &mut known.entry(node).or_default().way;
+        way.forget();
+        way.observe(bytes, took, now);
     }
 
     /// A move to a node came to an end; whether by the node's fault it failed.
@@ -71,9 +89,24 @@ impl Market {
         self.lock().entry(node).or_default().standing.observe_result(1.0, 1.0, got);
     }
 
-    /// Bytes a second to a node, where known.
-    pub fn bytes_per_s(&self, node: NodeId) -> Option<f64> {
-        self.lock().get(&node)?.way.bytes_per_s()
+    /// So many bytes in all have gone to a node by now: what went since the last time tells how much
+    /// the way carries at least.
+    fn counted(&self, node: NodeId, bytes: u64) {
+        let now = phantom_ebpf::now();
+        let mut known = self.lock();
+        let known = known.entry(node).or_default();
+        let (before, at) = known.counted.replace((bytes, now)).unwrap_or((bytes, now));
+        let took = now.saturating_sub(at);
+        // Where it was not looked for long, it was not sent all the time; a new connection begins
+        // with nothing.
+        if took <= COUNTED_WITHIN {
+            known.way.observe_at_least(bytes.saturating_sub(before), took, now);
+        }
+    }
+
+    /// The way to a node, where known.
+    pub fn way(&self, node: NodeId) -> Option<Estimate> {
+        self.lock().get(&node)?.way.estimate(phantom_ebpf::now())
     }
 
     /// Does a piece of work for another node.
@@ -86,6 +119,18 @@ impl Market {
             work(seed, steps)
         })
         .await?)
+    }
+}
+
+/// Counts what a probe took, even if nobody waits for it any more.
+struct Spent<'a> {
+    market: &'a Market,
+    sent: Instant,
+}
+
+impl Drop for Spent<'_> {
+    fn drop(&mut self) {
+        self.market.budget().spend(self.sent.elapsed(), phantom_ebpf::now());
     }
 }
 
@@ -151,28 +196,41 @@ impl Daemon {
         let mut candidates = self.candidates().await;
         let own = f64::from(self.facts.mflops());
         let may = |candidate: &&Candidate| candidate.refusal(&situation.needs).is_none();
-        join_all(candidates.iter().filter(may).map(|candidate| self.measure(candidate))).await;
-        let peers = self.network.peers();
+        let mut open: Vec<&Candidate> = candidates.iter().filter(may).collect();
+        join_all(open.iter().map(|candidate| self.measure_work(candidate))).await;
+        // What may be probed is little: those first that have most to offer.
+        let idle = |it: &Candidate| {
+            it.facts.as_ref().map_or(0, |it| u64::from(it.idle_centicores) * u64::from(it.mflops))
+        };
+        open.sort_by_key(|candidate| std::cmp::Reverse(idle(candidate)));
+        // Those whose turn does not come in time are measured next time.
+        let began = Instant::now();
+        for candidate in open {
+            if began.elapsed() < MEASURE_DEADLINE {
+                self.measure_way(candidate.node).await;
+            }
+        }
+        let (peers, now) = (self.network.peers(), phantom_ebpf::now());
         let known = self.market.lock();
         for candidate in &mut candidates {
             let rtt = peers.iter().find(|peer| peer.node == candidate.node).and_then(|it| it.rtt);
             if let Some(known) = known.get(&candidate.node) {
                 candidate.standing = known.standing;
-                candidate.link = Link { bytes_per_s: known.way.bytes_per_s(), rtt };
+                candidate.link = Link { way: known.way.estimate(now), rtt };
             }
             if candidate.node == self.node {
                 candidate.standing.observe_work(own);
                 // The image comes from where the app is.
-                let way = known.get(&situation.needs.host).and_then(|it| it.way.bytes_per_s());
-                candidate.link.bytes_per_s = way;
+                let way = known.get(&situation.needs.host).and_then(|it| it.way.estimate(now));
+                candidate.link.way = way;
             }
         }
         drop(known);
-        (decide(situation, &candidates, phantom_ebpf::now()), candidates)
+        (decide(situation, &candidates, now), candidates)
     }
 
-    /// Measures what is not known of a member, or no longer.
-    async fn measure(&self, candidate: &Candidate) {
+    /// Sees how fast a member is, where that is not known, or no longer.
+    async fn measure_work(&self, candidate: &Candidate) {
         let node = candidate.node;
         let work_due = {
             let mut known = self.market.lock();
@@ -185,15 +243,31 @@ impl Daemon {
         if work_due && node != self.node {
             self.give_work(node).await;
         }
-        self.measure_way(node).await;
     }
 
     /// Measures the way to a node, unless it is known.
     pub async fn measure_way(&self, node: NodeId) {
-        let now = phantom_ebpf::now();
-        let wants = self.market.lock().entry(node).or_default().way.wants_probe(now);
-        if wants && node != self.node {
+        let wants = || {
+            let now = phantom_ebpf::now();
+            let may = self.market.budget().may(now);
+            may && self.market.lock().entry(node).or_default().way.wants_probe(now)
+        };
+        if node == self.node || !wants() {
+            return;
+        }
+        let _turn = self.market.probing.lock().await;
+        // Somebody else may have done it meanwhile.
+        if wants() {
             self.probe(node).await;
+        }
+    }
+
+    /// Looks how much has gone to other nodes, while apps are there whose bytes say something.
+    pub fn count_sent(&self) {
+        for peer in self.network.peers() {
+            if peer.bytes_out > 0 {
+                self.market.counted(peer.node, peer.bytes_out);
+            }
         }
     }
 
@@ -229,6 +303,7 @@ impl Daemon {
         let mut took = Vec::new();
         for bytes in PROBE_BYTES {
             let sent = Instant::now();
+            let _spent = Spent { market: &self.market, sent };
             let answer = self.ask(node, &Ask::Probe(vec![0; bytes]), MEASURE_DEADLINE).await;
             if answer.is_err() {
                 let now = phantom_ebpf::now();

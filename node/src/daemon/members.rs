@@ -152,6 +152,7 @@ impl Daemon {
                     }
                     None => "not connected".to_owned(),
                 };
+                let way = self.market.way(node);
                 NodeRow {
                     node,
                     name: member.name().to_owned(),
@@ -168,7 +169,9 @@ impl Daemon {
                     memory_total: facts.as_ref().map(|facts| facts.memory_total.0),
                     memory_free: facts.as_ref().map(|facts| facts.memory_free.0),
                     mflops: facts.as_ref().map(|facts| facts.mflops),
-                    bytes_per_s: self.market.bytes_per_s(node),
+                    bytes_per_s: way.map(|way| way.bytes_per_s),
+                    way_doubt: way.map(|way| way.doubt),
+                    way_age_s: way.map(|way| way.age.as_secs()),
                     rtt_us: peer.and_then(|peer| peer.rtt).map(|rtt| rtt.as_micros() as u64),
                     path,
                     role: match status.super_peer {

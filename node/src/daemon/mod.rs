@@ -15,6 +15,7 @@
 //! | [`images`] | the image on its way |
 //! | [`describe`] | members as ClassAds |
 //! | [`explain`] | could an app move now, where to, and if not, why |
+//! | [`why`] | which of the things that are asked of nodes fail on how many, and what would help |
 //! | [`peers`] | questions between daemons and their answers |
 //! | [`policy`] | the sub-grid's policy: read, shown, edited |
 //! | [`programs`] | programs that Phantom did not start, watched as the owner wants |
@@ -67,6 +68,7 @@ pub mod target;
 pub mod timeline;
 pub mod vo;
 pub mod watch;
+pub mod why;
 
 use std::future::Future;
 use std::os::fd::OwnedFd;

@@ -15,7 +15,7 @@ use super::Daemon;
 use super::apps::SHIM_DEADLINE;
 use super::subgrid::Found;
 use super::watch::Used;
-use crate::api::types::{FollowRow, TimelineRow};
+use crate::api::types::{Diagnosis, FollowRow, TimelineRow};
 use crate::shim::control::{Reply, Request as ShimRequest};
 
 /// How long a question may take to arrive, or its answer to be sent.
@@ -74,6 +74,8 @@ pub enum Ask {
     Charter(Vec<u8>),
     /// To the super-peer: how do the services stand that follow it?
     Follows,
+    /// To the super-peer: which parts of this ClassAd expression fail on how many nodes?
+    Why(String),
 }
 
 /// An answer.
@@ -101,6 +103,8 @@ pub enum Answer {
     Done,
     /// To [`Ask::Follows`].
     Follows(Vec<FollowRow>),
+    /// To [`Ask::Why`].
+    Why(Box<Diagnosis>),
 }
 
 type Outcome = Result<Answer, String>;
@@ -171,6 +175,7 @@ impl Daemon {
                 self.region.adopt(bytes).await.map_err(anyhow::Error::msg)?;
                 Ok(Answer::Done)
             }
+            Ask::Why(text) => Ok(Answer::Why(Box::new(self.why_here(&text).await?))),
             Ask::Follows => Ok(Answer::Follows(self.follow_rows_here().await)),
             Ask::Move(request) => {
                 self.check_home(peer, &request)?;

@@ -1,7 +1,7 @@
 //! This node's part in its sub-grid: what it says of itself, how the sub-grid stands, and who has
 //! what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl Default for Finds {
 
 impl Finds {
     /// Does this when it is its turn. A search that nobody waits for any more counts until it ends.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         search: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
@@ -141,7 +141,8 @@ impl Daemon {
         self.finds.run(move || meeting(&entries, &text, &up)).await
     }
 
-    fn living(&self) -> std::collections::BTreeSet<NodeId> {
+    /// The members that live.
+    pub(super) fn living(&self) -> BTreeSet<NodeId> {
         let members = self.network.members().into_iter().map(|member| member.node());
         let lives = |node: &NodeId| {
             *node == self.node || self.discovery.seen(*node).is_some_and(|seen| seen.up)
@@ -213,16 +214,17 @@ pub(super) fn value(text: &str) -> Value {
         .map_or(Value::Error, |expr| Scope::of(&Default::default()).within(STEPS).eval(&expr))
 }
 
-fn meeting(
-    entries: &[Entry],
-    text: &str,
-    up: &std::collections::BTreeSet<NodeId>,
-) -> anyhow::Result<Vec<Found>> {
+/// What the `State` of a node is called.
+pub(super) fn state(up: &BTreeSet<NodeId>, node: NodeId) -> &'static str {
+    if up.contains(&node) { "up" } else { "away" }
+}
+
+fn meeting(entries: &[Entry], text: &str, up: &BTreeSet<NodeId>) -> anyhow::Result<Vec<Found>> {
     ensure!(text.len() <= describe::MAX_EXPRESSION, "the expression is too long");
     let Ok(expr) = Expr::parse(text) else { bail!("`{text}` is no expression") };
     let mut found = Vec::new();
     for entry in entries {
-        let state = if up.contains(&entry.node) { "up" } else { "away" };
+        let state = state(up, entry.node);
         let mut ad = entry.attributes.ad();
         ad.insert("State", Value::from(state));
         if Scope::of(&ad).within(STEPS).eval(&expr).is_true() && found.len() < MAX_FOUND {

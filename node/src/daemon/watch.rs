@@ -448,6 +448,9 @@ impl Daemon {
         let mut tick = tokio::time::interval(SAMPLE);
         loop {
             tick.tick().await;
+            if self.apps.any_away() || self.guests.first_home().is_some() {
+                self.count_sent();
+            }
             for reading in self.watcher.readings() {
                 let used = Used::of(&reading);
                 if let Ok(guest) = self.guests.get(reading.app) {

@@ -25,9 +25,9 @@ pub struct Host {
     pub tsc_khz: u64,
     /// Folders of the images.
     pub images: BTreeMap<Release, PathBuf>,
-    /// The static agent.
+    /// The agent.
     pub agent: PathBuf,
-    /// The static `phantom`.
+    /// The `phantom` that runs on all releases.
     pub phantom: PathBuf,
     /// The folder of CRIU.
     pub criu: PathBuf,
@@ -49,7 +49,8 @@ impl Host {
         ensure!(nix::unistd::geteuid().is_root(), "they need root: use `cargo xtask test`");
         let images = variable("PHANTOM_DESKTOP_IMAGES")?;
         let images = parse_images(images.to_str().context("PHANTOM_DESKTOP_IMAGES is no UTF-8")?)?;
-        let (agent, phantom) = (variable("PHANTOM_DESKTOP_AGENT")?, variable("PHANTOM_STATIC")?);
+        let (agent, phantom) =
+            (variable("PHANTOM_DESKTOP_AGENT")?, variable("PHANTOM_FOR_DESKTOPS")?);
         let criu = PathBuf::from(variable("PHANTOM_CRIU")?);
         let criu = criu.parent().context("PHANTOM_CRIU names no file")?.to_owned();
         let qemu = PathBuf::from("qemu-system-x86_64");

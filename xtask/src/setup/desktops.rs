@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::debian::{self, Recipe};
 use crate::say;
 use crate::workspace::Workspace;
-pub use image::Image;
+pub use image::{Image, OLDEST_LIBC};
 
 /// What makes the disks that desktops start with: of an image, and of what they are given.
 const DISKS: [&str; 2] = ["e2fsprogs", "qemu-utils"];

@@ -23,7 +23,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::command::Cmd;
 use crate::workspace::Workspace;
 use crate::{root, say};
-pub use desktops::Image;
+pub use desktops::{Image, OLDEST_LIBC};
 use recipe::Recipe;
 
 /// The compiler the workspace needs: `rust-version` in the root `Cargo.toml`.

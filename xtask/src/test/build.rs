@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::command::{Cmd, Ended};
 use crate::say;
+use crate::setup::OLDEST_LIBC;
 use crate::workspace::Workspace;
 
 /// How cargo says what it made.
@@ -78,9 +79,9 @@ struct Profile {
     test: bool,
 }
 
-/// Programs of one file that needs no library, for machines whose libraries are others.
+/// Programs for the test desktops, whose libraries may be other ones.
 #[derive(Debug)]
-pub struct Statics {
+pub struct ForDesktops {
     /// `phantom`, of the same sources as the ordinary one.
     pub phantom: PathBuf,
     /// What a test desktop is controlled by.
@@ -100,16 +101,45 @@ pub fn build(workspace: &Workspace, selection: &[&str], limit: Duration) -> Resu
     Ok(built)
 }
 
-/// Links the programs that the test desktops get.
-pub fn statics(workspace: &Workspace, limit: Duration) -> Result<Statics> {
+/// Makes the programs that the test desktops get: what was built, where the C library here is no newer
+/// than theirs, as a user would install it on them. Else they are linked as files that need no library,
+/// for which cargo compiles much anew.
+pub fn for_desktops(workspace: &Workspace, built: &Built, limit: Duration) -> Result<ForDesktops> {
     let started = Instant::now();
-    let statics = Statics {
-        phantom: link_static(workspace, "phantom", "phantom", limit)?,
-        agent: link_static(workspace, "phantom-tests", "desktop-agent", limit)?,
+    let runs_there = libc_version().is_some_and(|here| here <= OLDEST_LIBC);
+    let programs = if runs_there {
+        ForDesktops {
+            phantom: strip(workspace, built, "phantom")?,
+            agent: strip(workspace, built, "desktop-agent")?,
+        }
+    } else {
+        ForDesktops {
+            phantom: link_static(workspace, "phantom", "phantom", limit)?,
+            agent: link_static(workspace, "phantom-tests", "desktop-agent", limit)?,
+        }
     };
-    Cmd::new(&statics.phantom).arg("--version").quiet().context("trying the static phantom")?;
-    say::ok(format!("static programs for the desktops in {}", say::duration(started.elapsed())));
-    Ok(statics)
+    Cmd::new(&programs.phantom).arg("--version").quiet().context("trying the desktops' phantom")?;
+    let how = if runs_there { "as built" } else { "linked anew, without libraries," };
+    let took = say::duration(started.elapsed());
+    say::ok(format!("programs for the desktops {how} in {took}"));
+    Ok(programs)
+}
+
+/// The version of the C library here, if it is glibc.
+fn libc_version() -> Option<(u32, u32)> {
+    let printed = Cmd::new("getconf").arg("GNU_LIBC_VERSION").stdout().ok()?;
+    let (major, minor) = printed.trim().strip_prefix("glibc ")?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Copies a program without what only debuggers need: desktops have little memory.
+fn strip(workspace: &Workspace, built: &Built, program: &str) -> Result<PathBuf> {
+    let apart = workspace.scratch()?.join("desktop-programs");
+    std::fs::create_dir_all(&apart).with_context(|| format!("creating {}", apart.display()))?;
+    let stripped = apart.join(program);
+    let from = built.program(program)?;
+    Cmd::new("strip").arg("-o").args([&stripped, &from]).quiet().context("stripping a program")?;
+    Ok(stripped)
 }
 
 /// Links a program as one file that needs no library, apart from where the ordinary ones are. Only

@@ -125,8 +125,8 @@ fn prepare(
     if ready.images.is_empty() {
         ready = setup::run(workspace, Extent::Desktops)?;
     }
-    let statics = build::statics(workspace, left(deadline))?;
-    let environment = Environment::make(&built, ready)?.with_desktops(&statics);
+    let programs = build::for_desktops(workspace, &built, left(deadline))?;
+    let environment = Environment::make(&built, ready)?.with_desktops(&programs);
     Ok(Prepared { chosen, environment })
 }
 

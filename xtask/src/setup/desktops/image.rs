@@ -30,6 +30,9 @@ const LOCK: &str = "lock";
 /// The releases desktops run. `edition` covers what is done with a root after it was made.
 pub const RECIPES: [Recipe; 2] = [recipe(debian::BOOKWORM), recipe(debian::TRIXIE)];
 
+/// The version of the oldest C library among them, Debian 12's.
+pub const OLDEST_LIBC: (u32, u32) = (2, 36);
+
 const fn recipe(release: Release) -> Recipe {
     Recipe {
         edition: "1",
