@@ -214,8 +214,53 @@ fn a_criu_that_is_replaced_is_tried_again_and_others_know_the_result() -> anyhow
     let line = explained()?;
     let line = line.lines().find(|line| line.contains("cannot restore")).unwrap_or_default();
     ensure!(line.contains("cannot restore apps: "), "it says why: {line}");
+    let why = home.phantom(true, &["why", "repl"])?.stdout;
+    let begins = ["repl runs on attic and stays there: ", "The other node is no better for it."];
+    ensure!(begins.iter().zip(why.lines()).all(|(begin, line)| line.starts_with(begin)), "{why}");
+    ensure!(
+        why.contains("\n  it can restore apps on 0 of 1:\n    not cellar cannot restore"),
+        "{why}"
+    );
+    let both = "\n  without `it can restore apps` and `it can show home's files`: 1 would match\n";
+    ensure!(why.contains(both), "{why}");
     away.enter(&["sh", "-c", &format!("rm /run/criu; cp {} /run/criu", criu.stdout.trim())])?;
     wait_until("cellar can take it again", Duration::from_secs(60), || {
         Ok(explained()?.contains("cellar: rank"))
     })
+}
+
+#[test]
+fn an_expression_is_taken_apart_by_who_answers_for_the_sub_grid() -> anyhow::Result<()> {
+    let test = "an_expression_is_taken_apart_by_who_answers_for_the_sub_grid";
+    let Some(pair) = Pair::open(test)? else { return Ok(()) };
+    for node in [pair.home(), pair.away()] {
+        let why = |text: &str| node.phantom(true, &["why", text]);
+        wait_until("both nodes to be known", SOON, || {
+            let told = why("Cpus >= 1")?.stdout;
+            Ok(told.contains("2 of 2 nodes match: ") && told.contains(", the super-peer, knows"))
+        })?;
+        let told = why("Cpus >= 1000000 && Memroy > 1 && State == \"up\"")?.stdout;
+        ensure!(told.starts_with("None of 2 nodes matches.\n"), "{told}");
+        let row = |text: &str, counts: [&str; 4]| {
+            let row = told.lines().find(|line| line.ends_with(text)).unwrap_or_default();
+            row.split_whitespace().take(4).eq(counts)
+        };
+        ensure!(row("Cpus >= 1000000", ["0", "2", "0", "0"]), "{told}");
+        ensure!(row("Memroy > 1", ["0", "0", "2", "0"]), "{told}");
+        ensure!(row("State == \"up\"", ["2", "0", "0", "0"]), "{told}");
+        ensure!(told.contains("No node says `Memroy`; `Memory` is alike."), "{told}");
+        ensure!(
+            told.contains("without `Cpus >= 1000000` and `Memroy > 1`: 2 would match"),
+            "{told}"
+        );
+        ensure!(told.contains(", the super-peer, knows the nodes of the sub-grid."), "{told}");
+        println!("{told}");
+        let bad = why("Cpus >")?;
+        ensure!(bad.code == 2 && bad.stderr.contains("`Cpus >` is no expression"), "{bad:?}");
+        let nobody = why("nothing-of-this-name")?;
+        ensure!(nobody.code == 2 && nobody.stderr.contains("no app"), "{nobody:?}");
+        let json: serde_json::Value = node.phantom_json(true, &["why", "Cpus >= 1"])?;
+        ensure!(json["matching"] == 2 && json["parts"][0]["holds"] == 2, "{json:#}");
+    }
+    Ok(())
 }

@@ -106,10 +106,11 @@ fn help(found: &Diagnosis) -> String {
     let changes = found.parts.iter().filter_map(|part| {
         let instead = part.instead.as_ref().filter(|it| it.matching > found.matching)?;
         let (asks, count) = (&instead.asks, instead.matching);
-        Some(format!("  {asks} instead of {}: {count} would match\n", part.asks))
+        Some(format!("  `{asks}` instead of `{}`: {count} would match\n", part.asks))
     });
     let without = found.helps.iter().filter(|it| it.matching > found.matching).map(|it| {
-        let parts: Vec<_> = it.without.iter().map(|at| found.parts[*at].asks.as_str()).collect();
+        let parts = it.without.iter().map(|at| format!("`{}`", found.parts[*at].asks));
+        let parts: Vec<_> = parts.collect();
         format!("  without {}: {} would match\n", parts.join(" and "), it.matching)
     });
     let lines: String = changes.chain(without).take(MOST_HELPS).collect();

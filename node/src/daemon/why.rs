@@ -241,17 +241,19 @@ fn of_app(needs: &Needs, decision: &Decision, candidates: &[Candidate]) -> Diagn
             Some((candidate, weighed, ad(candidate, needs, weighed)))
         })
         .collect();
-    let fresh = "it is not where it exceeded its limits".to_owned();
-    let gains = "the app would win more than the move costs".to_owned();
-    // What is not known of a node, as others things keep the app from it, is no obstacle of its own.
-    let known = [FRESH, GAINS].map(|name| format!("{name} =!= false"));
-    let text = rows.iter().map(|(_, asks, _)| asks).chain(&known).cloned();
-    let text = text.collect::<Vec<_>>().join(" && ");
+    // What is not known of a node, as other things keep the app from it, is no obstacle of its own.
+    let known = [(FRESH, "it is not where it exceeded its limits"), (GAINS, "the app wins by it")];
+    let known =
+        known.into_iter().filter(|(name, _)| nodes.iter().any(|(.., ad)| ad.get(name).is_some()));
+    let known: Vec<_> = known.collect();
+    let asks = rows.iter().map(|(_, asks, _)| asks.clone());
+    let asks = asks.chain(known.iter().map(|(name, _)| format!("{name} =!= false")));
+    let text = asks.collect::<Vec<_>>().join(" && ");
     // It was put together here, of texts that are quoted.
     let asked = Expr::parse(&text).unwrap_or_else(|_| Value::Error.into());
     let analysis = analyse(None, &asked, nodes.iter().map(|(.., ad)| ad), STEPS);
     let words = rows.into_iter().map(|(requirement, _, words)| (Some(requirement), words));
-    let words = words.chain([(None, Some(fresh)), (None, Some(gains))]);
+    let words = words.chain(known.iter().map(|(_, words)| (None, Some((*words).to_owned()))));
     let parts = analysis.parts.iter().zip(words).map(|(part, (requirement, words))| {
         let mut row = part_row(part, words.unwrap_or_else(|| part.expr.to_string()));
         let refused = nodes.iter().filter_map(|(candidate, ..)| {

@@ -40,8 +40,8 @@ fn an_app_that_stays_is_told_with_what_keeps_it() {
          not cellar has 200 MiB of memory free, the move needs 264 MiB\n  \
          everywhere: the node answers\n\
          What would help:\n  \
-         FreeMemory >= 200 instead of FreeMemory >= 264: 1 would match\n  \
-         without FreeMemory >= 264: 1 would match\n"
+         `FreeMemory >= 200` instead of `FreeMemory >= 264`: 1 would match\n  \
+         without `FreeMemory >= 264`: 1 would match\n"
     );
 }
 
