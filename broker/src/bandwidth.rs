@@ -110,11 +110,22 @@ impl Bandwidth {
         }
     }
 
-    /// A part of a probe got no answer within that time: the way carries no more than it then, and
-    /// is not tried again at once.
-    pub fn probe_failed(&mut self, bytes: usize, took: Duration, now: Duration) {
-        self.quiet_until = now + took * SHARE;
-        let most = bytes as f64 / took.as_secs_f64().max(1e-9);
+    /// After parts that took so long one of `bytes` got no answer within `waited`: the way carries no
+    /// more than it then, or somebody had too much to do to answer. Lies what the other parts tell
+    /// above that, so it is taken for half way between. It is not tried again at once.
+    pub fn probe_failed(
+        &mut self,
+        took: &[Duration],
+        bytes: usize,
+        waited: Duration,
+        now: Duration,
+    ) {
+        self.quiet_until = now + (took.iter().sum::<Duration>() + waited) * SHARE;
+        let mut most = bytes as f64 / waited.as_secs_f64().max(1e-9);
+        if let Some((sent, took)) = PROBE_BYTES.into_iter().zip(took).next_back() {
+            let told = sent as f64 / took.as_secs_f64().max(1e-9);
+            most = most.max((most * told).sqrt());
+        }
         if self.estimate(now).is_none_or(|known| known.bytes_per_s > most) {
             self.known = None;
             self.learn(most, OF_FAILURE, now);
@@ -293,8 +304,14 @@ mod tests {
         let took = PROBE_BYTES.map(|bytes| secs(bytes as f64 / 75e3));
         way.observe_probe(&took[..2], secs(0.0));
         assert!((rate(&way) / 75e3 - 1.0).abs() < 0.01);
-        way.probe_failed(PROBE_BYTES[1], secs(3.0), secs(1.0));
+        way.probe_failed(&[], PROBE_BYTES[1], secs(3.0), secs(1.0));
         assert!(rate(&way) < 22e3);
+        // The other machine was busy: the parts before say something too.
+        let mut way = Bandwidth::default();
+        way.probe_failed(&[secs(0.1), secs(0.2)], PROBE_BYTES[2], secs(3.0), secs(1.0));
+        assert!((150e3..200e3).contains(&rate(&way)), "{}", rate(&way));
+        let doubt = way.estimate(secs(1.0)).unwrap().doubt;
+        assert!(doubt > 2.5, "{doubt}");
     }
 
     #[test]

@@ -163,9 +163,8 @@ fn weigh(situation: &Situation, candidate: &Candidate, mflops: f64, rank: f64) -
     let used = situation.used_cores.max(0.1);
     let horizon = situation.ran.clamp(HORIZON[0], HORIZON[1]).as_secs_f64();
     let round_trips = 4.0 * candidate.link.rtt.unwrap_or_default().as_secs_f64();
-    // What it costs must not turn out to be more: only what can be relied on counts.
-    let relied_on = candidate.link.way.map(|way| way.at_least());
-    let sending = situation.image.0 as f64 / known(relied_on);
+    let bytes_per_s = known(candidate.link.way.map(|way| way.bytes_per_s));
+    let sending = situation.image.0 as f64 / bytes_per_s;
     let downtime_s = STANDSTILL_S + round_trips + sending;
     let faster = mflops / here - used;
     let gain_core_s = horizon * (faster + WISH * situation.excess_cores);

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 /// The pace is that of the last so many seconds.
 const WINDOW: Duration = Duration::from_secs(5);
+/// That of the last so many where what is left would be done within [`MOMENT`] at its best: giving up
+/// would mean to send all of it again.
+const LONG_WINDOW: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_secs(1);
 /// What the way has carried is the most within one of these.
 const SPAN: Duration = Duration::from_secs(1);
 /// A pace below one part in this of what the way has carried is a crawl.
@@ -48,8 +52,10 @@ impl Pace {
             self.samples.push_back((now, sent));
             return None;
         }
-        let pace = rate_since(self.samples.iter().rev().find(within(WINDOW))?);
-        while self.samples.len() > 2 && now.saturating_sub(self.samples[1].0) >= WINDOW {
+        let nearly_done = left as f64 <= self.best * MOMENT.as_secs_f64();
+        let window = if nearly_done { LONG_WINDOW } else { WINDOW };
+        let pace = rate_since(self.samples.iter().rev().find(within(window))?);
+        while self.samples.len() > 2 && now.saturating_sub(self.samples[1].0) >= LONG_WINDOW {
             self.samples.pop_front();
         }
         let crawls = pace * CRAWL < self.best && left as f64 > pace * SOON.as_secs_f64();
@@ -87,6 +93,21 @@ mod tests {
         // A pause of a few seconds, as Wi-Fi makes them.
         let pauses = |half: u64| if half % 20 < 6 { 0 } else { 5_000_000 };
         assert_eq!(run(200 << 20, pauses), None);
+    }
+
+    #[test]
+    fn at_its_end_a_transfer_is_waited_for() {
+        // 100 KB are left when the other machine stops for a while.
+        let stalls = |halves: u64| {
+            move |half: u64| match half {
+                half if (8..8 + halves).contains(&half) => 0,
+                _ => 5_000_000,
+            }
+        };
+        assert_eq!(run(20_100_000, stalls(30)), None);
+        assert_eq!(run(20_100_000, stalls(10_000)), Some(24));
+        // Much is left: that is seen soon.
+        assert!(run(40_000_000, stalls(10_000)).is_some_and(|after| after < 10));
     }
 
     #[test]

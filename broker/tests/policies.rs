@@ -1,7 +1,9 @@
 //! What holds for every policy, whatever nodes and jobs say of themselves.
 
 use phantom_broker::policy::reference::{Batch, Drawn, Mct, Order};
-use phantom_broker::policy::{Adaptive, Flops, Ncda, Policy, RoundRobin, Sum};
+use phantom_broker::policy::{
+    Adaptive, Command, Event, Flops, Ncda, News, Policy, Profile, RoundRobin, Sum,
+};
 use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, run};
 use phantom_broker::{Grid, GridNode, Job};
 use proptest::prelude::*;
@@ -59,12 +61,13 @@ fn size() -> impl Strategy<Value = f64> {
 }
 
 fn jobs() -> impl Strategy<Value = Vec<Arrival>> {
-    proptest::collection::vec((0u8..4, size(), size()), 0..60).prop_map(|jobs| {
+    let data_at = proptest::option::of(0u32..50);
+    proptest::collection::vec((0u8..4, size(), size(), data_at), 0..60).prop_map(|jobs| {
         let mut at = 0.0;
         jobs.into_iter()
-            .map(|(later, flops, bytes)| {
+            .map(|(later, flops, bytes, data_at)| {
                 at += f64::from(later);
-                Arrival { at, job: Job { flops, bytes } }
+                Arrival { data_at, ..Arrival::new(at, Job { flops, bytes }) }
             })
             .collect()
     })
@@ -119,7 +122,7 @@ fn star(count: usize, said: impl Fn(usize) -> f64) -> Grid {
 /// Jobs of 10^8 flop, one each `every` seconds.
 fn stream(count: usize, every: f64) -> Vec<Arrival> {
     let job = Job { flops: 1e8, bytes: 0.0 };
-    (0..count).map(|place| Arrival { at: place as f64 * every, job }).collect()
+    (0..count).map(|place| Arrival::new(place as f64 * every, job)).collect()
 }
 
 #[test]
@@ -151,7 +154,6 @@ fn a_batch_leaves_a_node_that_stands_still() {
 
 #[test]
 fn an_id_that_is_used_twice_harms_nobody() {
-    use phantom_broker::policy::{Command, Event, News, Profile};
     let mut broker = Adaptive::new(&star(2, |_| 1e7), 1);
     let profile = Profile::exact(Job { flops: 1e8, bytes: 1e6 });
     for now in 0..50 {
@@ -168,6 +170,125 @@ fn an_id_that_is_used_twice_harms_nobody() {
                 Event::Finished { job, node },
             ] {
                 broker.told(&News { event, at: now, own: true }, now);
+            }
+        }
+    }
+}
+
+/// Jobs of 10 s of computation, whose data takes 100 s to send anywhere but to `data_at`.
+fn with_data(count: usize, every: f64, data_at: Option<u32>) -> Vec<Arrival> {
+    let job = Job { flops: 1e8, bytes: 1e8 };
+    let arrival = |place| Arrival { data_at, ..Arrival::new(place as f64 * every, job) };
+    (0..count).map(arrival).collect()
+}
+
+#[test]
+fn a_job_goes_to_its_data_while_that_is_sooner() {
+    let grid = star(10, |_| 1e7);
+    let outcome = |jobs: &[Arrival], brokers, news_age_s| {
+        let exact = Trial::exact(&grid, jobs, Discipline::Fifo);
+        let trial = Trial { brokers, news_age_s, ..exact };
+        let mut seed = 0;
+        run(&trial, &mut |grid| {
+            seed += 1;
+            Box::new(Adaptive::new(grid, seed))
+        })
+    };
+    let alone = outcome(&with_data(1, 0.0, Some(2)), 1, 0.0);
+    assert_eq!((alone.nodes[0], alone.finished[0]), (Some(2), 10.0));
+    // A batch: all of it at its data, or all of it sent, takes 400 s; together they do one each 5.3 s.
+    let batch = outcome(&with_data(40, 0.0, Some(2)), 1, 0.0);
+    assert!(batch.makespan() < 240.0, "{} s", batch.makespan());
+    let there = batch.nodes.iter().filter(|node| **node == Some(2)).count();
+    assert!((18..=26).contains(&there), "{there} at their data");
+    // Jobs that keep coming, faster than the one node can do them and than they can be sent.
+    let sent = outcome(&with_data(60, 6.0, None), 1, 0.0).mean_completion();
+    let near = outcome(&with_data(60, 6.0, Some(2)), 1, 0.0).mean_completion();
+    assert!(near < 0.75 * sent, "{near} s, and {sent} s where nothing is there");
+    // Brokers that know of each other by old news.
+    let sent = outcome(&with_data(60, 20.0, None), 3, 500.0).mean_completion();
+    let near = outcome(&with_data(60, 20.0, Some(2)), 3, 500.0).mean_completion();
+    assert!(near < 0.75 * sent, "{near} s, and {sent} s where nothing is there");
+}
+
+#[test]
+fn data_at_a_node_that_is_none_has_to_be_sent() {
+    let mut grid = star(3, |_| 1e7);
+    grid.nodes[1].flops_per_s = f64::NAN;
+    for data_at in [1, 3, u32::MAX] {
+        let jobs = with_data(6, 0.0, Some(data_at));
+        let outcome = run(&Trial::exact(&grid, &jobs, Discipline::Fifo), &mut |grid| {
+            Box::new(Adaptive::new(grid, 1))
+        });
+        assert!((300.0..320.0).contains(&outcome.makespan()), "{} s", outcome.makespan());
+    }
+}
+
+/// What brokers may hear: of jobs and nodes they know or not, in any order, with any figures.
+fn news() -> impl Strategy<Value = (Event, f64, bool)> {
+    let figure = prop_oneof![
+        3 => 0.0..1e3,
+        1 => prop::sample::select(vec![-1e9, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300]),
+    ];
+    (0u8..5, 0u32..12, 0u32..8, figure.clone(), figure, any::<[bool; 2]>()).prop_map(
+        |(kind, job, node, bytes, at, [flag, own])| {
+            let node = if node == 7 { u32::MAX } else { node };
+            let event = match kind {
+                0 => Event::Dispatched { job, node, data: flag },
+                1 => Event::Sent { job, node },
+                2 => Event::Progress { job, node, bytes },
+                3 => Event::Finished { job, node },
+                _ => Event::Withdrawn { job, node, sending: flag },
+            };
+            (event, at, own)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn no_news_do_harm(
+        grid in grid(),
+        steps in proptest::collection::vec((news(), size(), size(), rate(), any::<bool>()), 0..80),
+        seed in any::<u64>(),
+    ) {
+        let mut broker = Adaptive::new(&grid, seed);
+        let (mut given, mut next) = (std::collections::BTreeMap::new(), 0);
+        for (step, ((event, at, own), flops, bytes, doubt, comes)) in steps.into_iter().enumerate() {
+            let now = step as f64;
+            if comes {
+                let data_at = Some(next % 9);
+                let profile = Profile { job: Job { flops, bytes }, doubt, data_at };
+                if let Some(node) = broker.choose(next, &profile, now) {
+                    prop_assert!(grid.nodes[node as usize].is_sound());
+                }
+                next += 1;
+            } else {
+                broker.told(&News { event, at, own }, now);
+            }
+            let mut commands = 0;
+            while let Some(command) = broker.release(now) {
+                commands += 1;
+                prop_assert!(commands < 10_000, "it ends");
+                match command {
+                    Command::Give { job, node } => {
+                        prop_assert!(grid.nodes[node as usize].is_sound());
+                        prop_assert_eq!(given.insert(job, node), None, "given twice");
+                    }
+                    Command::Recall { job } => {
+                        prop_assert!(given.remove(&job).is_some(), "recalled and not given");
+                    }
+                    Command::Look { job } => prop_assert!(given.contains_key(&job)),
+                }
+            }
+            if let Some(wake) = broker.wake() {
+                prop_assert!(!wake.is_nan());
             }
         }
     }

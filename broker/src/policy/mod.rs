@@ -33,12 +33,14 @@ pub struct Profile {
     /// By which factor that may be off: 1 where it is exact, 2 where it takes between half and
     /// double. Less than 1 counts as 1.
     pub doubt: f64,
+    /// A node where its data lies already: there nothing has to be sent.
+    pub data_at: Option<u32>,
 }
 
 impl Profile {
-    /// A job of which everything is known.
+    /// A job of which everything is known, and whose data is with who asks.
     pub fn exact(job: Job) -> Self {
-        Self { job, doubt: 1.0 }
+        Self { job, doubt: 1.0, data_at: None }
     }
 }
 

@@ -84,7 +84,7 @@ pub fn read_jobs(file: &str, text: &str) -> Result<Vec<Arrival>, Malformed> {
                 "arrival_s is {at}, before the line above: sort the jobs by arrival"
             ));
         }
-        jobs.push(Arrival { at, job });
+        jobs.push(Arrival::new(at, job));
         Ok(())
     })?;
     Ok(jobs)
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn columns_may_stand_in_any_order() {
         let text = "bytes,flops,job,arrival_s\r\n4,3,0,2\r\n\r\n";
-        let expected = Arrival { at: 2.0, job: Job { flops: 3.0, bytes: 4.0 } };
+        let expected = Arrival::new(2.0, Job { flops: 3.0, bytes: 4.0 });
         assert_eq!(read_jobs("jobs.csv", text), Ok(vec![expected]));
     }
 

@@ -5,7 +5,7 @@
 //!            (max-min fair share) └── link ── node 1
 //! ```
 //!
-//! - The requester holds all jobs' data; its own link never is the bottleneck. A transfer takes the
+//! - The requester holds all jobs' data, but for jobs whose data a node has already; its own link never is the bottleneck. A transfer takes the
 //!   way's latency once, then flows at its max-min fair share of link and trunk. Nothing returns.
 //! - [`Discipline::Fifo`]: a node receives one job's data and computes one job at a time, both in
 //!   order, the next transfer beside the computation. [`Discipline::Shared`]: all its transfers
@@ -66,4 +66,13 @@ pub struct Arrival {
     pub at: f64,
     /// What it takes.
     pub job: Job,
+    /// A node where its data lies already: there it is not sent.
+    pub data_at: Option<u32>,
+}
+
+impl Arrival {
+    /// A job whose data is with the requester.
+    pub fn new(at: f64, job: Job) -> Self {
+        Self { at, job, data_at: None }
+    }
 }

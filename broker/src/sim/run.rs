@@ -123,9 +123,9 @@ impl<'a> Course<'a> {
             true => 1.0 / size,
             false => size.powf(random.between(-1.0, 1.0)),
         };
-        let profiles = trial.jobs.iter().map(|Arrival { job, .. }| {
+        let profiles = trial.jobs.iter().map(|Arrival { job, data_at, .. }| {
             let job = Job { flops: job.flops * off(), bytes: job.bytes * off() };
-            Profile { job, doubt: size }
+            Profile { job, doubt: size, data_at: *data_at }
         });
         let profiles = profiles.collect();
         let count = trial.jobs.len();
@@ -232,7 +232,10 @@ impl<'a> Course<'a> {
         }
     }
 
-    fn give(&mut self, id: u32, job: Job, node: u32, now: f64) {
+    fn give(&mut self, id: u32, mut job: Job, node: u32, now: f64) {
+        if self.trial.jobs[id as usize].data_at == Some(node) {
+            job.bytes = 0.0;
+        }
         // A broker with old news may give away what is done.
         if self.outcome.finished[id as usize] <= now || self.outcome.nodes[id as usize].is_some() {
             return;

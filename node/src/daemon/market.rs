@@ -309,7 +309,7 @@ impl Daemon {
                 let now = phantom_ebpf::now();
                 let mut known = self.market.lock();
                 let way = &mut known.entry(node).or_default().way;
-                return way.probe_failed(bytes, sent.elapsed(), now);
+                return way.probe_failed(&took, bytes, sent.elapsed(), now);
             }
             took.push(sent.elapsed());
             if took.len() > 1 && sent.elapsed() > SLOW_PROBE {

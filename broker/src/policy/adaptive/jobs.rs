@@ -22,8 +22,10 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub id: u32,
-    /// What it is expected to take.
+    /// What it is expected to take where its data has to be sent.
     pub job: Job,
+    /// Where its data lies already.
+    pub data_at: Option<u32>,
     /// By which factor that may be off.
     pub doubt: f64,
     /// By which factor it may be off when what is known of other jobs is reckoned with.
@@ -47,6 +49,19 @@ pub(super) struct Entry {
     pub moves: u8,
     pub previous: u32,
     pub next: u32,
+}
+
+impl Entry {
+    /// What it takes at a node.
+    pub fn at(&self, node: u32) -> Job {
+        let bytes = if self.data_at == Some(node) { 0.0 } else { self.job.bytes };
+        Job { bytes, ..self.job }
+    }
+
+    /// What it takes at the node that is planned for it or that it was given to.
+    pub fn here(&self) -> Job {
+        self.at(self.node)
+    }
 }
 
 /// All of them. Slots are used again: once enough jobs were held at a time, nothing is allocated.

@@ -57,6 +57,8 @@ const SURPRISE: f64 = 0.05;
 const STALE: f64 = 1.0;
 /// Room for jobs and commands from the beginning.
 const ROOM: usize = 256;
+/// No size is further off.
+const MOST_DOUBT: f64 = 1e6;
 /// A job is moved on no more often.
 const MOVES: u8 = 2;
 
@@ -192,12 +194,13 @@ impl Adaptive {
 
     /// A job is no longer at the node it was given to.
     fn withdraw(&mut self, slot: u32, now: f64) {
-        let Entry { node, stage, job, .. } = *self.jobs.get(slot);
+        let entry = *self.jobs.get(slot);
+        let Entry { node, stage, .. } = entry;
         let one = &mut self.nodes[node as usize];
         self.jobs.unlink(&mut one.given, slot);
         one.given_count -= 1;
         self.count_queued(node, -1);
-        if stage == Stage::Given && job.bytes > 0.0 {
+        if stage == Stage::Given && entry.here().bytes > 0.0 {
             self.nodes[node as usize].given_sending -= 1;
             self.count_sending(node, -1, now);
         }
@@ -206,8 +209,10 @@ impl Adaptive {
     }
 
     fn sent(&mut self, slot: u32, at: f64, now: f64) {
-        let Entry { node, stage, job, given_at, doubt, .. } = *self.jobs.get(slot);
-        if stage != Stage::Given {
+        let entry = *self.jobs.get(slot);
+        let Entry { node, stage, given_at, doubt, .. } = entry;
+        let job = entry.here();
+        if stage != Stage::Given || job.bytes <= 0.0 {
             return;
         }
         let began = given_at.max(self.nodes[node as usize].last_sent);
@@ -233,7 +238,7 @@ impl Adaptive {
         let mut slot = self.nodes[node as usize].given.first;
         while slot != NONE {
             let entry = self.jobs.get_mut(slot);
-            if entry.stage == Stage::Given && entry.job.bytes > 0.0 {
+            if entry.stage == Stage::Given && entry.here().bytes > 0.0 {
                 if !std::mem::replace(&mut entry.looked, true) {
                     self.commands.push_back(Command::Look { job: entry.id });
                 }
@@ -245,9 +250,11 @@ impl Adaptive {
 
     fn progressed(&mut self, slot: u32, bytes: f64, at: f64, now: f64) {
         let Entry { node, stage, given_at, .. } = *self.jobs.get(slot);
-        let one = &mut self.nodes[node as usize];
-        let began = given_at.max(one.last_sent);
-        if stage != Stage::Given || self.was_full(node, began) {
+        if stage != Stage::Given {
+            return;
+        }
+        let began = given_at.max(self.nodes[node as usize].last_sent);
+        if self.was_full(node, began) {
             return;
         }
         let one = &mut self.nodes[node as usize];
@@ -274,7 +281,10 @@ impl Adaptive {
         let Entry { node, sent_at, job, doubt, moves, stage, .. } = *self.jobs.get(slot);
         if stage == Stage::Planned {
             // It was taken back, but too late.
-            self.unplan(slot, now);
+            match node {
+                NONE => self.came.retain(|other| *other != slot),
+                _ => self.unplan(slot, now),
+            }
             self.jobs.remove(slot);
             return;
         }
@@ -475,15 +485,21 @@ impl Policy for Adaptive {
         let job = profile.job.sound();
         self.typical = job;
         self.reckon_with(&job);
+        let data_at = profile.data_at.filter(|node| self.index.has(*node));
         if self.news.age_s(now) > STALE * self.average.takes(&job) {
-            return self.draw(&job, now);
+            return self.draw(&job, data_at, now);
         }
+        let doubt = match profile.doubt {
+            doubt if doubt.is_nan() => 1.0,
+            doubt => doubt.clamp(1.0, MOST_DOUBT),
+        };
         let slot = self.jobs.add(Entry {
             id,
             job,
-            doubt: profile.doubt.clamp(1.0, 1e6),
-            risk: profile.doubt.clamp(1.0, 1e6),
-            most: profile.doubt.clamp(1.0, 1e6),
+            data_at,
+            doubt,
+            risk: doubt,
+            most: doubt,
             stage: Stage::Planned,
             batch: false,
             node: NONE,

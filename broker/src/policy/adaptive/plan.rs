@@ -106,16 +106,36 @@ impl Adaptive {
         self.index.least(bound, |node| self.shared(node, job))
     }
 
+    /// Where a job is best off, and when it is done there (in a batch) or what it takes: where it has
+    /// to be sent to, or where its data lies.
+    fn best(&self, entry: &Entry, now: f64) -> Option<(u32, f64)> {
+        let Entry { job, batch, risk, data_at, .. } = entry;
+        let best = if *batch { self.earliest(job, *risk, now) } else { self.least_shared(job) };
+        let there = data_at.map(|node| {
+            let job = entry.at(node);
+            let end = match batch {
+                true => self.preference(node, &job, *risk, now),
+                false => self.shared(node, &job),
+            };
+            (node, end)
+        });
+        match (best, there) {
+            (Some(best), Some(there)) => Some(if there.1 <= best.1 { there } else { best }),
+            (best, there) => best.or(there),
+        }
+    }
+
     /// Plans a job that waits.
     pub(super) fn plan(&mut self, slot: u32, now: f64) {
-        let Entry { job, batch, risk, fresh_at, .. } = *self.jobs.get(slot);
-        let best = if batch { self.earliest(&job, risk, now) } else { self.least_shared(&job) };
-        let Some((mut node, end)) = best else { return };
+        let entry = *self.jobs.get(slot);
+        let Entry { risk, fresh_at, .. } = entry;
+        let Some((mut node, end)) = self.best(&entry, now) else { return };
         // Where it has begun it stays, unless that is much worse.
         if let Some(one) = self.nodes.get(fresh_at as usize)
             && one.given.first == NONE
             && one.waiting.first == NONE
-            && self.preference(fresh_at, &job, risk, now) < end + STAY * self.horizon_s
+            && self.preference(fresh_at, &entry.at(fresh_at), risk, now)
+                < end + STAY * self.horizon_s
         {
             node = fresh_at;
         }
@@ -123,7 +143,9 @@ impl Adaptive {
     }
 
     fn append(&mut self, slot: u32, node: u32, now: f64) {
-        let Entry { job, batch, risk, .. } = *self.jobs.get(slot);
+        let entry = self.jobs.get(slot);
+        let Entry { batch, risk, .. } = *entry;
+        let job = entry.at(node);
         let (sent, done) = self.end(node, &job, now);
         let shared = self.shared(node, &job);
         let entry = self.jobs.get_mut(slot);
@@ -150,7 +172,8 @@ impl Adaptive {
 
     /// Takes a job off the plan.
     pub(super) fn unplan(&mut self, slot: u32, now: f64) {
-        let Entry { job, node, .. } = *self.jobs.get(slot);
+        let entry = self.jobs.get(slot);
+        let (node, job) = (entry.node, entry.here());
         let one = &mut self.nodes[node as usize];
         self.jobs.unlink(&mut one.waiting, slot);
         one.planned -= 1;
@@ -193,6 +216,7 @@ impl Adaptive {
         let mut slot = one.given.first;
         while slot != NONE {
             let entry = self.jobs.get_mut(slot);
+            let job = entry.here();
             let (mut done, mut more) = (entry.sent_at, 0.0);
             // Only what is under way can be late, not what waits behind it.
             let mut stage = |begin: f64, takes: f64, under_way: bool| {
@@ -203,9 +227,9 @@ impl Adaptive {
                 }
                 done
             };
-            if entry.stage == Stage::Given && entry.job.bytes > 0.0 {
+            if entry.stage == Stage::Given && job.bytes > 0.0 {
                 let begin = link.max(entry.given_at);
-                let takes = one.latency + entry.job.bytes / one.link.min(part);
+                let takes = one.latency + job.bytes / one.link.min(part);
                 done = stage(begin, takes, !sending);
                 link = done;
                 if !entry.looked && !sending {
@@ -214,8 +238,8 @@ impl Adaptive {
                 }
                 sending = true;
             }
-            if entry.job.flops > 0.0 {
-                done = stage(processor.max(done), one.computes(&entry.job), !computing);
+            if job.flops > 0.0 {
+                done = stage(processor.max(done), one.computes(&job), !computing);
                 computing = true;
                 processor = done;
             }
@@ -233,21 +257,22 @@ impl Adaptive {
         let mut slot = one.waiting.first;
         while slot != NONE {
             let entry = self.jobs.get(slot);
+            let job = entry.here();
             let mut done = now;
             before += 1;
-            if entry.job.bytes > 0.0 {
+            if job.bytes > 0.0 {
                 before_data += 1;
-                link = link.max(now) + one.sends(&entry.job);
+                link = link.max(now) + one.sends(&job);
                 done = link;
             }
-            if entry.job.flops > 0.0 {
-                processor = processor.max(done) + one.computes(&entry.job);
+            if job.flops > 0.0 {
+                processor = processor.max(done) + one.computes(&job);
                 done = processor;
             }
-            late = done + (entry.risk - 1.0) * (one.sends(&entry.job) + one.computes(&entry.job));
+            late = done + (entry.risk - 1.0) * (one.sends(&job) + one.computes(&job));
             if !entry.batch {
-                late = f64::from(before) * one.computes(&entry.job)
-                    + f64::from(before_data) * entry.job.bytes / one.link;
+                late = f64::from(before) * one.computes(&job)
+                    + f64::from(before_data) * job.bytes / one.link;
             }
             slot = entry.next;
         }
@@ -272,7 +297,8 @@ impl Adaptive {
             if slot == NONE || (no_data && no_room) {
                 return;
             }
-            let Entry { job, next, .. } = *self.jobs.get(slot);
+            let entry = self.jobs.get(slot);
+            let (job, next) = (entry.here(), entry.next);
             let open = if job.bytes > 0.0 {
                 let room = one.site.is_none_or(|site| self.sites[site as usize].has_room());
                 no_room = true;
@@ -293,7 +319,8 @@ impl Adaptive {
 
     /// Gives a planned job to its node.
     fn begin(&mut self, slot: u32, now: f64) {
-        let Entry { id, job, node, .. } = *self.jobs.get(slot);
+        let entry = self.jobs.get(slot);
+        let (id, node, job) = (entry.id, entry.node, entry.here());
         let one = &mut self.nodes[node as usize];
         self.jobs.unlink(&mut one.waiting, slot);
         one.planned -= 1;
@@ -313,7 +340,7 @@ impl Adaptive {
         let entry = self.jobs.get_mut(slot);
         (entry.node, entry.stage, entry.given_at) = (node, Stage::Given, now);
         entry.looked = false;
-        let data = entry.job.bytes > 0.0;
+        let data = entry.here().bytes > 0.0;
         if !data {
             entry.sent_at = now;
         }
@@ -336,12 +363,12 @@ impl Adaptive {
         for _ in 0..MENDS {
             let Some((node, late)) = self.late.top() else { return };
             let slot = self.nodes[node].waiting.last;
-            let Entry { job, batch, risk, .. } = *self.jobs.get(slot);
-            let (to, better) = if batch {
-                let Some((to, end)) = self.earliest(&job, risk, now) else { return };
+            let entry = *self.jobs.get(slot);
+            let (to, better) = if entry.batch {
+                let Some((to, end)) = self.best(&entry, now) else { return };
                 (to, end < late - 1e-3 * (late - now))
             } else {
-                (touched, self.shared(touched, &job) < late)
+                (touched, self.shared(touched, &entry.at(touched)) < late)
             };
             if !better || to as usize == node {
                 return;
@@ -371,10 +398,11 @@ impl Adaptive {
                 entry.risk > 1.0 || end > entry.expected + LATE * (entry.expected - entry.given_at);
             if late && entry.moves < MOVES && entry.id != NONE {
                 let (job, risk) = larger(&entry, now);
-                let Some((to, sooner)) = self.earliest(&job, risk, now) else { return false };
+                let as_one_of_many = Entry { job, risk, batch: true, ..entry };
+                let Some((to, sooner)) = self.best(&as_one_of_many, now) else { return false };
                 if to != node && sooner - now < WORTH * (end - now) {
                     if entry.stage == Stage::Given {
-                        self.count_backlog(node, -entry.job.bytes);
+                        self.count_backlog(node, -entry.here().bytes);
                     }
                     self.withdraw(slot, now);
                     self.commands.push_back(Command::Recall { job: entry.id });
@@ -409,8 +437,9 @@ impl Adaptive {
             while slot != NONE {
                 let entry = *self.jobs.get(slot);
                 let begun = entry.given_at + 2.5 * LOOK * self.horizon_s < now;
-                if entry.stage == Stage::Given && entry.job.bytes > 0.0 && !begun && entry.batch {
-                    self.count_backlog(node, -entry.job.bytes);
+                let bytes = entry.here().bytes;
+                if entry.stage == Stage::Given && bytes > 0.0 && !begun && entry.batch {
+                    self.count_backlog(node, -bytes);
                     self.withdraw(slot, now);
                     self.jobs.get_mut(slot).fresh_at = node;
                     again.push(slot);
@@ -421,7 +450,8 @@ impl Adaptive {
         self.rank_and_plan(&again, now);
         // Those that are planned where they are already, stay there.
         for slot in &again {
-            let Entry { id, node, fresh_at, given_at, looked, job, .. } = *self.jobs.get(*slot);
+            let entry = *self.jobs.get(*slot);
+            let Entry { id, node, fresh_at, given_at, looked, .. } = entry;
             if fresh_at == NONE {
                 continue;
             }
@@ -429,7 +459,7 @@ impl Adaptive {
             self.jobs.get_mut(*slot).fresh_at = NONE;
             if node == fresh_at && one.given.first == NONE && one.waiting.first == *slot {
                 self.unplan(*slot, now);
-                self.count_backlog(node, job.bytes);
+                self.count_backlog(node, entry.here().bytes);
                 self.take(*slot, node, now);
                 let entry = self.jobs.get_mut(*slot);
                 (entry.given_at, entry.looked) = (given_at, looked);

@@ -86,8 +86,9 @@ impl Drawing {
 }
 
 impl Adaptive {
-    /// The best of a few nodes that are drawn: the older the news, the fewer.
-    pub(super) fn draw(&mut self, job: &Job, now: f64) -> Option<u32> {
+    /// The best of a few nodes that are drawn, and of the one that has the data: the older the news,
+    /// the fewer.
+    pub(super) fn draw(&mut self, job: &Job, data_at: Option<u32>, now: f64) -> Option<u32> {
         let old = self.news.age_s(now) / self.average.takes(job);
         let draws = match old {
             old if old < 1.0 => 8,
@@ -102,10 +103,16 @@ impl Adaptive {
                 best = Some((node, cost));
             }
         }
+        if let Some(node) = data_at {
+            let cost = self.shared(node, &Job { bytes: 0.0, ..*job });
+            if best.is_none_or(|(_, least)| cost <= least) {
+                best = Some((node, cost));
+            }
+        }
         let (node, _) = best?;
         self.news.dispatched(now);
         self.count_queued(node, 1);
-        if job.bytes > 0.0 {
+        if job.bytes > 0.0 && data_at != Some(node) {
             self.count_sending(node, 1, now);
         }
         self.reindex(node);
