@@ -8,18 +8,21 @@
 //!
 //! - [`RoundRobin`], [`Flops`] and [`Ncda`] are the paper's (phantomos, section 4.3).
 //! - [`reference`] has textbook ones to compare with.
-//! - [`Adaptive`] is the default.
+//! - [`Adaptive`] is the default. What it needs to know of a job says who hands it in, or what
+//!   [`Earlier`] runs took.
 //!
 //! Pure: the time is a parameter, in seconds since any one origin; randomness comes from a seed.
 
 mod adaptive;
 mod classic;
+mod earlier;
 mod random;
 pub mod reference;
 mod state;
 
 pub use adaptive::Adaptive;
 pub use classic::{Flops, Ncda, RoundRobin, Sum};
+pub use earlier::{Earlier, MOST_PROGRAMS};
 pub use random::Random;
 pub use state::State;
 
