@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-/// Steps of one piece: a few milliseconds of one core, so that a busy machine does it in one go.
-pub const STEPS: u32 = 300_000;
+/// Steps of one piece: some milliseconds of one core. A busy machine does it in one go; one that gives
+/// only a part of its time, in slices of a millisecond, does not within a single slice.
+pub const STEPS: u32 = 1_200_000;
 /// Pieces that are given to find a speed; the quickest counts.
 pub const PIECES: u32 = 5;
 /// Floating-point operations of one step: four logistic maps of three each.

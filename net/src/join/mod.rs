@@ -48,6 +48,8 @@ enum Answer {
     Nonce(request::Nonce),
     /// To a request: these members may let others in, the asked one may not.
     Elsewhere(Vec<Member>),
+    /// To the joiner's part of the code: the request stands, whoever has the code can accept it.
+    Stands,
 }
 
 /// What a new member gets.

@@ -175,23 +175,23 @@ async fn put(
         write_frame(&mut stream, &Question::Request(opening), MAX_QUESTION).await?;
         stream.flush().await?;
         let answer = read_frame::<Answer>(&mut stream, MAX_ANSWER).await?;
-        if let Answer::Nonce(_) = &answer {
-            write_frame(&mut stream, &Reveal(nonce), MAX_QUESTION).await?;
-            stream.flush().await?;
-        }
-        Ok(answer)
+        let Answer::Nonce(theirs) = answer else { return Ok((answer, None)) };
+        write_frame(&mut stream, &Reveal(nonce), MAX_QUESTION).await?;
+        stream.flush().await?;
+        // A code is shown only once it can be accepted.
+        Ok((read_frame::<Answer>(&mut stream, MAX_ANSWER).await?, Some(theirs)))
     };
     let answer = bounded(asked, WHAT, after, work).await;
     let refused = |refusal| Error::Refused { inviter: asked, refusal };
     match answer? {
-        Answer::Nonce(theirs) => {
+        (Answer::Stands, Some(theirs)) => {
             let code = Code::of(theirs.subgrid, asked, inner.id, &theirs.nonce, &nonce);
             let (inner, addrs, name) = (inner.clone(), addrs.to_vec(), name.to_owned());
             let theirs = Nonce { name: crate::link::clean(theirs.name.as_bytes()), ..theirs };
             let plea = Plea { inner, asked, addrs, name, nonce, theirs, code };
             Ok(Taken::Asking(Box::new(Asking { plea, connection, stream })))
         }
-        Answer::Elsewhere(members) => {
+        (Answer::Elsewhere(members), None) => {
             connection.close(CloseCode::Done, "asking elsewhere");
             let members = members.into_iter().take(MOST_ELSEWHERE);
             let sane = |addrs: Vec<PeerAddr>| {
@@ -201,11 +201,12 @@ async fn put(
                 members.map(|member| (member.node(), sane(member.addrs))).collect(),
             ))
         }
-        Answer::Refused(refusal) => Err(refused(refusal)),
-        Answer::Welcome(welcome) => {
+        (Answer::Refused(refusal), _) => Err(refused(refusal)),
+        (Answer::Welcome(welcome), None) => {
             connection.close(CloseCode::Done, "joined");
             Ok(Taken::Welcome(welcome))
         }
+        _ => Err(super::unfitting(asked, WHAT)),
     }
 }
 
@@ -243,7 +244,7 @@ impl Asking {
             match answer {
                 Ok(Answer::Welcome(welcome)) => return plea.enter(*welcome).await,
                 Ok(Answer::Refused(refusal)) => return Err(refused(&plea, refusal)),
-                Ok(Answer::Nonce(_) | Answer::Elsewhere(_)) => {
+                Ok(Answer::Nonce(_) | Answer::Elsewhere(_) | Answer::Stands) => {
                     return Err(super::unfitting(plea.asked, WHAT));
                 }
                 Err(error) => tracing::info!(%error, "the connection is gone: asking again"),
@@ -345,9 +346,12 @@ async fn open(
                     write_frame(stream, &Answer::Nonce(nonce), MAX_ANSWER).await?;
                     stream.flush().await?;
                     let Reveal(nonce) = read_frame(stream, MAX_QUESTION).await?;
-                    match inner.requests.desk().reveal(joiner, &nonce, inner.id, subgrid) {
+                    let code = inner.requests.desk().reveal(joiner, &nonce, inner.id, subgrid);
+                    match code {
                         Err(refusal) => Answer::Refused(refusal),
                         Ok(code) => {
+                            write_frame(stream, &Answer::Stands, MAX_ANSWER).await?;
+                            stream.flush().await?;
                             tracing::info!(joiner = %joiner.short(), name, %code, "asks to join");
                             inner.requests.bump();
                             return Ok(Some(turn));

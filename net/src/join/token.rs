@@ -58,7 +58,9 @@ pub(crate) async fn ask(
     let Welcome { certificate, mut news } = match answer? {
         Answer::Welcome(welcome) => *welcome,
         Answer::Refused(refusal) => return Err(Error::Refused { inviter, refusal }),
-        Answer::Nonce(_) | Answer::Elsewhere(_) => return Err(super::unfitting(inviter, what)),
+        Answer::Nonce(_) | Answer::Elsewhere(_) | Answer::Stands => {
+            return Err(super::unfitting(inviter, what));
+        }
     };
     certificate.check_for(inner.id, token.subgrid, inner.book.now())?;
     // The inviter's addresses in the token have just worked.

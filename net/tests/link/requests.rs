@@ -28,7 +28,6 @@ async fn who_asks_shows_the_code_that_is_shown_there_and_comes_in_when_accepted(
     let (a, b) = two(dir.path(), &clock).await;
     let c = start(&dir.path().join("c"), &clock).await;
     let asking = ask(&c, &a, "c").await.unwrap();
-    until(&a, "a request", || !a.requests().is_empty()).await;
     let request = &a.requests()[0];
     assert_eq!((request.code, request.name.as_str()), (asking.code(), "c"));
     assert_eq!(asking.asked(), "a");
@@ -39,6 +38,18 @@ async fn who_asks_shows_the_code_that_is_shown_there_and_comes_in_when_accepted(
     until(&c, "all are connected", || sees_all(&c, 2)).await;
     until(&b, "all are connected", || sees_all(&b, 2)).await;
     assert!(a.requests().is_empty(), "nobody waits any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_is_shown_can_be_accepted_at_once() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::new());
+    let (a, _b) = two(dir.path(), &clock).await;
+    for name in ["c", "d", "e", "f", "g", "h", "i", "j"] {
+        let joiner = start(&dir.path().join(name), &clock).await;
+        let asking = ask(&joiner, &a, name).await.unwrap();
+        let shown: Vec<_> = a.requests().iter().map(|request| request.code).collect();
+        assert!(shown.contains(&asking.code()), "{}, and there {shown:?}", asking.code());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
