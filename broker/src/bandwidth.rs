@@ -41,7 +41,7 @@ pub struct Bandwidth {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Known {
     log: f64,
-    /// When it was measured.
+    /// That of the logarithm, when it was measured.
     variance: f64,
     measured: Duration,
 }
@@ -66,7 +66,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// What can be relied on.
-    pub fn at_least(&self) -> f64 {
+    fn at_least(&self) -> f64 {
         self.bytes_per_s / self.doubt
     }
 }
@@ -176,16 +176,10 @@ impl Bandwidth {
 }
 
 /// What probes of all ways together may take of the own line.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ProbeBudget {
     /// Until when what was spent keeps others from being sent.
     paid_until: Duration,
-}
-
-impl Default for ProbeBudget {
-    fn default() -> Self {
-        Self { paid_until: Duration::ZERO }
-    }
 }
 
 impl ProbeBudget {

@@ -1,28 +1,13 @@
 //! What holds for every policy, whatever nodes and jobs say of themselves.
 
-use phantom_broker::policy::reference::{Batch, Drawn, Mct, Order};
-use phantom_broker::policy::{
-    Adaptive, Command, Event, Flops, Ncda, News, Policy, Profile, RoundRobin, Sum,
-};
+use phantom_broker::policy::{ALL, Adaptive, Command, Event, Flops, News, Policy, Profile, named};
 use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, run};
 use phantom_broker::{Grid, GridNode, Job};
 use proptest::prelude::*;
 
-const POLICIES: usize = 10;
-
-fn policy(which: usize, grid: &Grid) -> Box<dyn Policy> {
-    match which {
-        0 => Box::new(RoundRobin::new(grid)),
-        1 => Box::new(Flops::new(grid)),
-        2 => Box::new(Ncda::new(grid, Sum::Weighted)),
-        3 => Box::new(Ncda::new(grid, Sum::Product)),
-        4 => Box::new(Ncda::new(grid, Sum::Harmonic)),
-        5 => Box::new(Mct::new(grid, true)),
-        6 => Box::new(Drawn::new(grid, 4, 1)),
-        7 => Box::new(Batch::new(grid, Order::Longest)),
-        8 => Box::new(Batch::new(grid, Order::MinMin)),
-        _ => Box::new(Adaptive::new(grid, 1)),
-    }
+/// So many cases of each property.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Rates that are, or that no machine has.
@@ -74,17 +59,13 @@ fn jobs() -> impl Strategy<Value = Vec<Arrival>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 1000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn nodes_that_cannot_be_never_win(
         grid in grid(),
         jobs in jobs(),
-        which in 0..POLICIES,
+        name in prop::sample::select(&ALL[..]),
         shared in any::<bool>(),
         brokers in 1usize..4,
         news_age_s in prop_oneof![Just(0.0), 0.1..100.0],
@@ -96,7 +77,7 @@ proptest! {
         if doubtful {
             trial.doubts = Doubts { bandwidth: 0.5, size: 2.0, extreme: false };
         }
-        let outcome = run(&trial, &mut |grid| policy(which, grid));
+        let outcome = run(&trial, &mut |grid| named(name, grid, 1).unwrap());
         let any_sound = grid.nodes.iter().any(GridNode::is_sound);
         for (node, end) in outcome.nodes.iter().zip(&outcome.finished) {
             if let Some(node) = node {
@@ -105,7 +86,7 @@ proptest! {
             prop_assert!(!end.is_nan());
             // The default leaves no job behind, where none takes for ever.
             let endless = |job: &Job| job.flops > 1e12 || job.bytes > 1e12;
-            if which == POLICIES - 1 && !jobs.iter().any(|arrival| endless(&arrival.job)) {
+            if name == "adaptive" && !jobs.iter().any(|arrival| endless(&arrival.job)) {
                 prop_assert_eq!(any_sound, node.is_some());
                 prop_assert!(!any_sound || end.is_finite());
             }
@@ -156,8 +137,8 @@ fn a_batch_leaves_a_node_that_stands_still() {
 fn an_id_that_is_used_twice_harms_nobody() {
     let mut broker = Adaptive::new(&star(2, |_| 1e7), 1);
     let profile = Profile::exact(Job { flops: 1e8, bytes: 1e6 });
-    for now in 0..50 {
-        let now = f64::from(now);
+    for step in 0..50 {
+        let now = f64::from(step);
         assert_eq!(broker.choose(7, &profile, now), None);
         while let Some(command) = broker.release(now) {
             let Command::Give { job, node } = command else { continue };
@@ -246,11 +227,7 @@ fn news() -> impl Strategy<Value = (Event, f64, bool)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 1000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn no_news_do_harm(

@@ -59,7 +59,7 @@ pub struct Suggestion {
     pub subject: Expr,
     /// How it would be compared.
     pub comparison: Comparison,
-    /// With what: the value nearest to what is asked for now that an ad has which nothing else keeps
+    /// With what: the value nearest to what is asked that any of the ads has which nothing else keeps
     /// from matching, or else that any ad has. Of texts it is the most frequent one.
     pub value: Value,
     /// What it is compared with now: a constant, or an expression of one's own that comes to `now`.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - [`RoundRobin`], [`Flops`] and [`Ncda`] are the paper's (phantomos, section 4.3).
-//! - [`reference`] has textbook ones to compare with.
+//! - [`reference`] has textbook ones to compare with; [`named`] gives any of them by its name.
 //! - [`Adaptive`] is the default. What it needs to know of a job says who hands it in, or what
 //!   [`Earlier`] runs took.
 //!
@@ -16,6 +16,7 @@
 mod adaptive;
 mod classic;
 mod earlier;
+mod named;
 mod random;
 pub mod reference;
 mod state;
@@ -23,6 +24,7 @@ mod state;
 pub use adaptive::Adaptive;
 pub use classic::{Flops, Ncda, RoundRobin, Sum};
 pub use earlier::{Earlier, MOST_PROGRAMS};
+pub use named::{ALL, PAPER, named};
 pub use random::Random;
 pub use state::State;
 

@@ -1,6 +1,6 @@
 //! What the default policy promises, on some of the reference data; `bench broker` has all of it.
 
-use phantom_broker::policy::{Adaptive, Flops, Ncda, Policy, RoundRobin, Sum};
+use phantom_broker::policy::{Adaptive, PAPER, named};
 use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, integer_bound, run};
 use phantom_broker::{Grid, GridNode};
 
@@ -22,16 +22,8 @@ fn ours(trial: &Trial<'_>) -> (f64, f64) {
 /// The least makespan and the least mean completion of the paper's policies.
 fn paper(trial: &Trial<'_>) -> (f64, f64) {
     let mut least = (f64::INFINITY, f64::INFINITY);
-    for which in 0..5 {
-        let outcome = run(trial, &mut |grid| -> Box<dyn Policy> {
-            match which {
-                0 => Box::new(RoundRobin::new(grid)),
-                1 => Box::new(Flops::new(grid)),
-                2 => Box::new(Ncda::new(grid, Sum::Weighted)),
-                3 => Box::new(Ncda::new(grid, Sum::Product)),
-                _ => Box::new(Ncda::new(grid, Sum::Harmonic)),
-            }
-        });
+    for name in PAPER {
+        let outcome = run(trial, &mut |grid| named(name, grid, 1).unwrap());
         least = (least.0.min(outcome.makespan()), least.1.min(outcome.mean_completion()));
     }
     least

@@ -6,10 +6,9 @@ mod archive;
 
 use std::collections::BTreeMap;
 
-use phantom_broker::policy::reference::{Batch, Drawn, Mct, Order};
-use phantom_broker::policy::{Flops, Ncda, News, Policy, Profile, RoundRobin, Sum};
+use phantom_broker::Job;
+use phantom_broker::policy::{News, Policy, Profile, named};
 use phantom_broker::sim::{Arrival, Discipline, Trial, fluid_bound, integer_bound, run};
-use phantom_broker::{Grid, Job};
 
 use archive::{files, grid, jobs, table};
 
@@ -72,24 +71,6 @@ fn given_placements_finish_when_simgrid_says() {
     assert_eq!(replayed, 103);
 }
 
-fn policy(name: &str, grid: &Grid, seed: u64) -> Option<Box<dyn Policy>> {
-    Some(match name {
-        "rr" => Box::new(RoundRobin::new(grid)),
-        "flops" => Box::new(Flops::new(grid)),
-        "ncda_sum" => Box::new(Ncda::new(grid, Sum::Weighted)),
-        "ncda_prod" => Box::new(Ncda::new(grid, Sum::Product)),
-        "ncda_harm" => Box::new(Ncda::new(grid, Sum::Harmonic)),
-        "mct" => Box::new(Mct::new(grid, true)),
-        "mct_blind" => Box::new(Mct::new(grid, false)),
-        "wpk8" => Box::new(Drawn::new(grid, 8, seed)),
-        "wpk16" => Box::new(Drawn::new(grid, 16, seed)),
-        "minmin" => Box::new(Batch::new(grid, Order::MinMin)),
-        "sufferage" => Box::new(Batch::new(grid, Order::Sufferage)),
-        "heft" => Box::new(Batch::new(grid, Order::Longest)),
-        _ => return None,
-    })
-}
-
 #[test]
 fn policies_come_to_simgrids_makespans() {
     let mut worst = BTreeMap::<String, f64>::new();
@@ -109,7 +90,7 @@ fn policies_come_to_simgrids_makespans() {
                     other => panic!("queue {other}"),
                 };
                 let trial = Trial::exact(&grid, &jobs, discipline);
-                let outcome = run(&trial, &mut |grid| policy(name, grid, seed).unwrap());
+                let outcome = run(&trial, &mut |grid| named(name, grid, seed).unwrap());
                 let theirs: f64 = row["mean_completion_s"].parse().unwrap();
                 let ratio = outcome.mean_completion() / theirs;
                 assert!(

@@ -1,12 +1,13 @@
 //! Every policy on every grid and job file of a folder.
 
 use phantom_broker::Grid;
+use phantom_broker::policy::{ALL, PAPER};
 use phantom_broker::sim::{Arrival, Discipline, fluid_bound, integer_bound};
 
 use super::super::{Bound, Report, Row};
 use super::BENCH;
 use super::data::Folder;
-use super::policies::{ALL, PAPER, applies, exact, is_batch};
+use super::policies::{applies, exact, is_batch};
 
 /// Runs them; where the folder has results of SimGrid, compares with these too.
 pub fn run(report: &mut Report, folder: &Folder) -> anyhow::Result<()> {

@@ -1,11 +1,12 @@
 //! The gates, on the built-in data.
 
 use phantom_broker::Grid;
+use phantom_broker::policy::PAPER;
 use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, integer_bound};
 
 use super::super::{Bound, Report, Row};
 use super::data::{Folder, Name};
-use super::policies::{PAPER, exact, outcome};
+use super::policies::{exact, outcome};
 use super::{BENCH, geometric, worst};
 
 /// What jobs take; the word in their files' names and what a row calls them.
