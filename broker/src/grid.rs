@@ -24,12 +24,14 @@ impl GridNode {
 
 /// Faster than any machine or link there is: what says so errs or lies.
 const MOST_RATE: f64 = 1e18;
+/// Slower than anything of use: what takes that long would never end.
+const LEAST_RATE: f64 = 1e-6;
 /// A way that takes longer is none.
 const MOST_LATENCY_S: f64 = 1e6;
 
 /// Whether a number of things a second can be true, and is of use.
 pub(crate) fn sound_rate(rate: f64) -> bool {
-    rate > 0.0 && rate <= MOST_RATE
+    (LEAST_RATE..=MOST_RATE).contains(&rate)
 }
 
 /// All nodes that may be given jobs by one requester, which holds the jobs' data.

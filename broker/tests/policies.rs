@@ -134,6 +134,22 @@ fn a_batch_leaves_a_node_that_stands_still() {
 }
 
 #[test]
+fn a_batch_in_doubt_leaves_a_node_that_stands_still() {
+    let so = star(8, |node| if node == 3 { 1e-3 } else { 1e7 });
+    let said = star(8, |_| 1e7);
+    let job = |place: i32| Job { flops: 1e7 * 1.05f64.powi(place), bytes: 0.0 };
+    let jobs: Vec<Arrival> = (0..80).map(|place| Arrival::new(0.0, job(place))).collect();
+    let doubts = Doubts { bandwidth: 0.0, size: 2.0, extreme: false };
+    for seed in 0..20 {
+        let trial = Trial { doubts, seed, ..Trial::exact(&so, &jobs, Discipline::Fifo) };
+        let outcome = run(&trial, &mut |_| Box::new(Adaptive::new(&said, 1)));
+        // Seven nodes compute 140 s at least; the longest job takes 47 s and is begun anew.
+        assert!(outcome.makespan() < 300.0, "{} s", outcome.makespan());
+        assert!(outcome.recalls > 0);
+    }
+}
+
+#[test]
 fn an_id_that_is_used_twice_harms_nobody() {
     let mut broker = Adaptive::new(&star(2, |_| 1e7), 1);
     let profile = Profile::exact(Job { flops: 1e8, bytes: 1e6 });

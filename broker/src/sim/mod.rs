@@ -5,8 +5,9 @@
 //!            (max-min fair share) └── link ── node 1
 //! ```
 //!
-//! - The requester holds all jobs' data, but for jobs whose data a node has already; its own link never is the bottleneck. A transfer takes the
-//!   way's latency once, then flows at its max-min fair share of link and trunk. Nothing returns.
+//! - The requester holds all jobs' data, but for jobs whose data a node has already; its own link
+//!   never is the bottleneck. A transfer takes the way's latency once, then flows at its max-min fair
+//!   share of link and trunk. Nothing returns.
 //! - [`Discipline::Fifo`]: a node receives one job's data and computes one job at a time, both in
 //!   order, the next transfer beside the computation. [`Discipline::Shared`]: all its transfers
 //!   share its link, all its computations its processor.
@@ -18,13 +19,14 @@
 //! Pure and deterministic: no clock, no I/O.
 
 mod bound;
+mod chance;
 mod data;
 mod run;
 mod share;
-
 mod world;
 
 pub use bound::{fluid_bound, integer_bound};
+pub use chance::chance;
 pub use data::{MOST_ROWS, Malformed, read_grid, read_jobs};
 pub use run::{Doubts, Outcome, Trial, run};
 pub use world::World;

@@ -35,6 +35,10 @@ pub(super) struct Entry {
     pub stage: Stage,
     /// Whether it came with others at once, whose common end counts, and not alone.
     pub batch: bool,
+    /// What puts it before others, if it came in a batch whose sizes are in doubt, and whether it
+    /// waits in the line of those.
+    pub rank: f64,
+    pub in_line: bool,
     pub node: u32,
     pub given_at: f64,
     pub sent_at: f64,
@@ -117,6 +121,11 @@ impl Jobs {
             self.slots.remove(&id);
         }
         self.free.push(slot);
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 
     pub fn find(&self, id: u32) -> Option<u32> {

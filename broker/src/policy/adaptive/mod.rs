@@ -30,6 +30,7 @@
 
 mod index;
 mod jobs;
+mod line;
 mod nodes;
 mod plan;
 mod stale;
@@ -76,6 +77,10 @@ pub struct Adaptive {
     touched: Vec<u32>,
     touching: Vec<u32>,
     is_touched: Vec<bool>,
+    /// Jobs of batches whose sizes are in doubt, in the order in which they are served.
+    line: Vec<u32>,
+    /// How many they were when all nodes were asked last.
+    line_before: usize,
     /// When each node's last planned job would be done, and its last given one.
     late: Tournament,
     flying: Tournament,
@@ -108,6 +113,8 @@ impl Adaptive {
             touched: Vec::with_capacity(count),
             touching: Vec::with_capacity(count),
             is_touched: vec![false; count],
+            line: Vec::new(),
+            line_before: 0,
             late: Tournament::new(count),
             flying: Tournament::new(count),
             alarms: Timers::new(count),
@@ -285,6 +292,7 @@ impl Adaptive {
                 NONE => self.came.retain(|other| *other != slot),
                 _ => self.unplan(slot, now),
             }
+            self.jobs.get_mut(slot).in_line = false;
             self.jobs.remove(slot);
             return;
         }
@@ -317,7 +325,8 @@ impl Adaptive {
 
     fn settle(&mut self, now: f64) {
         let came = std::mem::take(&mut self.came);
-        if came.len() >= BATCH {
+        let queued = came.len() >= BATCH;
+        if queued {
             self.plan_batch(&came, now);
         } else {
             for slot in &came {
@@ -333,6 +342,8 @@ impl Adaptive {
         }
         if self.surprises > self.index.len() / 50 {
             self.plan_anew(now);
+        } else if !self.touched.is_empty() || queued {
+            self.serve_line(queued, now);
         }
         while !self.touched.is_empty() {
             std::mem::swap(&mut self.touched, &mut self.touching);
@@ -353,50 +364,19 @@ impl Adaptive {
         }
     }
 
-    /// Estimates that differ no more than they may be off differ by chance: each is drawn to the
-    /// mean of all by as much as doubt explains of their spread.
-    fn shrink(&mut self, came: &[u32], size: impl Fn(&mut Job) -> &mut f64) {
-        let (mut count, mut sum, mut squares, mut noise) = (0.0, 0.0, 0.0, 0.0);
-        for slot in came {
-            let entry = self.jobs.get_mut(*slot);
-            let size = *size(&mut entry.job);
-            if size > 0.0 {
-                let log = size.ln();
-                (count, sum, squares) = (count + 1.0, sum + log, squares + log * log);
-                noise += entry.doubt.ln().powi(2);
-            }
-        }
-        if count < 2.0 || noise <= 0.0 {
-            return;
-        }
-        let mean = sum / count;
-        let spread = squares / count - mean * mean;
-        let noise = noise / count;
-        let kept = if spread > 1.1 * noise { 1.0 - noise / 3.0 / spread } else { 0.0 };
-        for slot in came {
-            let entry = self.jobs.get_mut(*slot);
-            let size = size(&mut entry.job);
-            if *size > 0.0 && entry.doubt > 1.0 {
-                let told = *size;
-                *size = (mean + kept * (size.ln() - mean)).exp();
-                if kept > 0.0 {
-                    let left = (kept.sqrt() * entry.doubt.ln()).exp();
-                    entry.risk = entry.risk.max(left);
-                    entry.most = entry.most.max(1.05 * told * entry.doubt / *size);
-                }
-            }
-        }
-    }
-
     fn plan_batch(&mut self, came: &[u32], now: f64) {
         for slot in came {
             let entry = self.jobs.get_mut(*slot);
             (entry.risk, entry.most) = (1.0, 1.0);
         }
-        self.shrink(came, |job| &mut job.flops);
-        self.shrink(came, |job| &mut job.bytes);
-        self.rank_and_plan(came, now);
-        self.horizon_s = self.late.top().map_or(0.0, |(_, end)| end - now);
+        let differ =
+            self.level(came, |job| &mut job.flops) | self.level(came, |job| &mut job.bytes);
+        if differ {
+            self.queue_up(came);
+        } else {
+            self.rank_and_plan(came, now);
+            self.horizon_s = self.late.top().map_or(0.0, |(_, end)| end - now);
+        }
     }
 
     /// Plans jobs, the longest on average nodes first.
@@ -502,6 +482,8 @@ impl Policy for Adaptive {
             most: doubt,
             stage: Stage::Planned,
             batch: false,
+            rank: 0.0,
+            in_line: false,
             node: NONE,
             given_at: now,
             sent_at: now,

@@ -8,6 +8,8 @@ use crate::policy::Command;
 
 /// A job is late when it takes this part longer than was expected.
 const LATE: f64 = 0.05;
+/// One of a batch in doubt is late when it takes this part longer than it may.
+const BEYOND: f64 = 0.5;
 /// It is moved on if it is done in less than this part of the time it would take where it is.
 const WORTH: f64 = 0.9;
 /// A job that has hardly begun stays where it is if it is done later by no more than this part of
@@ -15,12 +17,16 @@ const WORTH: f64 = 0.9;
 const STAY: f64 = 0.05;
 /// Plans mended after one event, at most.
 const MENDS: usize = 4;
+/// What waits for jobs in doubt is served earlier by this part: another node may be free before.
+const EARLY: f64 = 0.1;
 /// What counts of the time without a trunk, where the trunk decides.
 const TIE: f64 = 1e-2;
 /// After which part of the time it should take a transfer is looked at.
 const LOOK: f64 = 0.005;
 /// An end that is overdue by this part of what it should have taken is looked into.
 const SLACK: f64 = 0.1;
+/// Jobs at a node, of all brokers, at which nothing more is sent to it that has to be computed.
+pub(super) const MOST_AT_ONCE: u32 = 3;
 /// Jobs of a node looked at for one that can begin, at most.
 const LOOKED_AT: usize = 16;
 
@@ -61,7 +67,7 @@ impl Adaptive {
     fn preference(&self, node: u32, job: &Job, risk: f64, now: f64) -> f64 {
         let (_, done) = self.end(node, job, now);
         let one = &self.nodes[node as usize];
-        let done = done + (risk - 1.0) * (one.sends(job) + one.computes(job));
+        let done = doubted(done, one.sends(job) + one.computes(job), risk, now);
         if one.site.is_none() || job.bytes <= 0.0 {
             return done;
         }
@@ -79,10 +85,11 @@ impl Adaptive {
                 sent = least.link_free.max(now) + bytes * least.byte;
                 sent = sent.max(now + least.trunk_backlog + bytes * least.trunk_byte);
             }
-            match flops > 0.0 {
+            let done = match flops > 0.0 {
                 true => least.processor_free.max(sent) + flops * least.flop,
                 false => sent,
-            }
+            };
+            doubted(done, bytes * least.byte + flops * least.flop, risk, now)
         };
         self.index.least(bound, |node| self.preference(node, job, risk, now))
     }
@@ -163,7 +170,7 @@ impl Adaptive {
         one.to_send += one.sends(&job);
         one.to_do = one.to_do.max(one.to_send) + one.computes(&job);
         let one = &self.nodes[node as usize];
-        let risky = done + (risk - 1.0) * (one.sends(&job) + one.computes(&job));
+        let risky = doubted(done, one.sends(&job) + one.computes(&job), risk, now);
         self.late.set(node as usize, if batch { risky } else { shared });
         self.count_trunk(node, &job, 1.0);
         self.touch(node);
@@ -179,6 +186,7 @@ impl Adaptive {
         one.planned -= 1;
         one.planned_data -= u32::from(job.bytes > 0.0);
         self.count_trunk(node, &job, -1.0);
+        self.jobs.get_mut(slot).node = NONE;
         self.refresh(node, now);
     }
 
@@ -269,7 +277,7 @@ impl Adaptive {
                 processor = processor.max(done) + one.computes(&job);
                 done = processor;
             }
-            late = done + (entry.risk - 1.0) * (one.sends(&job) + one.computes(&job));
+            late = doubted(done, one.sends(&job) + one.computes(&job), entry.risk, now);
             if !entry.batch {
                 late = f64::from(before) * one.computes(&job)
                     + f64::from(before_data) * job.bytes / one.link;
@@ -302,7 +310,7 @@ impl Adaptive {
             let open = if job.bytes > 0.0 {
                 let room = one.site.is_none_or(|site| self.sites[site as usize].has_room());
                 no_room = true;
-                room && one.sending == 0 && (one.queued < 3 || job.flops <= 0.0)
+                room && one.sending == 0 && (one.queued < MOST_AT_ONCE || job.flops <= 0.0)
             } else {
                 no_data = true;
                 one.queued == one.sending
@@ -339,7 +347,7 @@ impl Adaptive {
     pub(super) fn take(&mut self, slot: u32, node: u32, now: f64) {
         let entry = self.jobs.get_mut(slot);
         (entry.node, entry.stage, entry.given_at) = (node, Stage::Given, now);
-        entry.looked = false;
+        (entry.looked, entry.in_line) = (false, false);
         let data = entry.here().bytes > 0.0;
         if !data {
             entry.sent_at = now;
@@ -364,6 +372,9 @@ impl Adaptive {
             let Some((node, late)) = self.late.top() else { return };
             let slot = self.nodes[node].waiting.last;
             let entry = *self.jobs.get(slot);
+            if entry.in_line {
+                return;
+            }
             let (to, better) = if entry.batch {
                 let Some((to, end)) = self.best(&entry, now) else { return };
                 (to, end < late - 1e-3 * (late - now))
@@ -394,8 +405,12 @@ impl Adaptive {
         while slot != NONE {
             let entry = *self.jobs.get(slot);
             let end = entry.end;
-            let late =
-                entry.risk > 1.0 || end > entry.expected + LATE * (entry.expected - entry.given_at);
+            let should = entry.expected - entry.given_at;
+            let late = match entry.rank > 0.0 {
+                // Others wait: only what doubt cannot explain goes on.
+                true => now > entry.expected + BEYOND * should,
+                false => entry.risk > 1.0 || end > entry.expected + LATE * should,
+            };
             if late && entry.moves < MOVES && entry.id != NONE {
                 let (job, risk) = larger(&entry, now);
                 let as_one_of_many = Entry { job, risk, batch: true, ..entry };
@@ -428,9 +443,11 @@ impl Adaptive {
         for node in 0..self.nodes.len() as u32 {
             let mut slot = self.nodes[node as usize].waiting.first;
             while slot != NONE {
-                let next = self.jobs.get(slot).next;
-                self.unplan(slot, now);
-                again.push(slot);
+                let Entry { next, in_line, .. } = *self.jobs.get(slot);
+                if !in_line {
+                    self.unplan(slot, now);
+                    again.push(slot);
+                }
                 slot = next;
             }
             let mut slot = self.nodes[node as usize].given.first;
@@ -441,13 +458,18 @@ impl Adaptive {
                 if entry.stage == Stage::Given && bytes > 0.0 && !begun && entry.batch {
                     self.count_backlog(node, -bytes);
                     self.withdraw(slot, now);
-                    self.jobs.get_mut(slot).fresh_at = node;
+                    let entry = self.jobs.get_mut(slot);
+                    (entry.stage, entry.fresh_at, entry.node) = (Stage::Planned, node, NONE);
                     again.push(slot);
                 }
                 slot = entry.next;
             }
         }
-        self.rank_and_plan(&again, now);
+        let (doubtful, exact): (Vec<u32>, Vec<u32>) =
+            again.iter().partition(|slot| self.jobs.get(**slot).rank > 0.0);
+        self.rank_and_plan(&exact, now);
+        self.join_line(&doubtful);
+        self.serve_line(true, now);
         // Those that are planned where they are already, stay there.
         for slot in &again {
             let entry = *self.jobs.get(*slot);
@@ -484,6 +506,15 @@ fn larger(entry: &Entry, now: f64) -> (Job, f64) {
     let share = share.min(most);
     let larger = (share * most).sqrt();
     (Job { flops: job.flops * larger, bytes: job.bytes * larger }, (most / share).sqrt())
+}
+
+/// When a job that takes `takes` seconds and should be done at `done` is done for all that one can be
+/// sure of; more than it, the later either is.
+fn doubted(done: f64, takes: f64, risk: f64, now: f64) -> f64 {
+    if risk <= 1.0 {
+        return done;
+    }
+    done + (risk - 1.0) * takes - EARLY * (done - risk * takes - now).max(0.0)
 }
 
 /// When something ends that began at `begin` and should take `takes` seconds, give or take a factor

@@ -2,7 +2,7 @@
 
 use phantom_broker::Grid;
 use phantom_broker::policy::PAPER;
-use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, integer_bound};
+use phantom_broker::sim::{Arrival, Discipline, Doubts, Trial, chance, integer_bound};
 
 use super::super::{Bound, Report, Row};
 use super::data::{Folder, Name};
@@ -15,6 +15,8 @@ const KINDS: [(&str, &str); 4] =
 const ALIKE: usize = 3;
 /// Draws of errors, and of who gets which job.
 const SEEDS: u64 = 3;
+/// Draws of what is told, of which the mean chance is taken.
+const HOPES: u64 = 20;
 /// How many brokers place jobs without a word to each other, and how old their news is in job
 /// times.
 const BROKERS: usize = 10;
@@ -127,6 +129,24 @@ fn doubtful(report: &mut Report, folder: &Folder) -> anyhow::Result<()> {
             let mean = geometric(&to_bound);
             report.row(Row::new(BENCH, &case, "the same, mean", mean, "x"))?;
         }
+    }
+    hopes(report, folder)
+}
+
+/// What any policy can hope for where sizes differ and are in doubt, even if it knows bandwidths.
+fn hopes(report: &mut Report, folder: &Folder) -> anyhow::Result<()> {
+    let mixed = pairs(folder, "star", &["mix"])?;
+    for most in [1.15, 1.2, 1.25, 1.3] {
+        let chance = |seed: u64| {
+            let each = mixed.iter().map(|(_, grid, jobs)| {
+                chance(grid, jobs, 2.0, most * integer_bound(grid, jobs), seed)
+            });
+            each.product::<f64>()
+        };
+        let best = (0..HOPES).map(chance).sum::<f64>() / HOPES as f64;
+        let case = "sizes up to 2 x, mixed: any policy";
+        let metric = format!("chance of {most} of the bound at most, each grid once");
+        report.row(Row::new(BENCH, case, metric, 100.0 * best, "%"))?;
     }
     Ok(())
 }
