@@ -5,11 +5,14 @@
 //! large as it may be, while what is before it is as large as is expected; until all that has room
 //! has a job.
 
+use std::collections::HashSet;
+
 use super::jobs::{Entry, NONE};
 use super::{Adaptive, plan};
 use crate::Job;
 
-/// By how much a job that is as long as any is put behind a less certain one.
+/// Of jobs that may take as long the less certain goes first: so much of what a job is expected to
+/// take counts against it.
 const CERTAIN: f64 = 0.1;
 
 /// How much of the line has gone when nodes that were passed over are asked again.
@@ -57,8 +60,8 @@ fn largest(sizes: impl Iterator<Item = (f64, f64)> + Clone) -> f64 {
 /// Nodes that could begin something.
 #[derive(Debug, Clone, Default)]
 struct Room {
-    links: Vec<u32>,
-    processors: Vec<u32>,
+    links: HashSet<u32>,
+    processors: HashSet<u32>,
 }
 
 impl Adaptive {
@@ -201,9 +204,9 @@ impl Adaptive {
             let entry = self.jobs.get(*slot);
             // The first that is planned for it takes its room.
             match entry.here().bytes > 0.0 {
-                true => room.links.retain(|node| *node != entry.node),
-                false => room.processors.retain(|node| *node != entry.node),
-            }
+                true => room.links.remove(&entry.node),
+                false => room.processors.remove(&entry.node),
+            };
         }
         self.line = line;
     }

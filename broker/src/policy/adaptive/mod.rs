@@ -5,7 +5,8 @@
 //!        │ no
 //!  each job gets a place in a plan: ──┬── came alone: the least of (1+q)F/s + (1+t)D/b
 //!        │                            └── came with 7 others or more: the longest first, each
-//!        │                                where it ends first, trunks and doubt reckoned with
+//!        │                                where it ends first, trunks reckoned with; in doubt only
+//!        │                                as many as there is room for now
 //!        └──> is given to its node only when it can begin there; till then, and at each piece of
 //!             news, the worst placed may go where it is better off
 //! ```
@@ -16,11 +17,12 @@
 //! - *Exact batches*: for equal jobs in a star the earliest end is the optimum.
 //! - *Arrivals*: q jobs at and planned for a node and t transfers count as if all shared it: who
 //!   comes later finds room on fast nodes.
-//! - *Doubt*: sizes that differ by no more than they may be off are taken for equal, others are
-//!   drawn to their mean. What takes long is kept from where twice the time would be the end of all.
-//!   How fast a transfer runs is looked at after half a hundredth of the batch; when links are not as
-//!   thought, what has hardly begun is planned anew. What is late goes on to another node where it
-//!   ends sooner even though it begins anew.
+//! - *Doubt*: sizes that differ by no more than they may be off are taken for equal. Where they do
+//!   differ, a batch waits in one line ([`line`]) and goes where room is: first what may take longest,
+//!   each where it would be done first even then. How fast a transfer runs is looked at after half a
+//!   hundredth of the batch; when links are not as thought, what has hardly begun is planned anew.
+//!   What is later than doubt explains goes on to another node where it ends sooner even though it
+//!   begins anew.
 //! - *Old news*: what it dispatched itself it counts at once; nodes are drawn so that brokers which
 //!   know nothing of each other do not all take the same.
 //! - *What was measured* counts more than what a node says: each transfer and computation corrects
