@@ -1,11 +1,11 @@
 //! Open files and mappings.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, makedev, statx};
 
 use super::sockets::Sockets;
 use super::{InspectOptions, ObstacleKind, UsedFile, without_deleted};
@@ -28,11 +28,42 @@ const PTS_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
 /// Regular files in use, by device and inode.
 pub(super) type Files = BTreeMap<(u64, u64), UsedFile>;
 
-/// Whether the process runs a 32-bit program: the fifth byte of an ELF file.
+/// Whether the process runs a 32-bit program: the words of its auxiliary vector have half the length,
+/// so that values stand where a 64-bit program has the upper halves of small keys.
+///
+/// Not told from the program's file: whoever serves the app's files through FUSE would ask itself,
+/// and could not even be killed while it waits for its own answer.
 pub(super) fn is_32_bit(process: &Path) -> bool {
-    let mut head = [0; 5];
-    let read = File::open(process.join("exe")).and_then(|mut file| file.read_exact(&mut head));
-    read.is_ok() && head == [0x7f, b'E', b'L', b'F', 1]
+    fs::read(process.join("auxv")).is_ok_and(|words| has_short_words(&words))
+}
+
+fn has_short_words(auxiliary: &[u8]) -> bool {
+    let (entries, _) = auxiliary.as_chunks::<16>();
+    entries.iter().any(|entry| entry[4..8] != [0; 4])
+}
+
+/// What the kernel knows of a file, without asking who serves its file system (statx(2)).
+struct Known {
+    kind: FileType,
+    links: u32,
+    bytes: u64,
+    dev: u64,
+    ino: u64,
+    rdev: u64,
+}
+
+impl Known {
+    fn of(path: &Path) -> rustix::io::Result<Self> {
+        let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS)?;
+        Ok(Self {
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            links: stat.stx_nlink,
+            bytes: stat.stx_size,
+            dev: makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            rdev: makedev(stat.stx_rdev_major, stat.stx_rdev_minor),
+        })
+    }
 }
 
 /// Looks at every descriptor.
@@ -49,27 +80,27 @@ pub(super) fn descriptors(
         };
         // Both fail when it was closed meanwhile.
         let Ok(link) = fs::read_link(entry.path()) else { continue };
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        let kind = metadata.file_type();
+        let Ok(file) = Known::of(&entry.path()) else { continue };
+        let kind = file.kind;
         let name = link.to_string_lossy().into_owned();
         if kind.is_socket() {
-            if let Some(kind) = sockets.obstacle(metadata.ino()) {
+            if let Some(kind) = sockets.obstacle(file.ino) {
                 obstacle(Some(fd), kind);
             }
         } else if kind.is_char_device() || kind.is_block_device() {
-            if kind.is_block_device() || !is_common(&metadata, options) {
+            if kind.is_block_device() || !is_common(&file, options) {
                 obstacle(Some(fd), ObstacleKind::Device { path: link });
             }
         } else if kind.is_file() && name.starts_with('/') {
             let (path, deleted) = without_deleted(link);
-            if metadata.nlink() == 0 {
-                let bytes = metadata.size();
+            if file.links == 0 {
+                let bytes = file.bytes;
                 // Memory files look unlinked but are saved whole as memory.
                 if bytes > options.ghost_limit_bytes.into() && !name.starts_with("/memfd:") {
                     obstacle(Some(fd), ObstacleKind::Unlinked { path, bytes });
                 }
             } else if !deleted {
-                add(files, path, (metadata.dev(), metadata.ino()), metadata.size(), false);
+                add(files, path, &file, false);
             }
         } else if is_anonymous(&name) && !is_saved(&name) {
             obstacle(Some(fd), ObstacleKind::KernelObject { name: words(&name) });
@@ -77,13 +108,12 @@ pub(super) fn descriptors(
     }
 }
 
-fn is_common(metadata: &fs::Metadata, options: &InspectOptions) -> bool {
-    let rdev = metadata.rdev();
+fn is_common(file: &Known, options: &InspectOptions) -> bool {
+    let Known { dev, rdev, .. } = *file;
     let (major, minor) = (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
-    let own = options.terminal.is_some_and(|key| (key.rdev, key.dev) == (rdev, metadata.dev()));
+    let own = options.terminal.is_some_and(|key| (key.rdev, key.dev) == (rdev, dev));
     // A slave on another file system than the app's terminal is one of the capsule's own.
-    let private =
-        PTS_MAJORS.contains(&major) && options.terminal.is_none_or(|key| key.dev != metadata.dev());
+    let private = PTS_MAJORS.contains(&major) && options.terminal.is_none_or(|key| key.dev != dev);
     own || private || SAME_EVERYWHERE.contains(&(major, minor))
 }
 
@@ -104,10 +134,10 @@ fn words(name: &str) -> String {
     name.trim_matches(['[', ']']).to_owned()
 }
 
-fn add(files: &mut Files, path: PathBuf, key: (u64, u64), bytes: u64, mapped: bool) {
-    let (dev, ino) = key;
+fn add(files: &mut Files, path: PathBuf, known: &Known, mapped: bool) {
+    let Known { dev, ino, bytes, .. } = *known;
     let file = UsedFile { path, dev, ino, bytes, mapped };
-    files.entry(key).or_insert(file).mapped |= mapped;
+    files.entry((dev, ino)).or_insert(file).mapped |= mapped;
 }
 
 /// Looks at every mapping.
@@ -129,14 +159,13 @@ pub(super) fn mappings(
             continue;
         }
         // The path may have changed; the link of the mapping itself leads to the inode.
-        let Ok(metadata) = fs::metadata(process.join("map_files").join(mapping.range)) else {
-            continue;
-        };
+        let link = process.join("map_files").join(mapping.range);
+        let Ok(file) = Known::of(&link) else { continue };
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(mapping.path));
-        if metadata.is_file() && metadata.nlink() > 0 {
+        if file.kind.is_file() && file.links > 0 {
             let (path, _) = without_deleted(path);
-            add(files, path, (metadata.dev(), metadata.ino()), metadata.size(), true);
-        } else if metadata.file_type().is_char_device() && path != Path::new("/dev/zero") {
+            add(files, path, &file, true);
+        } else if file.kind.is_char_device() && path != Path::new("/dev/zero") {
             obstacle(None, ObstacleKind::Device { path });
         }
     }
@@ -184,6 +213,17 @@ mod tests {
         ] {
             assert!(Mapping::parse(line).is_none());
         }
+    }
+
+    #[test]
+    fn programs_of_32_bits_are_told_by_the_length_of_their_words() {
+        let words_64 = [33u64, 0x7f32_c096_a000, 51, 0xd30, 0, 0];
+        let long: Vec<u8> = words_64.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let words_32 = [32u32, 0xf7f0_8550, 33, 0xf7f0_8000, 51, 0xd30, 0, 0];
+        let short: Vec<u8> = words_32.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert!(has_short_words(&short) && !has_short_words(&long));
+        assert!(!has_short_words(b""));
+        assert!(!is_32_bit(Path::new("/proc/self")));
     }
 
     #[test]

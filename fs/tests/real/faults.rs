@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{Options, World, in_own_mounts, names};
+use phantom_checkpoint::inspect::{InspectOptions, inspect};
 use phantom_fs::client::{Client, ClientConfig, ClientError};
 use phantom_fs::proto::Refusal;
 use phantom_model::Epoch;
@@ -93,6 +94,35 @@ fn a_lost_home_is_an_error_within_the_deadline_and_comes_back() {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert_eq!(fs::read(w.home.join("file")).unwrap(), b"z");
+    });
+}
+
+/// Whoever looks at an app may be who serves its files: it would wait for itself.
+#[test]
+fn an_app_is_looked_at_without_asking_for_its_files() {
+    in_own_mounts("an_app_is_looked_at", || {
+        let deadline = Duration::from_secs(5);
+        let w = World::new(Options { deadline, ..Options::default() }, |home| {
+            fs::copy("/bin/sleep", home.join("program")).unwrap();
+            fs::write(home.join("input"), "x").unwrap();
+        });
+        let mut app = std::process::Command::new(w.away.join("program"))
+            .arg("600")
+            .stdin(File::open(w.away.join("input")).unwrap())
+            .spawn()
+            .unwrap();
+        w.way.break_down();
+        // Whatever was known of the files for a while has to be asked for again.
+        std::thread::sleep(Duration::from_millis(1500));
+        let begun = Instant::now();
+        let found = inspect(app.id(), &InspectOptions { terminal: None, ghost_limit_bytes: 0 });
+        let took = begun.elapsed();
+        app.kill().unwrap();
+        app.wait().unwrap();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        let found = found.unwrap();
+        let used = |name: &str| found.files.iter().any(|file| file.path == w.away.join(name));
+        assert!(used("program") && used("input"), "{:?}", found.files);
     });
 }
 
