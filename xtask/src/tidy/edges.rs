@@ -27,7 +27,8 @@ const TESTS: &str = "phantom-tests";
 /// This package: depends on nothing of ours, so that it works when they do not build.
 const XTASK: &str = "xtask";
 /// Test-only edges between domain packages: a checkpoint is tested on a real capsule.
-const DEV: [(&str, &str); 1] = [("phantom-checkpoint", "phantom-capsule")];
+const DEV: [(&str, &str); 2] =
+    [("phantom-checkpoint", "phantom-capsule"), ("phantom-fs", "phantom-checkpoint")];
 
 /// Compares every edge between packages of the workspace with the table.
 pub fn check(packages: &[Package]) -> Vec<Problem> {
