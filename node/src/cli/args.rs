@@ -136,6 +136,9 @@ pub enum Command {
     /// Serve one app's files to where it runs (started by a shim).
     #[command(hide = true)]
     ServeFiles(ServeFiles),
+    /// Read files below a mount, whose names come on standard input (started by a shim).
+    #[command(hide = true)]
+    ReadAhead(ReadAhead),
 }
 
 /// Arguments of `up`.
@@ -481,4 +484,11 @@ pub struct ServeFiles {
     /// Whose files.
     #[arg(long)]
     pub app: phantom_model::AppId,
+}
+
+/// Arguments of `read-ahead`.
+#[derive(Debug, Args)]
+pub struct ReadAhead {
+    /// The mount.
+    pub root: PathBuf,
 }

@@ -75,6 +75,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<u8> {
             log_to_stderr();
             crate::shim::files::main(args.app).map(|()| 0)
         }
+        Command::ReadAhead(args) => {
+            log_to_stderr();
+            crate::shim::warm::main(&args.root).map(|()| 0)
+        }
         Command::Guard(args) => {
             log_to_stderr();
             crate::guard::main(&args.dir).map(|()| 0)
@@ -185,7 +189,8 @@ async fn ask(
         | Command::Daemon(_)
         | Command::Shim(_)
         | Command::Guard(_)
-        | Command::ServeFiles(_) => unreachable!("handled without the daemon"),
+        | Command::ServeFiles(_)
+        | Command::ReadAhead(_) => unreachable!("handled without the daemon"),
     }
     Ok(0)
 }

@@ -26,7 +26,7 @@ mod mapped;
 mod serve;
 mod source;
 mod target;
-mod warm;
+pub mod warm;
 pub mod way_home;
 
 use std::io::Write;

@@ -69,9 +69,14 @@ impl Shim {
             let root = mount.path().to_owned();
             state.mount = Some(mount);
             let paths: Vec<Vec<u8>> = files.iter().map(|path| path.0.clone()).collect();
-            let fetch = move || (client.prefetch(&paths), warm::read_through(&root, &files));
-            let (fetched, read_bytes) = tokio::task::spawn_blocking(fetch).await?;
-            tracing::info!(?fetched, read_bytes, "fetched ahead");
+            let fetch = move || (client.prefetch(&paths), warm::read_ahead(&root, &files));
+            let (fetched, read) = tokio::task::spawn_blocking(fetch).await?;
+            match read {
+                Ok(read_bytes) => tracing::info!(?fetched, read_bytes, "fetched ahead"),
+                Err(error) => {
+                    tracing::warn!(?fetched, error = %format!("{error:#}"), "not read ahead")
+                }
+            }
         }
         state.pending = Some(Pending::Prepared(id));
         Ok(())

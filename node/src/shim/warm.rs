@@ -1,12 +1,17 @@
 //! What the restored app will touch first, brought into this kernel's memory while the app still
 //! runs at its source: names, attributes and contents of the files it has mapped or open. Without
 //! it each of them would be asked for while the app stands still.
+//!
+//! A process of its own reads them. The shim answers the kernel for these files: a thread of it that
+//! waits for an answer cannot be killed, and keeps the mount that it waits for alive for ever.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use anyhow::{Context, ensure};
 use phantom_model::app::OsText;
 
 /// No more than this is read: memory is for programs.
@@ -14,9 +19,42 @@ const MAX_BYTES: u64 = 512 << 20;
 /// Larger files are only opened; of a large file little is touched.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
+/// Has the files at `paths` below the mount at `root` read, and waits for it; it ends when the mount
+/// does. Gives how many bytes were read.
+pub fn read_ahead(root: &Path, paths: &[OsText]) -> anyhow::Result<u64> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg("read-ahead")
+        .arg(root)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start what reads ahead")?;
+    let mut names = Vec::new();
+    for path in paths {
+        names.extend_from_slice(&path.0);
+        names.push(0);
+    }
+    let told = child.stdin.take().context("it has no input")?.write_all(&names);
+    let output = child.wait_with_output().context("cannot wait for what reads ahead")?;
+    told.context("cannot tell what to read ahead")?;
+    ensure!(output.status.success(), "reading ahead ended with {}", output.status);
+    let bytes = str::from_utf8(&output.stdout)?.trim();
+    bytes.parse().context("cannot tell what was read ahead")
+}
+
+/// `phantom read-ahead`: what runs in that process.
+pub fn main(root: &Path) -> anyhow::Result<()> {
+    let mut names = Vec::new();
+    io::stdin().read_to_end(&mut names).context("cannot read the names of the files")?;
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let paths: Vec<OsText> = names.map(|name| OsText(name.to_vec())).collect();
+    writeln!(io::stdout(), "{}", read_through(root, &paths))?;
+    Ok(())
+}
+
 /// Reads the files at `paths` below the mount at `root`. What cannot be read is left for later.
 /// Gives how many bytes were read.
-pub fn read_through(root: &Path, paths: &[OsText]) -> u64 {
+fn read_through(root: &Path, paths: &[OsText]) -> u64 {
     let mut total = 0;
     for path in paths {
         if total >= MAX_BYTES {
